@@ -1,0 +1,67 @@
+/**
+ * Every failure a user can meet has a class here. The message is one line:
+ * WHAT: WHERE: REMEDY. The exit code follows from the class.
+ */
+export class RlvError extends Error {
+  /** Process exit code: 1 failed, 2 usage or bad input, 3 diverged, 130 interrupted. */
+  readonly exitCode: number = 1;
+  constructor(what: string, where?: string, remedy?: string) {
+    super([what, where, remedy].filter((part) => part !== undefined && part !== "").join(": "));
+    this.name = new.target.name;
+  }
+}
+
+/** Bad flag, bad config, bad input file: the user can mend it. */
+export class UsageError extends RlvError {
+  override readonly exitCode = 2;
+}
+
+/** An operation, dtype or architecture that does not exist here. Never a silent fallback. */
+export class Unsupported extends UsageError {}
+
+/** A device refused or failed an operation. */
+export class DeviceError extends RlvError {}
+
+/** A tensor or buffer used after the end of its life. */
+export class Stale extends DeviceError {}
+
+export class OutOfMemory extends DeviceError {
+  constructor(
+    readonly asked: number,
+    readonly inUse: number,
+    readonly budget: number,
+    label: string,
+  ) {
+    super(
+      `out of memory: asked ${asked} bytes, ${inUse} in use, budget ${budget}`,
+      label,
+      "lower --batch_size or --micro_batch_tokens, or set --gradient_checkpointing true",
+    );
+  }
+}
+
+/** NaN or Inf in loss, gradient or weights. */
+export class Diverged extends RlvError {
+  override readonly exitCode = 3;
+}
+
+export class Interrupted extends RlvError {
+  override readonly exitCode = 130;
+}
+
+/** A broken invariant of this program, not of its input. */
+export class Bug extends RlvError {}
+
+export function assert(condition: unknown, what: string): asserts condition {
+  if (!condition) throw new Bug(what, undefined, "this is a defect of rlv, please report it");
+}
+
+export function exitCodeOf(error: unknown): number {
+  return error instanceof RlvError ? error.exitCode : 1;
+}
+
+/** The one line that the user sees. */
+export function errorLine(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  return `rlv: error: ${message.split("\n")[0]}`;
+}

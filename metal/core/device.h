@@ -1,0 +1,96 @@
+// What every device shares: buffers behind handles, decoding and validation of records, order, errors,
+// tickets and statistics. A device adds memory and execution.
+#pragma once
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+#include "args.gen.hpp"
+#include "handles.h"
+#include "hazard.h"
+
+namespace rlv {
+
+// One decoded operation: resolved arguments and whether it must wait for the operations before it.
+struct Step {
+  uint32_t id;
+  uint32_t args;  // offset into Program::args
+  bool barrier;   // conflicts with an operation since the last barrier
+};
+
+struct Program {
+  uint32_t ticket = 0;
+  std::vector<Step> steps;
+  std::vector<uint64_t> args;  // resolved structs, 8-byte aligned
+  const void* args_of(const Step& s) const { return args.data() + s.args; }
+};
+
+struct OpProfile {
+  double calls = 0, ns = 0, flops = 0, bytes = 0;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const char* name() const = 0;
+  virtual std::string info() const = 0;
+  virtual bool has_memory() const { return true; }
+  // Zeroed, 64-byte aligned; nullptr on failure.
+  virtual void* allocate(uint64_t bytes);
+  virtual void release(void* p, uint64_t bytes);
+  // Takes a validated program; calls `complete` when it is done. Synchronous devices run it here.
+  virtual void enqueue(std::unique_ptr<Program> program) = 0;
+  virtual double measure(uint32_t, double) { return 0; }
+  virtual uint64_t scratch_bytes() const { return 0; }
+
+  uint32_t buffer_new(uint32_t units, const char* label);
+  bool buffer_free(uint32_t handle);
+  void* buffer_ptr(uint32_t handle, uint64_t* bytes = nullptr);
+  uint32_t submit(const uint32_t* words, uint32_t count);
+  uint32_t wait(uint32_t ticket, uint32_t milliseconds);
+  std::string take_error();
+  uint32_t stats(double* out, uint32_t capacity);
+  uint32_t profile(double* out, uint32_t capacity, bool enable);
+  // Resolves one record's tensors to pointers. False, with the error recorded, if it is not valid.
+  bool resolve(const uint32_t* record, uint32_t id, void** pointers);
+
+  // Keeps the first error and poisons the stream until it is taken. Callable from any thread.
+  void fail(const std::string& text);
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
+  void complete(uint32_t ticket);
+
+ protected:
+  std::atomic<bool> profiling_{false};
+  std::vector<OpProfile> profile_ = std::vector<OpProfile>(RLV_OP_COUNT);
+  std::atomic<uint64_t> barriers_{0}, batches_{0};
+  std::mutex profile_mutex_;
+
+ private:
+  bool decode(const uint32_t* words, uint32_t count, Program& program);
+
+  Handles handles_;
+  Hazards hazards_;
+  std::mutex mutex_;
+  std::condition_variable done_;
+  uint32_t next_ticket_ = 1;
+  std::atomic<uint32_t> completed_{0};
+  std::atomic<bool> failed_{false};
+  std::string error_;
+  uint64_t live_bytes_ = 0, live_buffers_ = 0, peak_bytes_ = 0;
+  double ops_ = 0, flops_ = 0, bytes_ = 0;
+};
+
+std::unique_ptr<Device> make_cpu_device(uint32_t threads, std::string& error);
+std::unique_ptr<Device> make_ref_device();
+std::unique_ptr<Device> make_null_device();
+
+// Complex-step gradient of one forward operation; see rlv_ref_vjp.
+bool ref_vjp(Device& device, const uint32_t* record, uint32_t words, const rlv_ref* cotangents,
+             const rlv_ref* gradients);
+
+// Makes the n-th next allocation fail.
+void fail_allocation(uint32_t n);
+
+}  // namespace rlv

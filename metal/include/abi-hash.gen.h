@@ -1,0 +1,3 @@
+// Written by scripts/gen.ts from src/ops. Do not edit.
+#pragma once
+#define RLV_ABI_HASH "724bbdcc055d33b3"

@@ -1,0 +1,1091 @@
+// Written by scripts/gen.ts from src/ops. Do not edit.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include "ops.gen.h"
+
+namespace rlv {
+namespace args {
+// dbias[n] += sum over rows of dy[m,n], in fixed blocks of 64 rows
+struct BiasBwd {
+  void* dbias;
+  const void* dy;
+  void* partial;
+  uint32_t m;
+  uint32_t n;
+  uint32_t dt;
+};
+// dx[m,k] (+)= dy[m,n] * w[n,k]; w packed; one accumulation chain over n per output
+struct GemmNn {
+  void* dx;
+  const void* dy;
+  const void* w;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+  uint32_t accumulate;
+};
+// y[m,n] (+)= x[m,k] * w[n,k]^T + bias[n]; w packed in dtype dt, y in dtype ydt; float32 accumulation, one chain over k per output
+struct GemmNt {
+  void* y;
+  const void* x;
+  const void* w;
+  const void* bias;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+  uint32_t ydt;
+  uint32_t accumulate;
+};
+// dw[n,k] += dy^T[n,m] * x[m,k]; dw float32 in the packed layout of dtype dt; one chain over m per output
+struct GemmTn {
+  void* dw;
+  const void* dy;
+  const void* x;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+};
+// rotate dy by -angle, then per head the RMSNorm gradient (weight present) or the identity; dweight in fixed blocks of 64 rows
+struct QkNormRopeBwd {
+  void* dx;
+  void* dweight;
+  const void* dy;
+  const void* x;
+  const void* weight;
+  const void* positions;
+  const void* rope;
+  void* partial;
+  uint32_t rows;
+  uint32_t heads;
+  uint32_t head_dim;
+  uint32_t max_pos;
+  float eps;
+  uint32_t dt;
+};
+// per head: RMSNorm with weight (identity without), then rotate-half RoPE; rope[pos] = [cos(D/2), sin(D/2)]
+struct QkNormRopeFwd {
+  void* y;
+  const void* x;
+  const void* weight;
+  const void* positions;
+  const void* rope;
+  uint32_t rows;
+  uint32_t heads;
+  uint32_t head_dim;
+  uint32_t max_pos;
+  float eps;
+  uint32_t dt;
+};
+// dx = dres + r*(dy*w - n*mean(dy*w*n)), dweight += sum_t dy*n with n = h*r; dweight in fixed blocks of 64 rows
+struct RmsNormBwd {
+  void* dx;
+  void* dweight;
+  const void* dy;
+  const void* h;
+  const void* weight;
+  const void* dres;
+  void* partial;
+  uint32_t rows;
+  uint32_t cols;
+  float eps;
+  uint32_t dt;
+};
+// h = x + delta (rounded to dt); y = h / sqrt(mean(h^2) + eps) * weight. Without delta, h is x itself and h is not written
+struct RmsNormFwd {
+  void* y;
+  void* h;
+  const void* x;
+  const void* delta;
+  const void* weight;
+  uint32_t rows;
+  uint32_t cols;
+  float eps;
+  uint32_t dt;
+};
+// dq, dk, dv of attn_fwd (no cached prefix); a prefix's dk, dv is the sum over the segments that continue it, in segment order
+struct AttnBwd {
+  void* dq;
+  void* dk;
+  void* dv;
+  const void* dout;
+  const void* o;
+  const void* lse;
+  const void* q;
+  const void* k;
+  const void* v;
+  const void* segs;
+  uint32_t rows;
+  uint32_t heads;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t n_segs;
+  uint32_t pairs;
+  float scale;
+  uint32_t dt;
+};
+// one query token per sequence attends to lens[b] cached positions through its page table; bit-equal to attn_fwd
+struct AttnDecode {
+  void* o;
+  const void* q;
+  const void* kv;
+  const void* table;
+  const void* lens;
+  uint32_t batch;
+  uint32_t heads;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t max_pages;
+  uint32_t kv_pages;
+  uint32_t pairs;
+  float scale;
+  uint32_t dt;
+};
+// o = softmax(scale*q*k^T)*v over packed rows with shared prefixes (GQA), lse per token and head; never a TxT matrix
+struct AttnFwd {
+  void* o;
+  void* lse;
+  const void* q;
+  const void* k;
+  const void* v;
+  const void* segs;
+  const void* kv;
+  const void* pages;
+  uint32_t rows;
+  uint32_t heads;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t n_segs;
+  uint32_t n_pages;
+  uint32_t kv_pages;
+  uint32_t pairs;
+  float scale;
+  uint32_t dt;
+};
+// writes k, v rows into pages: slots[t] = page*16 + position%16, NONE skips the row
+struct KvAppend {
+  void* kv;
+  const void* k;
+  const void* v;
+  const void* slots;
+  uint32_t rows;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t kv_pages;
+  uint32_t dt;
+};
+// copies whole pages, pairs (source, destination); sources and destinations are disjoint
+struct KvCopy {
+  void* kv;
+  const void* pairs;
+  uint32_t count;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t kv_pages;
+  uint32_t dt;
+};
+// with s = sigmoid(gate): dgate = dy*up*s*(1+gate*(1-s)), dup = dy*gate*s
+struct SwigluBwd {
+  void* dgate;
+  void* dup;
+  const void* dy;
+  const void* gate;
+  const void* up;
+  uint32_t n;
+  uint32_t dt;
+};
+// y = gate*sigmoid(gate)*up, element-wise over n elements
+struct SwigluFwd {
+  void* y;
+  const void* gate;
+  const void* up;
+  uint32_t n;
+  uint32_t dt;
+};
+// dtable[ids[t]] += dy[t], tokens in ascending order; dtable float32 in the packed layout of dtype wdt
+struct EmbedBwd {
+  void* dtable;
+  const void* ids;
+  const void* dy;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t vocab;
+  uint32_t dt;
+  uint32_t wdt;
+};
+// y[t] = table[ids[t]]; table [vocab, cols] in the packed layout (shared with a tied head)
+struct EmbedFwd {
+  void* y;
+  const void* ids;
+  const void* table;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t vocab;
+  uint32_t dt;
+  uint32_t wdt;
+};
+// y[r] = x[index[r]]; an index beyond src_rows is an error of the stream
+struct GatherRows {
+  void* y;
+  const void* x;
+  const void* index;
+  uint32_t rows;
+  uint32_t src_rows;
+  uint32_t cols;
+  uint32_t dt;
+};
+// dx[t] = sum of dy[r] over r with index[r] = t, r ascending; zero where no row was gathered
+struct GatherRowsBwd {
+  void* dx;
+  const void* dy;
+  const void* index;
+  uint32_t rows;
+  uint32_t src_rows;
+  uint32_t cols;
+  uint32_t dt;
+};
+// dz_j = inv_temp*(dlogprob*(1[j=target]-p_j) - dentropy*p_j*(log p_j + H)); dx = dz*w, dw += dz^T*x; logits recomputed by chunks
+struct LogprobBwd {
+  void* dx;
+  void* dw;
+  const void* x;
+  const void* w;
+  const void* targets;
+  const void* lse;
+  const void* entropy;
+  const void* dlogprob;
+  const void* dentropy;
+  void* work;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t vocab;
+  float inv_temp;
+  uint32_t dt;
+};
+// z = (x*w^T)*inv_temp; lse = log sum exp z; logprob = z[target] - lse; entropy = lse - sum p*z
+struct LogprobFwd {
+  void* logprob;
+  void* lse;
+  void* entropy;
+  const void* x;
+  const void* w;
+  const void* targets;
+  void* partial;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t vocab;
+  float inv_temp;
+  uint32_t dt;
+};
+// draws ids[b] from softmax(logits*inv_temp) after top-k, top-p, min-p with Philox(key = seed, purpose; counter = counters[b]); logprob unfiltered; greedy: argmax
+struct Sample {
+  void* ids;
+  void* logprob;
+  const void* logits;
+  const void* counters;
+  uint32_t batch;
+  uint32_t vocab;
+  uint32_t seed;
+  uint32_t purpose;
+  float inv_temp;
+  uint32_t top_k;
+  float top_p;
+  float min_p;
+  uint32_t greedy;
+};
+// AdamW step scaled by result.coef; bf16 parameters carry a 16-bit remainder (exact float32 master); bf16 moments rounded stochastically; no change if result.nonfinite
+struct Adamw {
+  void* p;
+  void* lo;
+  const void* g;
+  void* m;
+  void* v;
+  const void* result;
+  uint32_t n;
+  uint32_t wdt;
+  uint32_t mdt;
+  float lr;
+  float beta1;
+  float beta2;
+  float eps;
+  float weight_decay;
+  float c1;
+  float c2;
+  uint32_t seed;
+  uint32_t tensor;
+  uint32_t step;
+};
+// result = {norm f32, coef f32 = min(1, max_norm/(norm+1e-6)) (1 when max_norm = 0), nonfinite u32, 0}; norm = sqrt(sum of sums, in order)
+struct ClipCoef {
+  void* result;
+  const void* sums;
+  uint32_t slots;
+  float max_norm;
+};
+// sums[slot] = sum of g^2 in float64, fixed blocks of 65536 elements, then blocks in order
+struct SqNorm {
+  void* sums;
+  const void* g;
+  void* partial;
+  uint32_t n;
+  uint32_t slots;
+  uint32_t slot;
+};
+// y = a + b over n elements; y may be a or b
+struct Add {
+  void* y;
+  const void* a;
+  const void* b;
+  uint32_t n;
+  uint32_t dt;
+};
+// y (dtype ydt) = x (dtype dt), round to nearest even
+struct Cast {
+  void* y;
+  const void* x;
+  uint32_t n;
+  uint32_t dt;
+  uint32_t ydt;
+};
+// copies n bytes from x to y
+struct Copy {
+  void* y;
+  const void* x;
+  uint32_t n;
+};
+// y[i] = value, n float32 elements
+struct Fill {
+  void* y;
+  uint32_t n;
+  float value;
+};
+// row-major [n,k] of dtype sdt -> packed layout of dtype dt, padding zero; lo = signed 16-bit remainder of the float32 value (dt bf16, sdt f32)
+struct PackWeight {
+  void* w;
+  void* lo;
+  const void* src;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+  uint32_t sdt;
+};
+// packed layout of dtype dt with elements of dtype edt (+ remainder lo) -> row-major [n,k] of dtype ddt
+struct UnpackWeight {
+  void* dst;
+  const void* w;
+  const void* lo;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+  uint32_t edt;
+  uint32_t ddt;
+};
+}  // namespace args
+
+// X(name, Struct): one line per operation, in the order of the ids.
+#define RLV_OPS(X) \
+  X(bias_bwd, BiasBwd) \
+  X(gemm_nn, GemmNn) \
+  X(gemm_nt, GemmNt) \
+  X(gemm_tn, GemmTn) \
+  X(qk_norm_rope_bwd, QkNormRopeBwd) \
+  X(qk_norm_rope_fwd, QkNormRopeFwd) \
+  X(rms_norm_bwd, RmsNormBwd) \
+  X(rms_norm_fwd, RmsNormFwd) \
+  X(attn_bwd, AttnBwd) \
+  X(attn_decode, AttnDecode) \
+  X(attn_fwd, AttnFwd) \
+  X(kv_append, KvAppend) \
+  X(kv_copy, KvCopy) \
+  X(swiglu_bwd, SwigluBwd) \
+  X(swiglu_fwd, SwigluFwd) \
+  X(embed_bwd, EmbedBwd) \
+  X(embed_fwd, EmbedFwd) \
+  X(gather_rows, GatherRows) \
+  X(gather_rows_bwd, GatherRowsBwd) \
+  X(logprob_bwd, LogprobBwd) \
+  X(logprob_fwd, LogprobFwd) \
+  X(sample, Sample) \
+  X(adamw, Adamw) \
+  X(clip_coef, ClipCoef) \
+  X(sq_norm, SqNorm) \
+  X(add, Add) \
+  X(cast, Cast) \
+  X(copy, Copy) \
+  X(fill, Fill) \
+  X(pack_weight, PackWeight) \
+  X(unpack_weight, UnpackWeight)
+
+enum Access : uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3 };
+constexpr int kMaxTensors = 10;
+constexpr int kMaxWords = 38;
+constexpr int kBadDtype = 100;
+
+inline uint64_t size(uint64_t dt) { return dt == RLV_BF16 ? 2 : 4; }
+inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
+inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+inline uint64_t packed_len(uint64_t n, uint64_t k, uint64_t dt) {
+  return ceil_div(n, RLV_PANEL) * RLV_PANEL * (dt == RLV_BF16 ? ceil_div(k, 2) * 2 : k);
+}
+inline uint64_t bytes_of(const rlv_ref& r) { return uint64_t(r.length) * 16; }
+
+inline int check_bias_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_bias_bwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.dbias.buffer || bytes_of(a.dbias) < uint64_t(a.n)*4) return 0;
+  if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
+  if (!a.partial.buffer || bytes_of(a.partial) < ceil_div(uint64_t(a.m),64)*uint64_t(a.n)*4) return 2;
+  return -1;
+}
+inline void resolve_bias_bwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_bias_bwd*>(record);
+  *static_cast<args::BiasBwd*>(out) = args::BiasBwd{p[0], p[1], p[2], a.m, a.n, a.dt};
+}
+inline double flops_bias_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_bias_bwd*>(record);
+  (void)a;
+  return double(uint64_t(a.m)*uint64_t(a.n));
+}
+inline int check_gemm_nn(const void* record) {
+  const auto& a = *static_cast<const rlv_op_gemm_nn*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 0;
+  if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
+  if (!a.w.buffer || bytes_of(a.w) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.dt))) return 2;
+  return -1;
+}
+inline void resolve_gemm_nn(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_gemm_nn*>(record);
+  *static_cast<args::GemmNn*>(out) = args::GemmNn{p[0], p[1], p[2], a.m, a.n, a.k, a.dt, a.accumulate};
+}
+inline double flops_gemm_nn(const void* record) {
+  const auto& a = *static_cast<const rlv_op_gemm_nn*>(record);
+  (void)a;
+  return double(2*uint64_t(a.m)*uint64_t(a.n)*uint64_t(a.k));
+}
+inline int check_gemm_nt(const void* record) {
+  const auto& a = *static_cast<const rlv_op_gemm_nt*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (a.ydt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.ydt))) return 0;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 1;
+  if (!a.w.buffer || bytes_of(a.w) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.dt))) return 2;
+  if (a.bias.buffer && bytes_of(a.bias) < uint64_t(a.n)*4) return 3;
+  return -1;
+}
+inline void resolve_gemm_nt(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_gemm_nt*>(record);
+  *static_cast<args::GemmNt*>(out) = args::GemmNt{p[0], p[1], p[2], p[3], a.m, a.n, a.k, a.dt, a.ydt, a.accumulate};
+}
+inline double flops_gemm_nt(const void* record) {
+  const auto& a = *static_cast<const rlv_op_gemm_nt*>(record);
+  (void)a;
+  return double(2*uint64_t(a.m)*uint64_t(a.n)*uint64_t(a.k));
+}
+inline int check_gemm_tn(const void* record) {
+  const auto& a = *static_cast<const rlv_op_gemm_tn*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.dw.buffer || bytes_of(a.dw) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*4) return 0;
+  if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 2;
+  return -1;
+}
+inline void resolve_gemm_tn(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_gemm_tn*>(record);
+  *static_cast<args::GemmTn*>(out) = args::GemmTn{p[0], p[1], p[2], a.m, a.n, a.k, a.dt};
+}
+inline double flops_gemm_tn(const void* record) {
+  const auto& a = *static_cast<const rlv_op_gemm_tn*>(record);
+  (void)a;
+  return double(2*uint64_t(a.m)*uint64_t(a.n)*uint64_t(a.k));
+}
+inline int check_qk_norm_rope_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_qk_norm_rope_bwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
+  if (a.dweight.buffer && bytes_of(a.dweight) < uint64_t(a.head_dim)*4) return 1;
+  if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 2;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 3;
+  if (a.weight.buffer && bytes_of(a.weight) < uint64_t(a.head_dim)*4) return 4;
+  if (!a.positions.buffer || bytes_of(a.positions) < uint64_t(a.rows)*4) return 5;
+  if (!a.rope.buffer || bytes_of(a.rope) < uint64_t(a.max_pos)*uint64_t(a.head_dim)*4) return 6;
+  if (a.partial.buffer && bytes_of(a.partial) < ceil_div(uint64_t(a.rows),64)*uint64_t(a.head_dim)*4) return 7;
+  return -1;
+}
+inline void resolve_qk_norm_rope_bwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_qk_norm_rope_bwd*>(record);
+  *static_cast<args::QkNormRopeBwd*>(out) = args::QkNormRopeBwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], a.rows, a.heads, a.head_dim, a.max_pos, a.eps, a.dt};
+}
+inline double flops_qk_norm_rope_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_qk_norm_rope_bwd*>(record);
+  (void)a;
+  return double(11*uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim));
+}
+inline int check_qk_norm_rope_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_qk_norm_rope_fwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 1;
+  if (a.weight.buffer && bytes_of(a.weight) < uint64_t(a.head_dim)*4) return 2;
+  if (!a.positions.buffer || bytes_of(a.positions) < uint64_t(a.rows)*4) return 3;
+  if (!a.rope.buffer || bytes_of(a.rope) < uint64_t(a.max_pos)*uint64_t(a.head_dim)*4) return 4;
+  return -1;
+}
+inline void resolve_qk_norm_rope_fwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_qk_norm_rope_fwd*>(record);
+  *static_cast<args::QkNormRopeFwd*>(out) = args::QkNormRopeFwd{p[0], p[1], p[2], p[3], p[4], a.rows, a.heads, a.head_dim, a.max_pos, a.eps, a.dt};
+}
+inline double flops_qk_norm_rope_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_qk_norm_rope_fwd*>(record);
+  (void)a;
+  return double(8*uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim));
+}
+inline int check_rms_norm_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_rms_norm_bwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
+  if (a.dweight.buffer && bytes_of(a.dweight) < uint64_t(a.cols)*4) return 1;
+  if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 2;
+  if (!a.h.buffer || bytes_of(a.h) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 3;
+  if (!a.weight.buffer || bytes_of(a.weight) < uint64_t(a.cols)*4) return 4;
+  if (a.dres.buffer && bytes_of(a.dres) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 5;
+  if (a.partial.buffer && bytes_of(a.partial) < ceil_div(uint64_t(a.rows),64)*uint64_t(a.cols)*4) return 6;
+  return -1;
+}
+inline void resolve_rms_norm_bwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_rms_norm_bwd*>(record);
+  *static_cast<args::RmsNormBwd*>(out) = args::RmsNormBwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], a.rows, a.cols, a.eps, a.dt};
+}
+inline double flops_rms_norm_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_rms_norm_bwd*>(record);
+  (void)a;
+  return double(8*uint64_t(a.rows)*uint64_t(a.cols));
+}
+inline int check_rms_norm_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_rms_norm_fwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
+  if (a.h.buffer && bytes_of(a.h) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 1;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 2;
+  if (a.delta.buffer && bytes_of(a.delta) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 3;
+  if (!a.weight.buffer || bytes_of(a.weight) < uint64_t(a.cols)*4) return 4;
+  return -1;
+}
+inline void resolve_rms_norm_fwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_rms_norm_fwd*>(record);
+  *static_cast<args::RmsNormFwd*>(out) = args::RmsNormFwd{p[0], p[1], p[2], p[3], p[4], a.rows, a.cols, a.eps, a.dt};
+}
+inline double flops_rms_norm_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_rms_norm_fwd*>(record);
+  (void)a;
+  return double(5*uint64_t(a.rows)*uint64_t(a.cols));
+}
+inline int check_attn_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_attn_bwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.dq.buffer || bytes_of(a.dq) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
+  if (!a.dk.buffer || bytes_of(a.dk) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 1;
+  if (!a.dv.buffer || bytes_of(a.dv) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 2;
+  if (!a.dout.buffer || bytes_of(a.dout) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 3;
+  if (!a.o.buffer || bytes_of(a.o) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 4;
+  if (!a.lse.buffer || bytes_of(a.lse) < uint64_t(a.rows)*uint64_t(a.heads)*4) return 5;
+  if (!a.q.buffer || bytes_of(a.q) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 6;
+  if (!a.k.buffer || bytes_of(a.k) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 7;
+  if (!a.v.buffer || bytes_of(a.v) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 8;
+  if (!a.segs.buffer || bytes_of(a.segs) < uint64_t(a.n_segs)*32) return 9;
+  return -1;
+}
+inline void resolve_attn_bwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_attn_bwd*>(record);
+  *static_cast<args::AttnBwd*>(out) = args::AttnBwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], a.rows, a.heads, a.kv_heads, a.head_dim, a.n_segs, a.pairs, a.scale, a.dt};
+}
+inline double flops_attn_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_attn_bwd*>(record);
+  (void)a;
+  return double(10*uint64_t(a.pairs)*uint64_t(a.heads)*uint64_t(a.head_dim));
+}
+inline int check_attn_decode(const void* record) {
+  const auto& a = *static_cast<const rlv_op_attn_decode*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.o.buffer || bytes_of(a.o) < uint64_t(a.batch)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
+  if (!a.q.buffer || bytes_of(a.q) < uint64_t(a.batch)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 1;
+  if (!a.kv.buffer || bytes_of(a.kv) < uint64_t(a.kv_pages)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*32*size(uint64_t(a.dt))) return 2;
+  if (!a.table.buffer || bytes_of(a.table) < uint64_t(a.batch)*uint64_t(a.max_pages)*4) return 3;
+  if (!a.lens.buffer || bytes_of(a.lens) < uint64_t(a.batch)*4) return 4;
+  return -1;
+}
+inline void resolve_attn_decode(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_attn_decode*>(record);
+  *static_cast<args::AttnDecode*>(out) = args::AttnDecode{p[0], p[1], p[2], p[3], p[4], a.batch, a.heads, a.kv_heads, a.head_dim, a.max_pages, a.kv_pages, a.pairs, a.scale, a.dt};
+}
+inline double flops_attn_decode(const void* record) {
+  const auto& a = *static_cast<const rlv_op_attn_decode*>(record);
+  (void)a;
+  return double(4*uint64_t(a.pairs)*uint64_t(a.heads)*uint64_t(a.head_dim));
+}
+inline int check_attn_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_attn_fwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.o.buffer || bytes_of(a.o) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
+  if (a.lse.buffer && bytes_of(a.lse) < uint64_t(a.rows)*uint64_t(a.heads)*4) return 1;
+  if (!a.q.buffer || bytes_of(a.q) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 2;
+  if (!a.k.buffer || bytes_of(a.k) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 3;
+  if (!a.v.buffer || bytes_of(a.v) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 4;
+  if (!a.segs.buffer || bytes_of(a.segs) < uint64_t(a.n_segs)*32) return 5;
+  if (a.kv.buffer && bytes_of(a.kv) < uint64_t(a.kv_pages)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*32*size(uint64_t(a.dt))) return 6;
+  if (a.pages.buffer && bytes_of(a.pages) < uint64_t(a.n_pages)*4) return 7;
+  return -1;
+}
+inline void resolve_attn_fwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_attn_fwd*>(record);
+  *static_cast<args::AttnFwd*>(out) = args::AttnFwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], a.rows, a.heads, a.kv_heads, a.head_dim, a.n_segs, a.n_pages, a.kv_pages, a.pairs, a.scale, a.dt};
+}
+inline double flops_attn_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_attn_fwd*>(record);
+  (void)a;
+  return double(4*uint64_t(a.pairs)*uint64_t(a.heads)*uint64_t(a.head_dim));
+}
+inline int check_kv_append(const void* record) {
+  const auto& a = *static_cast<const rlv_op_kv_append*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.kv.buffer || bytes_of(a.kv) < uint64_t(a.kv_pages)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*32*size(uint64_t(a.dt))) return 0;
+  if (!a.k.buffer || bytes_of(a.k) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 1;
+  if (!a.v.buffer || bytes_of(a.v) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 2;
+  if (!a.slots.buffer || bytes_of(a.slots) < uint64_t(a.rows)*4) return 3;
+  return -1;
+}
+inline void resolve_kv_append(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_kv_append*>(record);
+  *static_cast<args::KvAppend*>(out) = args::KvAppend{p[0], p[1], p[2], p[3], a.rows, a.kv_heads, a.head_dim, a.kv_pages, a.dt};
+}
+inline double flops_kv_append(const void* record) {
+  const auto& a = *static_cast<const rlv_op_kv_append*>(record);
+  (void)a;
+  return double(0);
+}
+inline int check_kv_copy(const void* record) {
+  const auto& a = *static_cast<const rlv_op_kv_copy*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.kv.buffer || bytes_of(a.kv) < uint64_t(a.kv_pages)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*32*size(uint64_t(a.dt))) return 0;
+  if (!a.pairs.buffer || bytes_of(a.pairs) < uint64_t(a.count)*8) return 1;
+  return -1;
+}
+inline void resolve_kv_copy(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_kv_copy*>(record);
+  *static_cast<args::KvCopy*>(out) = args::KvCopy{p[0], p[1], a.count, a.kv_heads, a.head_dim, a.kv_pages, a.dt};
+}
+inline double flops_kv_copy(const void* record) {
+  const auto& a = *static_cast<const rlv_op_kv_copy*>(record);
+  (void)a;
+  return double(0);
+}
+inline int check_swiglu_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_swiglu_bwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.dgate.buffer || bytes_of(a.dgate) < uint64_t(a.n)*size(uint64_t(a.dt))) return 0;
+  if (!a.dup.buffer || bytes_of(a.dup) < uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
+  if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.n)*size(uint64_t(a.dt))) return 2;
+  if (!a.gate.buffer || bytes_of(a.gate) < uint64_t(a.n)*size(uint64_t(a.dt))) return 3;
+  if (!a.up.buffer || bytes_of(a.up) < uint64_t(a.n)*size(uint64_t(a.dt))) return 4;
+  return -1;
+}
+inline void resolve_swiglu_bwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_swiglu_bwd*>(record);
+  *static_cast<args::SwigluBwd*>(out) = args::SwigluBwd{p[0], p[1], p[2], p[3], p[4], a.n, a.dt};
+}
+inline double flops_swiglu_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_swiglu_bwd*>(record);
+  (void)a;
+  return double(10*uint64_t(a.n));
+}
+inline int check_swiglu_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_swiglu_fwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.n)*size(uint64_t(a.dt))) return 0;
+  if (!a.gate.buffer || bytes_of(a.gate) < uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
+  if (!a.up.buffer || bytes_of(a.up) < uint64_t(a.n)*size(uint64_t(a.dt))) return 2;
+  return -1;
+}
+inline void resolve_swiglu_fwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_swiglu_fwd*>(record);
+  *static_cast<args::SwigluFwd*>(out) = args::SwigluFwd{p[0], p[1], p[2], a.n, a.dt};
+}
+inline double flops_swiglu_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_swiglu_fwd*>(record);
+  (void)a;
+  return double(5*uint64_t(a.n));
+}
+inline int check_embed_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_embed_bwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (a.wdt > RLV_BF16) return kBadDtype;
+  if (!a.dtable.buffer || bytes_of(a.dtable) < packed_len(uint64_t(a.vocab),uint64_t(a.cols),uint64_t(a.wdt))*4) return 0;
+  if (!a.ids.buffer || bytes_of(a.ids) < uint64_t(a.rows)*4) return 1;
+  if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 2;
+  return -1;
+}
+inline void resolve_embed_bwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_embed_bwd*>(record);
+  *static_cast<args::EmbedBwd*>(out) = args::EmbedBwd{p[0], p[1], p[2], a.rows, a.cols, a.vocab, a.dt, a.wdt};
+}
+inline double flops_embed_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_embed_bwd*>(record);
+  (void)a;
+  return double(uint64_t(a.rows)*uint64_t(a.cols));
+}
+inline int check_embed_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_embed_fwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (a.wdt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
+  if (!a.ids.buffer || bytes_of(a.ids) < uint64_t(a.rows)*4) return 1;
+  if (!a.table.buffer || bytes_of(a.table) < packed_len(uint64_t(a.vocab),uint64_t(a.cols),uint64_t(a.wdt))*size(uint64_t(a.wdt))) return 2;
+  return -1;
+}
+inline void resolve_embed_fwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_embed_fwd*>(record);
+  *static_cast<args::EmbedFwd*>(out) = args::EmbedFwd{p[0], p[1], p[2], a.rows, a.cols, a.vocab, a.dt, a.wdt};
+}
+inline double flops_embed_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_embed_fwd*>(record);
+  (void)a;
+  return double(0);
+}
+inline int check_gather_rows(const void* record) {
+  const auto& a = *static_cast<const rlv_op_gather_rows*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.src_rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 1;
+  if (!a.index.buffer || bytes_of(a.index) < uint64_t(a.rows)*4) return 2;
+  return -1;
+}
+inline void resolve_gather_rows(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_gather_rows*>(record);
+  *static_cast<args::GatherRows*>(out) = args::GatherRows{p[0], p[1], p[2], a.rows, a.src_rows, a.cols, a.dt};
+}
+inline double flops_gather_rows(const void* record) {
+  const auto& a = *static_cast<const rlv_op_gather_rows*>(record);
+  (void)a;
+  return double(0);
+}
+inline int check_gather_rows_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_gather_rows_bwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.src_rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
+  if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 1;
+  if (!a.index.buffer || bytes_of(a.index) < uint64_t(a.rows)*4) return 2;
+  return -1;
+}
+inline void resolve_gather_rows_bwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_gather_rows_bwd*>(record);
+  *static_cast<args::GatherRowsBwd*>(out) = args::GatherRowsBwd{p[0], p[1], p[2], a.rows, a.src_rows, a.cols, a.dt};
+}
+inline double flops_gather_rows_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_gather_rows_bwd*>(record);
+  (void)a;
+  return double(uint64_t(a.rows)*uint64_t(a.cols));
+}
+inline int check_logprob_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_logprob_bwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
+  if (a.dw.buffer && bytes_of(a.dw) < packed_len(uint64_t(a.vocab),uint64_t(a.cols),uint64_t(a.dt))*4) return 1;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 2;
+  if (!a.w.buffer || bytes_of(a.w) < packed_len(uint64_t(a.vocab),uint64_t(a.cols),uint64_t(a.dt))*size(uint64_t(a.dt))) return 3;
+  if (!a.targets.buffer || bytes_of(a.targets) < uint64_t(a.rows)*4) return 4;
+  if (!a.lse.buffer || bytes_of(a.lse) < uint64_t(a.rows)*4) return 5;
+  if (a.entropy.buffer && bytes_of(a.entropy) < uint64_t(a.rows)*4) return 6;
+  if (!a.dlogprob.buffer || bytes_of(a.dlogprob) < uint64_t(a.rows)*4) return 7;
+  if (a.dentropy.buffer && bytes_of(a.dentropy) < uint64_t(a.rows)*4) return 8;
+  if (!a.work.buffer || bytes_of(a.work) < uint64_t(a.rows)*uint64_t(a.cols)*4 + min_u64(uint64_t(a.rows),256)*min_u64(ceil_div(uint64_t(a.vocab),512)*512,4096)*4) return 9;
+  return -1;
+}
+inline void resolve_logprob_bwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_logprob_bwd*>(record);
+  *static_cast<args::LogprobBwd*>(out) = args::LogprobBwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], a.rows, a.cols, a.vocab, a.inv_temp, a.dt};
+}
+inline double flops_logprob_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_logprob_bwd*>(record);
+  (void)a;
+  return double(6*uint64_t(a.rows)*uint64_t(a.cols)*uint64_t(a.vocab));
+}
+inline int check_logprob_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_logprob_fwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.logprob.buffer || bytes_of(a.logprob) < uint64_t(a.rows)*4) return 0;
+  if (!a.lse.buffer || bytes_of(a.lse) < uint64_t(a.rows)*4) return 1;
+  if (!a.entropy.buffer || bytes_of(a.entropy) < uint64_t(a.rows)*4) return 2;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 3;
+  if (!a.w.buffer || bytes_of(a.w) < packed_len(uint64_t(a.vocab),uint64_t(a.cols),uint64_t(a.dt))*size(uint64_t(a.dt))) return 4;
+  if (!a.targets.buffer || bytes_of(a.targets) < uint64_t(a.rows)*4) return 5;
+  if (!a.partial.buffer || bytes_of(a.partial) < uint64_t(a.rows)*ceil_div(uint64_t(a.vocab),512)*16) return 6;
+  return -1;
+}
+inline void resolve_logprob_fwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_logprob_fwd*>(record);
+  *static_cast<args::LogprobFwd*>(out) = args::LogprobFwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], a.rows, a.cols, a.vocab, a.inv_temp, a.dt};
+}
+inline double flops_logprob_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_logprob_fwd*>(record);
+  (void)a;
+  return double(2*uint64_t(a.rows)*uint64_t(a.cols)*uint64_t(a.vocab));
+}
+inline int check_sample(const void* record) {
+  const auto& a = *static_cast<const rlv_op_sample*>(record);
+  (void)a;
+  if (!a.ids.buffer || bytes_of(a.ids) < uint64_t(a.batch)*4) return 0;
+  if (!a.logprob.buffer || bytes_of(a.logprob) < uint64_t(a.batch)*4) return 1;
+  if (!a.logits.buffer || bytes_of(a.logits) < uint64_t(a.batch)*uint64_t(a.vocab)*4) return 2;
+  if (!a.counters.buffer || bytes_of(a.counters) < uint64_t(a.batch)*16) return 3;
+  return -1;
+}
+inline void resolve_sample(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_sample*>(record);
+  *static_cast<args::Sample*>(out) = args::Sample{p[0], p[1], p[2], p[3], a.batch, a.vocab, a.seed, a.purpose, a.inv_temp, a.top_k, a.top_p, a.min_p, a.greedy};
+}
+inline double flops_sample(const void* record) {
+  const auto& a = *static_cast<const rlv_op_sample*>(record);
+  (void)a;
+  return double(6*uint64_t(a.batch)*uint64_t(a.vocab));
+}
+inline int check_adamw(const void* record) {
+  const auto& a = *static_cast<const rlv_op_adamw*>(record);
+  (void)a;
+  if (a.wdt > RLV_BF16) return kBadDtype;
+  if (a.mdt > RLV_BF16) return kBadDtype;
+  if (!a.p.buffer || bytes_of(a.p) < uint64_t(a.n)*size(uint64_t(a.wdt))) return 0;
+  if (a.lo.buffer && bytes_of(a.lo) < uint64_t(a.n)*2) return 1;
+  if (!a.g.buffer || bytes_of(a.g) < uint64_t(a.n)*4) return 2;
+  if (!a.m.buffer || bytes_of(a.m) < uint64_t(a.n)*size(uint64_t(a.mdt))) return 3;
+  if (!a.v.buffer || bytes_of(a.v) < uint64_t(a.n)*size(uint64_t(a.mdt))) return 4;
+  if (!a.result.buffer || bytes_of(a.result) < 16) return 5;
+  return -1;
+}
+inline void resolve_adamw(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_adamw*>(record);
+  *static_cast<args::Adamw*>(out) = args::Adamw{p[0], p[1], p[2], p[3], p[4], p[5], a.n, a.wdt, a.mdt, a.lr, a.beta1, a.beta2, a.eps, a.weight_decay, a.c1, a.c2, a.seed, a.tensor, a.step};
+}
+inline double flops_adamw(const void* record) {
+  const auto& a = *static_cast<const rlv_op_adamw*>(record);
+  (void)a;
+  return double(12*uint64_t(a.n));
+}
+inline int check_clip_coef(const void* record) {
+  const auto& a = *static_cast<const rlv_op_clip_coef*>(record);
+  (void)a;
+  if (!a.result.buffer || bytes_of(a.result) < 16) return 0;
+  if (!a.sums.buffer || bytes_of(a.sums) < uint64_t(a.slots)*8) return 1;
+  return -1;
+}
+inline void resolve_clip_coef(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_clip_coef*>(record);
+  *static_cast<args::ClipCoef*>(out) = args::ClipCoef{p[0], p[1], a.slots, a.max_norm};
+}
+inline double flops_clip_coef(const void* record) {
+  const auto& a = *static_cast<const rlv_op_clip_coef*>(record);
+  (void)a;
+  return double(uint64_t(a.slots));
+}
+inline int check_sq_norm(const void* record) {
+  const auto& a = *static_cast<const rlv_op_sq_norm*>(record);
+  (void)a;
+  if (!a.sums.buffer || bytes_of(a.sums) < uint64_t(a.slots)*8) return 0;
+  if (!a.g.buffer || bytes_of(a.g) < uint64_t(a.n)*4) return 1;
+  if (!a.partial.buffer || bytes_of(a.partial) < ceil_div(uint64_t(a.n),65536)*8) return 2;
+  return -1;
+}
+inline void resolve_sq_norm(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_sq_norm*>(record);
+  *static_cast<args::SqNorm*>(out) = args::SqNorm{p[0], p[1], p[2], a.n, a.slots, a.slot};
+}
+inline double flops_sq_norm(const void* record) {
+  const auto& a = *static_cast<const rlv_op_sq_norm*>(record);
+  (void)a;
+  return double(2*uint64_t(a.n));
+}
+inline int check_add(const void* record) {
+  const auto& a = *static_cast<const rlv_op_add*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.n)*size(uint64_t(a.dt))) return 0;
+  if (!a.a.buffer || bytes_of(a.a) < uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
+  if (!a.b.buffer || bytes_of(a.b) < uint64_t(a.n)*size(uint64_t(a.dt))) return 2;
+  return -1;
+}
+inline void resolve_add(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_add*>(record);
+  *static_cast<args::Add*>(out) = args::Add{p[0], p[1], p[2], a.n, a.dt};
+}
+inline double flops_add(const void* record) {
+  const auto& a = *static_cast<const rlv_op_add*>(record);
+  (void)a;
+  return double(uint64_t(a.n));
+}
+inline int check_cast(const void* record) {
+  const auto& a = *static_cast<const rlv_op_cast*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (a.ydt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.n)*size(uint64_t(a.ydt))) return 0;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
+  return -1;
+}
+inline void resolve_cast(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_cast*>(record);
+  *static_cast<args::Cast*>(out) = args::Cast{p[0], p[1], a.n, a.dt, a.ydt};
+}
+inline double flops_cast(const void* record) {
+  const auto& a = *static_cast<const rlv_op_cast*>(record);
+  (void)a;
+  return double(0);
+}
+inline int check_copy(const void* record) {
+  const auto& a = *static_cast<const rlv_op_copy*>(record);
+  (void)a;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.n)) return 0;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.n)) return 1;
+  return -1;
+}
+inline void resolve_copy(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_copy*>(record);
+  *static_cast<args::Copy*>(out) = args::Copy{p[0], p[1], a.n};
+}
+inline double flops_copy(const void* record) {
+  const auto& a = *static_cast<const rlv_op_copy*>(record);
+  (void)a;
+  return double(0);
+}
+inline int check_fill(const void* record) {
+  const auto& a = *static_cast<const rlv_op_fill*>(record);
+  (void)a;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.n)*4) return 0;
+  return -1;
+}
+inline void resolve_fill(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_fill*>(record);
+  *static_cast<args::Fill*>(out) = args::Fill{p[0], a.n, a.value};
+}
+inline double flops_fill(const void* record) {
+  const auto& a = *static_cast<const rlv_op_fill*>(record);
+  (void)a;
+  return double(0);
+}
+inline int check_pack_weight(const void* record) {
+  const auto& a = *static_cast<const rlv_op_pack_weight*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (a.sdt > RLV_BF16) return kBadDtype;
+  if (!a.w.buffer || bytes_of(a.w) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.dt))) return 0;
+  if (a.lo.buffer && bytes_of(a.lo) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*2) return 1;
+  if (!a.src.buffer || bytes_of(a.src) < uint64_t(a.n)*uint64_t(a.k)*size(uint64_t(a.sdt))) return 2;
+  return -1;
+}
+inline void resolve_pack_weight(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_pack_weight*>(record);
+  *static_cast<args::PackWeight*>(out) = args::PackWeight{p[0], p[1], p[2], a.n, a.k, a.dt, a.sdt};
+}
+inline double flops_pack_weight(const void* record) {
+  const auto& a = *static_cast<const rlv_op_pack_weight*>(record);
+  (void)a;
+  return double(0);
+}
+inline int check_unpack_weight(const void* record) {
+  const auto& a = *static_cast<const rlv_op_unpack_weight*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (a.edt > RLV_BF16) return kBadDtype;
+  if (a.ddt > RLV_BF16) return kBadDtype;
+  if (!a.dst.buffer || bytes_of(a.dst) < uint64_t(a.n)*uint64_t(a.k)*size(uint64_t(a.ddt))) return 0;
+  if (!a.w.buffer || bytes_of(a.w) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.edt))) return 1;
+  if (a.lo.buffer && bytes_of(a.lo) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*2) return 2;
+  return -1;
+}
+inline void resolve_unpack_weight(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_unpack_weight*>(record);
+  *static_cast<args::UnpackWeight*>(out) = args::UnpackWeight{p[0], p[1], p[2], a.n, a.k, a.dt, a.edt, a.ddt};
+}
+inline double flops_unpack_weight(const void* record) {
+  const auto& a = *static_cast<const rlv_op_unpack_weight*>(record);
+  (void)a;
+  return double(0);
+}
+
+struct FieldInfo {
+  const char* name;
+  Access access;
+};
+
+struct OpInfo {
+  const char* name;
+  const char* family;
+  uint32_t record_bytes;  // of the wire struct
+  uint32_t args_bytes;    // of the resolved struct
+  int tensors;
+  FieldInfo field[kMaxTensors];
+  int (*check)(const void* record);  // -1, the first tensor that is too short or missing, or kBadDtype
+  void (*resolve)(const void* record, void* const* pointers, void* args);
+  double (*flops)(const void* record);
+};
+
+inline const OpInfo& op_info(uint32_t id) {
+  static const OpInfo table[RLV_OP_COUNT] = {
+    {"", "", 0, 0, 0, {}, nullptr, nullptr, nullptr},
+    {"bias_bwd", "gemm", sizeof(rlv_op_bias_bwd), sizeof(args::BiasBwd), 3, {{"dbias", kReadWrite}, {"dy", kRead}, {"partial", kReadWrite}}, check_bias_bwd, resolve_bias_bwd, flops_bias_bwd},
+    {"gemm_nn", "gemm", sizeof(rlv_op_gemm_nn), sizeof(args::GemmNn), 3, {{"dx", kReadWrite}, {"dy", kRead}, {"w", kRead}}, check_gemm_nn, resolve_gemm_nn, flops_gemm_nn},
+    {"gemm_nt", "gemm", sizeof(rlv_op_gemm_nt), sizeof(args::GemmNt), 4, {{"y", kWrite}, {"x", kRead}, {"w", kRead}, {"bias", kRead}}, check_gemm_nt, resolve_gemm_nt, flops_gemm_nt},
+    {"gemm_tn", "gemm", sizeof(rlv_op_gemm_tn), sizeof(args::GemmTn), 3, {{"dw", kReadWrite}, {"dy", kRead}, {"x", kRead}}, check_gemm_tn, resolve_gemm_tn, flops_gemm_tn},
+    {"qk_norm_rope_bwd", "norm", sizeof(rlv_op_qk_norm_rope_bwd), sizeof(args::QkNormRopeBwd), 8, {{"dx", kWrite}, {"dweight", kReadWrite}, {"dy", kRead}, {"x", kRead}, {"weight", kRead}, {"positions", kRead}, {"rope", kRead}, {"partial", kReadWrite}}, check_qk_norm_rope_bwd, resolve_qk_norm_rope_bwd, flops_qk_norm_rope_bwd},
+    {"qk_norm_rope_fwd", "norm", sizeof(rlv_op_qk_norm_rope_fwd), sizeof(args::QkNormRopeFwd), 5, {{"y", kWrite}, {"x", kRead}, {"weight", kRead}, {"positions", kRead}, {"rope", kRead}}, check_qk_norm_rope_fwd, resolve_qk_norm_rope_fwd, flops_qk_norm_rope_fwd},
+    {"rms_norm_bwd", "norm", sizeof(rlv_op_rms_norm_bwd), sizeof(args::RmsNormBwd), 7, {{"dx", kWrite}, {"dweight", kReadWrite}, {"dy", kRead}, {"h", kRead}, {"weight", kRead}, {"dres", kRead}, {"partial", kReadWrite}}, check_rms_norm_bwd, resolve_rms_norm_bwd, flops_rms_norm_bwd},
+    {"rms_norm_fwd", "norm", sizeof(rlv_op_rms_norm_fwd), sizeof(args::RmsNormFwd), 5, {{"y", kWrite}, {"h", kWrite}, {"x", kRead}, {"delta", kRead}, {"weight", kRead}}, check_rms_norm_fwd, resolve_rms_norm_fwd, flops_rms_norm_fwd},
+    {"attn_bwd", "attention", sizeof(rlv_op_attn_bwd), sizeof(args::AttnBwd), 10, {{"dq", kWrite}, {"dk", kWrite}, {"dv", kWrite}, {"dout", kRead}, {"o", kRead}, {"lse", kRead}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"segs", kRead}}, check_attn_bwd, resolve_attn_bwd, flops_attn_bwd},
+    {"attn_decode", "attention", sizeof(rlv_op_attn_decode), sizeof(args::AttnDecode), 5, {{"o", kWrite}, {"q", kRead}, {"kv", kRead}, {"table", kRead}, {"lens", kRead}}, check_attn_decode, resolve_attn_decode, flops_attn_decode},
+    {"attn_fwd", "attention", sizeof(rlv_op_attn_fwd), sizeof(args::AttnFwd), 8, {{"o", kWrite}, {"lse", kWrite}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"segs", kRead}, {"kv", kRead}, {"pages", kRead}}, check_attn_fwd, resolve_attn_fwd, flops_attn_fwd},
+    {"kv_append", "attention", sizeof(rlv_op_kv_append), sizeof(args::KvAppend), 4, {{"kv", kReadWrite}, {"k", kRead}, {"v", kRead}, {"slots", kRead}}, check_kv_append, resolve_kv_append, flops_kv_append},
+    {"kv_copy", "attention", sizeof(rlv_op_kv_copy), sizeof(args::KvCopy), 2, {{"kv", kReadWrite}, {"pairs", kRead}}, check_kv_copy, resolve_kv_copy, flops_kv_copy},
+    {"swiglu_bwd", "mlp", sizeof(rlv_op_swiglu_bwd), sizeof(args::SwigluBwd), 5, {{"dgate", kWrite}, {"dup", kWrite}, {"dy", kRead}, {"gate", kRead}, {"up", kRead}}, check_swiglu_bwd, resolve_swiglu_bwd, flops_swiglu_bwd},
+    {"swiglu_fwd", "mlp", sizeof(rlv_op_swiglu_fwd), sizeof(args::SwigluFwd), 3, {{"y", kWrite}, {"gate", kRead}, {"up", kRead}}, check_swiglu_fwd, resolve_swiglu_fwd, flops_swiglu_fwd},
+    {"embed_bwd", "embedding", sizeof(rlv_op_embed_bwd), sizeof(args::EmbedBwd), 3, {{"dtable", kReadWrite}, {"ids", kRead}, {"dy", kRead}}, check_embed_bwd, resolve_embed_bwd, flops_embed_bwd},
+    {"embed_fwd", "embedding", sizeof(rlv_op_embed_fwd), sizeof(args::EmbedFwd), 3, {{"y", kWrite}, {"ids", kRead}, {"table", kRead}}, check_embed_fwd, resolve_embed_fwd, flops_embed_fwd},
+    {"gather_rows", "embedding", sizeof(rlv_op_gather_rows), sizeof(args::GatherRows), 3, {{"y", kWrite}, {"x", kRead}, {"index", kRead}}, check_gather_rows, resolve_gather_rows, flops_gather_rows},
+    {"gather_rows_bwd", "embedding", sizeof(rlv_op_gather_rows_bwd), sizeof(args::GatherRowsBwd), 3, {{"dx", kWrite}, {"dy", kRead}, {"index", kRead}}, check_gather_rows_bwd, resolve_gather_rows_bwd, flops_gather_rows_bwd},
+    {"logprob_bwd", "head", sizeof(rlv_op_logprob_bwd), sizeof(args::LogprobBwd), 10, {{"dx", kWrite}, {"dw", kReadWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"lse", kRead}, {"entropy", kRead}, {"dlogprob", kRead}, {"dentropy", kRead}, {"work", kReadWrite}}, check_logprob_bwd, resolve_logprob_bwd, flops_logprob_bwd},
+    {"logprob_fwd", "head", sizeof(rlv_op_logprob_fwd), sizeof(args::LogprobFwd), 7, {{"logprob", kWrite}, {"lse", kWrite}, {"entropy", kWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"partial", kReadWrite}}, check_logprob_fwd, resolve_logprob_fwd, flops_logprob_fwd},
+    {"sample", "head", sizeof(rlv_op_sample), sizeof(args::Sample), 4, {{"ids", kWrite}, {"logprob", kWrite}, {"logits", kRead}, {"counters", kRead}}, check_sample, resolve_sample, flops_sample},
+    {"adamw", "optimizer", sizeof(rlv_op_adamw), sizeof(args::Adamw), 6, {{"p", kReadWrite}, {"lo", kReadWrite}, {"g", kRead}, {"m", kReadWrite}, {"v", kReadWrite}, {"result", kRead}}, check_adamw, resolve_adamw, flops_adamw},
+    {"clip_coef", "optimizer", sizeof(rlv_op_clip_coef), sizeof(args::ClipCoef), 2, {{"result", kWrite}, {"sums", kRead}}, check_clip_coef, resolve_clip_coef, flops_clip_coef},
+    {"sq_norm", "optimizer", sizeof(rlv_op_sq_norm), sizeof(args::SqNorm), 3, {{"sums", kReadWrite}, {"g", kRead}, {"partial", kReadWrite}}, check_sq_norm, resolve_sq_norm, flops_sq_norm},
+    {"add", "elementwise", sizeof(rlv_op_add), sizeof(args::Add), 3, {{"y", kWrite}, {"a", kRead}, {"b", kRead}}, check_add, resolve_add, flops_add},
+    {"cast", "elementwise", sizeof(rlv_op_cast), sizeof(args::Cast), 2, {{"y", kWrite}, {"x", kRead}}, check_cast, resolve_cast, flops_cast},
+    {"copy", "elementwise", sizeof(rlv_op_copy), sizeof(args::Copy), 2, {{"y", kWrite}, {"x", kRead}}, check_copy, resolve_copy, flops_copy},
+    {"fill", "elementwise", sizeof(rlv_op_fill), sizeof(args::Fill), 1, {{"y", kWrite}}, check_fill, resolve_fill, flops_fill},
+    {"pack_weight", "elementwise", sizeof(rlv_op_pack_weight), sizeof(args::PackWeight), 3, {{"w", kWrite}, {"lo", kWrite}, {"src", kRead}}, check_pack_weight, resolve_pack_weight, flops_pack_weight},
+    {"unpack_weight", "elementwise", sizeof(rlv_op_unpack_weight), sizeof(args::UnpackWeight), 3, {{"dst", kWrite}, {"w", kRead}, {"lo", kRead}}, check_unpack_weight, resolve_unpack_weight, flops_unpack_weight},
+  };
+  return table[id];
+}
+}  // namespace rlv

@@ -1,0 +1,503 @@
+// Written by scripts/gen.ts from src/ops. Do not edit.
+#pragma once
+#ifndef __METAL_VERSION__
+#include <stdint.h>
+#ifdef __cplusplus
+#define RLV_ASSERT_SIZE(type, bytes) static_assert(sizeof(type) == (bytes), #type)
+#else
+#define RLV_ASSERT_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type)
+#endif
+#else
+#define RLV_ASSERT_SIZE(type, bytes) static_assert(sizeof(type) == (bytes), #type)
+#endif
+
+#define RLV_F32 0u
+#define RLV_BF16 1u
+#define RLV_NONE 0xffffffffu
+#define RLV_PANEL 32u
+#define RLV_PAGE 16u
+#define RLV_VOCAB_TILE 512u
+#define RLV_ROW_BLOCK 64u
+#define RLV_NORM_BLOCK 65536u
+#define RLV_SEGMENT_WORDS 8u
+#define RLV_HEAD_ROW_CHUNK 256u
+#define RLV_HEAD_VOCAB_CHUNK 4096u
+
+// A byte range of a buffer; offset and length in units of 16 bytes. buffer 0: absent.
+typedef struct {
+  uint32_t buffer, offset, length;
+} rlv_ref;
+
+enum {
+  RLV_OP_BIAS_BWD = 1,
+  RLV_OP_GEMM_NN = 2,
+  RLV_OP_GEMM_NT = 3,
+  RLV_OP_GEMM_TN = 4,
+  RLV_OP_QK_NORM_ROPE_BWD = 5,
+  RLV_OP_QK_NORM_ROPE_FWD = 6,
+  RLV_OP_RMS_NORM_BWD = 7,
+  RLV_OP_RMS_NORM_FWD = 8,
+  RLV_OP_ATTN_BWD = 9,
+  RLV_OP_ATTN_DECODE = 10,
+  RLV_OP_ATTN_FWD = 11,
+  RLV_OP_KV_APPEND = 12,
+  RLV_OP_KV_COPY = 13,
+  RLV_OP_SWIGLU_BWD = 14,
+  RLV_OP_SWIGLU_FWD = 15,
+  RLV_OP_EMBED_BWD = 16,
+  RLV_OP_EMBED_FWD = 17,
+  RLV_OP_GATHER_ROWS = 18,
+  RLV_OP_GATHER_ROWS_BWD = 19,
+  RLV_OP_LOGPROB_BWD = 20,
+  RLV_OP_LOGPROB_FWD = 21,
+  RLV_OP_SAMPLE = 22,
+  RLV_OP_ADAMW = 23,
+  RLV_OP_CLIP_COEF = 24,
+  RLV_OP_SQ_NORM = 25,
+  RLV_OP_ADD = 26,
+  RLV_OP_CAST = 27,
+  RLV_OP_COPY = 28,
+  RLV_OP_FILL = 29,
+  RLV_OP_PACK_WEIGHT = 30,
+  RLV_OP_UNPACK_WEIGHT = 31,
+  RLV_OP_COUNT = 32
+};
+
+// dbias[n] += sum over rows of dy[m,n], in fixed blocks of 64 rows
+typedef struct {
+  rlv_ref dbias;
+  rlv_ref dy;
+  rlv_ref partial;
+  uint32_t m;
+  uint32_t n;
+  uint32_t dt;
+} rlv_op_bias_bwd;
+RLV_ASSERT_SIZE(rlv_op_bias_bwd, 48);
+
+// dx[m,k] (+)= dy[m,n] * w[n,k]; w packed; one accumulation chain over n per output
+typedef struct {
+  rlv_ref dx;
+  rlv_ref dy;
+  rlv_ref w;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+  uint32_t accumulate;
+} rlv_op_gemm_nn;
+RLV_ASSERT_SIZE(rlv_op_gemm_nn, 56);
+
+// y[m,n] (+)= x[m,k] * w[n,k]^T + bias[n]; w packed in dtype dt, y in dtype ydt; float32 accumulation, one chain over k per output
+typedef struct {
+  rlv_ref y;
+  rlv_ref x;
+  rlv_ref w;
+  rlv_ref bias;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+  uint32_t ydt;
+  uint32_t accumulate;
+} rlv_op_gemm_nt;
+RLV_ASSERT_SIZE(rlv_op_gemm_nt, 72);
+
+// dw[n,k] += dy^T[n,m] * x[m,k]; dw float32 in the packed layout of dtype dt; one chain over m per output
+typedef struct {
+  rlv_ref dw;
+  rlv_ref dy;
+  rlv_ref x;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+} rlv_op_gemm_tn;
+RLV_ASSERT_SIZE(rlv_op_gemm_tn, 52);
+
+// rotate dy by -angle, then per head the RMSNorm gradient (weight present) or the identity; dweight in fixed blocks of 64 rows
+typedef struct {
+  rlv_ref dx;
+  rlv_ref dweight;
+  rlv_ref dy;
+  rlv_ref x;
+  rlv_ref weight;
+  rlv_ref positions;
+  rlv_ref rope;
+  rlv_ref partial;
+  uint32_t rows;
+  uint32_t heads;
+  uint32_t head_dim;
+  uint32_t max_pos;
+  float eps;
+  uint32_t dt;
+} rlv_op_qk_norm_rope_bwd;
+RLV_ASSERT_SIZE(rlv_op_qk_norm_rope_bwd, 120);
+
+// per head: RMSNorm with weight (identity without), then rotate-half RoPE; rope[pos] = [cos(D/2), sin(D/2)]
+typedef struct {
+  rlv_ref y;
+  rlv_ref x;
+  rlv_ref weight;
+  rlv_ref positions;
+  rlv_ref rope;
+  uint32_t rows;
+  uint32_t heads;
+  uint32_t head_dim;
+  uint32_t max_pos;
+  float eps;
+  uint32_t dt;
+} rlv_op_qk_norm_rope_fwd;
+RLV_ASSERT_SIZE(rlv_op_qk_norm_rope_fwd, 84);
+
+// dx = dres + r*(dy*w - n*mean(dy*w*n)), dweight += sum_t dy*n with n = h*r; dweight in fixed blocks of 64 rows
+typedef struct {
+  rlv_ref dx;
+  rlv_ref dweight;
+  rlv_ref dy;
+  rlv_ref h;
+  rlv_ref weight;
+  rlv_ref dres;
+  rlv_ref partial;
+  uint32_t rows;
+  uint32_t cols;
+  float eps;
+  uint32_t dt;
+} rlv_op_rms_norm_bwd;
+RLV_ASSERT_SIZE(rlv_op_rms_norm_bwd, 100);
+
+// h = x + delta (rounded to dt); y = h / sqrt(mean(h^2) + eps) * weight. Without delta, h is x itself and h is not written
+typedef struct {
+  rlv_ref y;
+  rlv_ref h;
+  rlv_ref x;
+  rlv_ref delta;
+  rlv_ref weight;
+  uint32_t rows;
+  uint32_t cols;
+  float eps;
+  uint32_t dt;
+} rlv_op_rms_norm_fwd;
+RLV_ASSERT_SIZE(rlv_op_rms_norm_fwd, 76);
+
+// dq, dk, dv of attn_fwd (no cached prefix); a prefix's dk, dv is the sum over the segments that continue it, in segment order
+typedef struct {
+  rlv_ref dq;
+  rlv_ref dk;
+  rlv_ref dv;
+  rlv_ref dout;
+  rlv_ref o;
+  rlv_ref lse;
+  rlv_ref q;
+  rlv_ref k;
+  rlv_ref v;
+  rlv_ref segs;
+  uint32_t rows;
+  uint32_t heads;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t n_segs;
+  uint32_t pairs;
+  float scale;
+  uint32_t dt;
+} rlv_op_attn_bwd;
+RLV_ASSERT_SIZE(rlv_op_attn_bwd, 152);
+
+// one query token per sequence attends to lens[b] cached positions through its page table; bit-equal to attn_fwd
+typedef struct {
+  rlv_ref o;
+  rlv_ref q;
+  rlv_ref kv;
+  rlv_ref table;
+  rlv_ref lens;
+  uint32_t batch;
+  uint32_t heads;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t max_pages;
+  uint32_t kv_pages;
+  uint32_t pairs;
+  float scale;
+  uint32_t dt;
+} rlv_op_attn_decode;
+RLV_ASSERT_SIZE(rlv_op_attn_decode, 96);
+
+// o = softmax(scale*q*k^T)*v over packed rows with shared prefixes (GQA), lse per token and head; never a TxT matrix
+typedef struct {
+  rlv_ref o;
+  rlv_ref lse;
+  rlv_ref q;
+  rlv_ref k;
+  rlv_ref v;
+  rlv_ref segs;
+  rlv_ref kv;
+  rlv_ref pages;
+  uint32_t rows;
+  uint32_t heads;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t n_segs;
+  uint32_t n_pages;
+  uint32_t kv_pages;
+  uint32_t pairs;
+  float scale;
+  uint32_t dt;
+} rlv_op_attn_fwd;
+RLV_ASSERT_SIZE(rlv_op_attn_fwd, 136);
+
+// writes k, v rows into pages: slots[t] = page*16 + position%16, NONE skips the row
+typedef struct {
+  rlv_ref kv;
+  rlv_ref k;
+  rlv_ref v;
+  rlv_ref slots;
+  uint32_t rows;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t kv_pages;
+  uint32_t dt;
+} rlv_op_kv_append;
+RLV_ASSERT_SIZE(rlv_op_kv_append, 68);
+
+// copies whole pages, pairs (source, destination); sources and destinations are disjoint
+typedef struct {
+  rlv_ref kv;
+  rlv_ref pairs;
+  uint32_t count;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t kv_pages;
+  uint32_t dt;
+} rlv_op_kv_copy;
+RLV_ASSERT_SIZE(rlv_op_kv_copy, 44);
+
+// with s = sigmoid(gate): dgate = dy*up*s*(1+gate*(1-s)), dup = dy*gate*s
+typedef struct {
+  rlv_ref dgate;
+  rlv_ref dup;
+  rlv_ref dy;
+  rlv_ref gate;
+  rlv_ref up;
+  uint32_t n;
+  uint32_t dt;
+} rlv_op_swiglu_bwd;
+RLV_ASSERT_SIZE(rlv_op_swiglu_bwd, 68);
+
+// y = gate*sigmoid(gate)*up, element-wise over n elements
+typedef struct {
+  rlv_ref y;
+  rlv_ref gate;
+  rlv_ref up;
+  uint32_t n;
+  uint32_t dt;
+} rlv_op_swiglu_fwd;
+RLV_ASSERT_SIZE(rlv_op_swiglu_fwd, 44);
+
+// dtable[ids[t]] += dy[t], tokens in ascending order; dtable float32 in the packed layout of dtype wdt
+typedef struct {
+  rlv_ref dtable;
+  rlv_ref ids;
+  rlv_ref dy;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t vocab;
+  uint32_t dt;
+  uint32_t wdt;
+} rlv_op_embed_bwd;
+RLV_ASSERT_SIZE(rlv_op_embed_bwd, 56);
+
+// y[t] = table[ids[t]]; table [vocab, cols] in the packed layout (shared with a tied head)
+typedef struct {
+  rlv_ref y;
+  rlv_ref ids;
+  rlv_ref table;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t vocab;
+  uint32_t dt;
+  uint32_t wdt;
+} rlv_op_embed_fwd;
+RLV_ASSERT_SIZE(rlv_op_embed_fwd, 56);
+
+// y[r] = x[index[r]]; an index beyond src_rows is an error of the stream
+typedef struct {
+  rlv_ref y;
+  rlv_ref x;
+  rlv_ref index;
+  uint32_t rows;
+  uint32_t src_rows;
+  uint32_t cols;
+  uint32_t dt;
+} rlv_op_gather_rows;
+RLV_ASSERT_SIZE(rlv_op_gather_rows, 52);
+
+// dx[t] = sum of dy[r] over r with index[r] = t, r ascending; zero where no row was gathered
+typedef struct {
+  rlv_ref dx;
+  rlv_ref dy;
+  rlv_ref index;
+  uint32_t rows;
+  uint32_t src_rows;
+  uint32_t cols;
+  uint32_t dt;
+} rlv_op_gather_rows_bwd;
+RLV_ASSERT_SIZE(rlv_op_gather_rows_bwd, 52);
+
+// dz_j = inv_temp*(dlogprob*(1[j=target]-p_j) - dentropy*p_j*(log p_j + H)); dx = dz*w, dw += dz^T*x; logits recomputed by chunks
+typedef struct {
+  rlv_ref dx;
+  rlv_ref dw;
+  rlv_ref x;
+  rlv_ref w;
+  rlv_ref targets;
+  rlv_ref lse;
+  rlv_ref entropy;
+  rlv_ref dlogprob;
+  rlv_ref dentropy;
+  rlv_ref work;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t vocab;
+  float inv_temp;
+  uint32_t dt;
+} rlv_op_logprob_bwd;
+RLV_ASSERT_SIZE(rlv_op_logprob_bwd, 140);
+
+// z = (x*w^T)*inv_temp; lse = log sum exp z; logprob = z[target] - lse; entropy = lse - sum p*z
+typedef struct {
+  rlv_ref logprob;
+  rlv_ref lse;
+  rlv_ref entropy;
+  rlv_ref x;
+  rlv_ref w;
+  rlv_ref targets;
+  rlv_ref partial;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t vocab;
+  float inv_temp;
+  uint32_t dt;
+} rlv_op_logprob_fwd;
+RLV_ASSERT_SIZE(rlv_op_logprob_fwd, 104);
+
+// draws ids[b] from softmax(logits*inv_temp) after top-k, top-p, min-p with Philox(key = seed, purpose; counter = counters[b]); logprob unfiltered; greedy: argmax
+typedef struct {
+  rlv_ref ids;
+  rlv_ref logprob;
+  rlv_ref logits;
+  rlv_ref counters;
+  uint32_t batch;
+  uint32_t vocab;
+  uint32_t seed;
+  uint32_t purpose;
+  float inv_temp;
+  uint32_t top_k;
+  float top_p;
+  float min_p;
+  uint32_t greedy;
+} rlv_op_sample;
+RLV_ASSERT_SIZE(rlv_op_sample, 84);
+
+// AdamW step scaled by result.coef; bf16 parameters carry a 16-bit remainder (exact float32 master); bf16 moments rounded stochastically; no change if result.nonfinite
+typedef struct {
+  rlv_ref p;
+  rlv_ref lo;
+  rlv_ref g;
+  rlv_ref m;
+  rlv_ref v;
+  rlv_ref result;
+  uint32_t n;
+  uint32_t wdt;
+  uint32_t mdt;
+  float lr;
+  float beta1;
+  float beta2;
+  float eps;
+  float weight_decay;
+  float c1;
+  float c2;
+  uint32_t seed;
+  uint32_t tensor;
+  uint32_t step;
+} rlv_op_adamw;
+RLV_ASSERT_SIZE(rlv_op_adamw, 124);
+
+// result = {norm f32, coef f32 = min(1, max_norm/(norm+1e-6)) (1 when max_norm = 0), nonfinite u32, 0}; norm = sqrt(sum of sums, in order)
+typedef struct {
+  rlv_ref result;
+  rlv_ref sums;
+  uint32_t slots;
+  float max_norm;
+} rlv_op_clip_coef;
+RLV_ASSERT_SIZE(rlv_op_clip_coef, 32);
+
+// sums[slot] = sum of g^2 in float64, fixed blocks of 65536 elements, then blocks in order
+typedef struct {
+  rlv_ref sums;
+  rlv_ref g;
+  rlv_ref partial;
+  uint32_t n;
+  uint32_t slots;
+  uint32_t slot;
+} rlv_op_sq_norm;
+RLV_ASSERT_SIZE(rlv_op_sq_norm, 48);
+
+// y = a + b over n elements; y may be a or b
+typedef struct {
+  rlv_ref y;
+  rlv_ref a;
+  rlv_ref b;
+  uint32_t n;
+  uint32_t dt;
+} rlv_op_add;
+RLV_ASSERT_SIZE(rlv_op_add, 44);
+
+// y (dtype ydt) = x (dtype dt), round to nearest even
+typedef struct {
+  rlv_ref y;
+  rlv_ref x;
+  uint32_t n;
+  uint32_t dt;
+  uint32_t ydt;
+} rlv_op_cast;
+RLV_ASSERT_SIZE(rlv_op_cast, 36);
+
+// copies n bytes from x to y
+typedef struct {
+  rlv_ref y;
+  rlv_ref x;
+  uint32_t n;
+} rlv_op_copy;
+RLV_ASSERT_SIZE(rlv_op_copy, 28);
+
+// y[i] = value, n float32 elements
+typedef struct {
+  rlv_ref y;
+  uint32_t n;
+  float value;
+} rlv_op_fill;
+RLV_ASSERT_SIZE(rlv_op_fill, 20);
+
+// row-major [n,k] of dtype sdt -> packed layout of dtype dt, padding zero; lo = signed 16-bit remainder of the float32 value (dt bf16, sdt f32)
+typedef struct {
+  rlv_ref w;
+  rlv_ref lo;
+  rlv_ref src;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+  uint32_t sdt;
+} rlv_op_pack_weight;
+RLV_ASSERT_SIZE(rlv_op_pack_weight, 52);
+
+// packed layout of dtype dt with elements of dtype edt (+ remainder lo) -> row-major [n,k] of dtype ddt
+typedef struct {
+  rlv_ref dst;
+  rlv_ref w;
+  rlv_ref lo;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+  uint32_t edt;
+  uint32_t ddt;
+} rlv_op_unpack_weight;
+RLV_ASSERT_SIZE(rlv_op_unpack_weight, 56);

@@ -1,0 +1,68 @@
+// The whole interface between TypeScript and the native library. Everything crosses as 32-bit integers,
+// doubles, handles and caller-owned byte ranges: no struct by value, no returned string, no callback. No
+// function throws, prints or aborts. Functions returning a status give 0 for success and otherwise leave a
+// description for rlv_error.
+#pragma once
+#include <stdint.h>
+#include "ops.gen.h"
+
+#if defined(__GNUC__)
+#define RLV_API __attribute__((visibility("default")))
+#else
+#define RLV_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Copies the hash of this interface (NUL-terminated) and returns its length; a stale library shows here.
+RLV_API uint32_t rlv_abi_hash(char* out, uint32_t capacity);
+
+// Opens a device: "cpu", "ref" or "null"; threads 0 = as many as the process may use. 0 on failure.
+RLV_API uint32_t rlv_open(const char* name, uint32_t threads);
+// Waits for the device's work, frees all its buffers and ends its threads.
+RLV_API void rlv_close(uint32_t device);
+// JSON description: name, isa, threads. Returns the length needed.
+RLV_API uint32_t rlv_info(uint32_t device, char* out, uint32_t capacity);
+
+// A zeroed buffer of `units` times 16 bytes; 0 on failure. The label appears in errors.
+RLV_API uint32_t rlv_buffer_new(uint32_t device, uint32_t units, const char* label);
+// Frees a buffer; work already submitted is waited for. A stale handle is an error.
+RLV_API uint32_t rlv_buffer_free(uint32_t device, uint32_t buffer);
+// Address of a buffer's bytes, NULL on the null device or for a stale handle.
+RLV_API void* rlv_buffer_ptr(uint32_t device, uint32_t buffer);
+
+// Validates and queues a batch of records: each is a word (op id) | (words in all << 16), then the operation's
+// struct. Returns a ticket, 0 on failure (nothing is queued). Operations take effect in order.
+RLV_API uint32_t rlv_submit(uint32_t device, const uint32_t* words, uint32_t count);
+// Waits up to `milliseconds` for a ticket: 0 done, 1 still running, 2 the stream failed.
+RLV_API uint32_t rlv_wait(uint32_t device, uint32_t ticket, uint32_t milliseconds);
+// Text of the first error since the last call, then clears it and revives the stream; the length, 0 if none.
+RLV_API uint32_t rlv_error(uint32_t device, char* out, uint32_t capacity);
+
+// out[0..9] = live bytes, live buffers, peak bytes, submitted operations, executed batches, barriers,
+// FLOPs, bytes named by operations, scratch bytes of threads, resident peak of the process.
+RLV_API uint32_t rlv_stats(uint32_t device, double* out, uint32_t capacity);
+// Per operation id: calls, nanoseconds, FLOPs, bytes (4 doubles each). Switches measuring on or off.
+RLV_API uint32_t rlv_profile(uint32_t device, double* out, uint32_t capacity, uint32_t enable);
+// The machine's own limit on this device: what 0 float32 GFLOP/s, 1 bfloat16 GFLOP/s, 2 read GB/s.
+RLV_API double rlv_measure(uint32_t device, uint32_t what, double seconds);
+
+// Gradient of one forward operation on a ref device by the complex step. cotangents and gradients hold one
+// rlv_ref per tensor of the operation: float32 cotangents of outputs (absent: zero), and where to write the
+// float32 gradients of inputs (absent: not wanted), both in the element order of the tensor itself.
+RLV_API uint32_t rlv_ref_vjp(uint32_t device, const uint32_t* record, uint32_t words, const uint32_t* cotangents,
+                             const uint32_t* gradients);
+// Makes the n-th next buffer allocation fail (0 = off): tests of the out-of-memory path.
+RLV_API void rlv_fail_allocation(uint32_t n);
+
+// Reads `bytes` of a file at `offset` (in units of 1 byte, as a double) into a buffer at `unit`.
+RLV_API uint32_t rlv_read_file(uint32_t device, uint32_t buffer, uint32_t unit, int32_t fd, double offset,
+                               double bytes);
+// Forces a file's data to the medium (F_FULLFSYNC where it exists). 0 or errno.
+RLV_API uint32_t rlv_fullsync(int32_t fd);
+
+#ifdef __cplusplus
+}
+#endif

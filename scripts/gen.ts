@@ -1,0 +1,215 @@
+/**
+ * Writes the native side of the operation catalogue: argument structs with size assertions, the checks that
+ * every length is enough, the op table, and the hash of the whole ABI. `--check` fails if a file is stale.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { NORM_BLOCK, type OpDef, PAGE, PANEL, ROW_BLOCK, SEGMENT_WORDS, VOCAB_TILE } from "../src/ops/define.ts";
+import { HEAD_ROW_CHUNK, HEAD_VOCAB_CHUNK } from "../src/ops/head.ts";
+import { catalogue } from "../src/ops/index.ts";
+
+const root = join(import.meta.dir, "..");
+const banner = "// Written by scripts/gen.ts from src/ops. Do not edit.\n";
+
+const camel = (name: string): string => name.replace(/(^|_)([a-z])/g, (_, __, c: string) => c.toUpperCase());
+const params = (op: OpDef): [string, string][] => Object.entries(op.params);
+const tensors = (op: OpDef) => Object.entries(op.tensors);
+const words = (op: OpDef): number => 3 * tensors(op).length + params(op).length;
+
+function wireStruct(op: OpDef): string {
+  const fields = [
+    ...tensors(op).map(([name]) => `  rlv_ref ${name};`),
+    ...params(op).map(([name, type]) => `  ${type === "u32" ? "uint32_t" : "float"} ${name};`),
+  ];
+  return `// ${op.doc}\ntypedef struct {\n${fields.join("\n")}\n} rlv_op_${op.name};\nRLV_ASSERT_SIZE(rlv_op_${op.name}, ${words(op) * 4});\n`;
+}
+
+/** ops.gen.h: plain C, shared by C++ and Metal sources. */
+function header(): string {
+  const constants: [string, number][] = [
+    ["RLV_PANEL", PANEL],
+    ["RLV_PAGE", PAGE],
+    ["RLV_VOCAB_TILE", VOCAB_TILE],
+    ["RLV_ROW_BLOCK", ROW_BLOCK],
+    ["RLV_NORM_BLOCK", NORM_BLOCK],
+    ["RLV_SEGMENT_WORDS", SEGMENT_WORDS],
+    ["RLV_HEAD_ROW_CHUNK", HEAD_ROW_CHUNK],
+    ["RLV_HEAD_VOCAB_CHUNK", HEAD_VOCAB_CHUNK],
+  ];
+  return `${banner}#pragma once
+#ifndef __METAL_VERSION__
+#include <stdint.h>
+#ifdef __cplusplus
+#define RLV_ASSERT_SIZE(type, bytes) static_assert(sizeof(type) == (bytes), #type)
+#else
+#define RLV_ASSERT_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type)
+#endif
+#else
+#define RLV_ASSERT_SIZE(type, bytes) static_assert(sizeof(type) == (bytes), #type)
+#endif
+
+#define RLV_F32 0u
+#define RLV_BF16 1u
+#define RLV_NONE 0xffffffffu
+${constants.map(([name, value]) => `#define ${name} ${value}u`).join("\n")}
+
+// A byte range of a buffer; offset and length in units of 16 bytes. buffer 0: absent.
+typedef struct {
+  uint32_t buffer, offset, length;
+} rlv_ref;
+
+enum {
+${catalogue.map(({ op }, i) => `  RLV_OP_${op.name.toUpperCase()} = ${i + 1},`).join("\n")}
+  RLV_OP_COUNT = ${catalogue.length + 1}
+};
+
+${catalogue.map(({ op }) => wireStruct(op)).join("\n")}`;
+}
+
+/** u64 arithmetic: every parameter is widened before it enters an expression. */
+function cExpression(op: OpDef, expression: string): string {
+  return expression.replace(/[a-z_][a-z_0-9]*/g, (word) =>
+    word in op.params ? `uint64_t(a.${word})` : word === "min" ? "min_u64" : word,
+  );
+}
+
+function argsStruct(op: OpDef): string {
+  const fields = [
+    ...tensors(op).map(([name, field]) => {
+      const type = field.access === "in" ? "const void*" : "void*";
+      return `  ${type} ${name};`;
+    }),
+    ...params(op).map(([name, type]) => `  ${type === "u32" ? "uint32_t" : "float"} ${name};`),
+  ];
+  return `// ${op.doc}\nstruct ${camel(op.name)} {\n${fields.join("\n")}\n};`;
+}
+
+function opFunctions(op: OpDef): string {
+  const checks = tensors(op).map(([name, field], i) => {
+    const need = cExpression(op, field.bytes);
+    return field.optional
+      ? `  if (a.${name}.buffer && bytes_of(a.${name}) < ${need}) return ${i};`
+      : `  if (!a.${name}.buffer || bytes_of(a.${name}) < ${need}) return ${i};`;
+  });
+  const dtypes = params(op).map(([name]) => name).filter((name) => /^[a-z]?dt$/.test(name));
+  return `inline int check_${op.name}(const void* record) {
+  const auto& a = *static_cast<const rlv_op_${op.name}*>(record);
+  (void)a;
+${dtypes.map((name) => `  if (a.${name} > RLV_BF16) return kBadDtype;\n`).join("")}${checks.join("\n")}
+  return -1;
+}
+inline void resolve_${op.name}(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_${op.name}*>(record);
+  *static_cast<args::${camel(op.name)}*>(out) = args::${camel(op.name)}{${[
+    ...tensors(op).map((_, i) => `p[${i}]`),
+    ...params(op).map(([name]) => `a.${name}`),
+  ].join(", ")}};
+}
+inline double flops_${op.name}(const void* record) {
+  const auto& a = *static_cast<const rlv_op_${op.name}*>(record);
+  (void)a;
+  return double(${cExpression(op, op.flops)});
+}`;
+}
+
+function accessCode(access: string): string {
+  return { in: "kRead", out: "kWrite", inout: "kReadWrite", scratch: "kReadWrite" }[access]!;
+}
+
+/** args.gen.hpp: what C++ devices see, pointers resolved and lengths checked. */
+function cppHeader(): string {
+  const rows = catalogue.map(({ op, family }) => {
+    const fields = tensors(op).map(([name, field]) => `{"${name}", ${accessCode(field.access)}}`);
+    return `    {"${op.name}", "${family}", sizeof(rlv_op_${op.name}), sizeof(args::${camel(op.name)}), ${fields.length}, {${fields.join(", ")}}, check_${op.name}, resolve_${op.name}, flops_${op.name}},`;
+  });
+  const maxTensors = Math.max(...catalogue.map(({ op }) => tensors(op).length));
+  const maxWords = Math.max(...catalogue.map(({ op }) => words(op)));
+  return `${banner}#pragma once
+#include <cstddef>
+#include <cstdint>
+#include "ops.gen.h"
+
+namespace rlv {
+namespace args {
+${catalogue.map(({ op }) => argsStruct(op)).join("\n")}
+}  // namespace args
+
+// X(name, Struct): one line per operation, in the order of the ids.
+#define RLV_OPS(X) \\
+${catalogue.map(({ op }) => `  X(${op.name}, ${camel(op.name)})`).join(" \\\n")}
+
+enum Access : uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3 };
+constexpr int kMaxTensors = ${maxTensors};
+constexpr int kMaxWords = ${maxWords};
+constexpr int kBadDtype = 100;
+
+inline uint64_t size(uint64_t dt) { return dt == RLV_BF16 ? 2 : 4; }
+inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
+inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+inline uint64_t packed_len(uint64_t n, uint64_t k, uint64_t dt) {
+  return ceil_div(n, RLV_PANEL) * RLV_PANEL * (dt == RLV_BF16 ? ceil_div(k, 2) * 2 : k);
+}
+inline uint64_t bytes_of(const rlv_ref& r) { return uint64_t(r.length) * 16; }
+
+${catalogue.map(({ op }) => opFunctions(op)).join("\n")}
+
+struct FieldInfo {
+  const char* name;
+  Access access;
+};
+
+struct OpInfo {
+  const char* name;
+  const char* family;
+  uint32_t record_bytes;  // of the wire struct
+  uint32_t args_bytes;    // of the resolved struct
+  int tensors;
+  FieldInfo field[kMaxTensors];
+  int (*check)(const void* record);  // -1, the first tensor that is too short or missing, or kBadDtype
+  void (*resolve)(const void* record, void* const* pointers, void* args);
+  double (*flops)(const void* record);
+};
+
+inline const OpInfo& op_info(uint32_t id) {
+  static const OpInfo table[RLV_OP_COUNT] = {
+    {"", "", 0, 0, 0, {}, nullptr, nullptr, nullptr},
+${rows.join("\n")}
+  };
+  return table[id];
+}
+}  // namespace rlv
+`;
+}
+
+const abiSource = join(root, "metal/include/rlv.h");
+const ops = header();
+const hash = createHash("sha256")
+  .update(ops)
+  .update(cppHeader())
+  .update(existsSync(abiSource) ? readFileSync(abiSource) : "")
+  .digest("hex")
+  .slice(0, 16);
+
+const files: Record<string, string> = {
+  "metal/include/ops.gen.h": ops,
+  "metal/include/args.gen.hpp": cppHeader(),
+  "metal/include/abi-hash.gen.h": `${banner}#pragma once\n#define RLV_ABI_HASH "${hash}"\n`,
+  "src/device/abi.gen.ts": `${banner}/** Hash of the native interface that this source speaks. */\nexport const ABI_HASH = "${hash}";\n`,
+};
+
+const check = process.argv.includes("--check");
+let stale = 0;
+for (const [name, text] of Object.entries(files)) {
+  const path = join(root, name);
+  const current = existsSync(path) ? readFileSync(path, "utf8") : "";
+  if (current === text) continue;
+  stale++;
+  if (check) console.error(`gen: ${name} is stale: run npm run gen`);
+  else {
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, text);
+    console.error(`gen: wrote ${name}`);
+  }
+}
+process.exit(check && stale > 0 ? 1 : 0);

@@ -1,0 +1,61 @@
+import { UsageError } from "../core/errors.ts";
+import arithmeticDefaults from "../recipe/arithmetic/config.yaml" with { type: "text" };
+import type { Schema } from "./fields.ts";
+import { type ArithmeticConfig, arithmeticSchema } from "./schema-arithmetic.ts";
+import { type SftConfig, sftSchema } from "./schema-sft.ts";
+import { didYouMean } from "./suggest.ts";
+
+/** A recipe as the command line sees it: its keys, and the values it starts from where they differ from the keys'. */
+export interface RecipeInfo {
+  readonly name: RecipeName;
+  readonly summary: string;
+  readonly schema: Schema;
+  /** YAML; undefined: the schema's own defaults. */
+  readonly defaults: string | undefined;
+  readonly examples: readonly string[];
+}
+
+export type ResolvedConfig = ArithmeticConfig | SftConfig;
+export type RecipeName = ResolvedConfig["recipe"];
+
+export const RECIPES: Readonly<Record<RecipeName, RecipeInfo>> = {
+  arithmetic: {
+    name: "arithmetic",
+    summary: "GRPO on arithmetic problems with the model inside rlv, or with yours",
+    schema: arithmeticSchema,
+    defaults: arithmeticDefaults as unknown as string,
+    examples: [
+      "rlv train",
+      "rlv train arithmetic --num_train_steps 200 --kl_coeff 0.05 --run_name careful",
+      "rlv train --model ./Qwen3-0.6B --train_file mine.jsonl --eval_file held-out.jsonl --dtype bfloat16",
+      "rlv train --resume_from runs/careful",
+    ],
+  },
+  sft: {
+    name: "sft",
+    summary: "supervised fine-tuning on prompts and completions or on chats",
+    schema: sftSchema,
+    defaults: undefined,
+    examples: [
+      "rlv train sft --model ./Qwen3-0.6B --dataset chats.jsonl --epochs 2",
+      "rlv train sft --init config.json --tokenizer ./tokenizer --dataset facts.jsonl --num_train_steps 2000",
+    ],
+  },
+};
+
+export const RECIPE_NAMES = Object.keys(RECIPES) as RecipeName[];
+
+export function recipeNamed(name: string, where?: string): RecipeInfo {
+  const found = RECIPE_NAMES.find((known) => known === name);
+  if (found === undefined)
+    throw new UsageError(
+      `unknown recipe ${JSON.stringify(name)}`,
+      where,
+      didYouMean(
+        name,
+        RECIPE_NAMES,
+        `the recipes are ${RECIPE_NAMES.join(", ")}; a config file ends in .yaml or .json`,
+      ),
+    );
+  return RECIPES[found];
+}

@@ -1,0 +1,98 @@
+import * as z from "zod";
+import { DEVICES } from "../core/env.ts";
+import { field, fraction, int, nonNegative, orNone, positive, text } from "./fields.ts";
+
+/** Where a job runs: the same on every command that touches a model. */
+export const deviceShape = {
+  device: field(z.enum(DEVICES), "auto", "where to compute; auto takes metal where it works, else cpu"),
+  threads: field(
+    orNone(int(1, 1024)),
+    null,
+    "CPU threads; none = RLV_THREADS or every core. Never changes a result",
+  ),
+  dtype: field(
+    z.enum(["float32", "bfloat16"]),
+    "float32",
+    "type of weights and activations; bfloat16 accumulates in float32",
+  ),
+};
+
+export const seedShape = {
+  seed: field(int(0, 4294967295), 42, "key of every random number; same seed, same bytes"),
+};
+
+/** Where a run is kept. */
+export const runShape = {
+  output_dir: field(text(), "runs", "folder of the runs; this run goes to OUTPUT_DIR/RUN_NAME"),
+  run_name: field(orNone(text()), null, "name of the run's folder; none = recipe, date and time"),
+};
+
+/** What bounds memory without changing the result. */
+export const memoryShape = {
+  micro_batch_tokens: field(
+    int(16),
+    16384,
+    "most packed tokens of one forward and backward pass; batches are cut to fit. Bounds memory",
+  ),
+  gradient_checkpointing: field(
+    z.boolean(),
+    false,
+    "keep block inputs only and recompute the rest in backward: less memory, about a third more time",
+  ),
+};
+
+/** AdamW (Loshchilov and Hutter 2019) and its schedule. */
+export const optimizerShape = {
+  learning_rate: field(nonNegative(), 1e-6, "peak learning rate of AdamW", { aliases: ["lr"] }),
+  lr_schedule: field(
+    z.enum(["constant", "linear", "cosine"]),
+    "linear",
+    "course of the learning rate after warm-up; linear and cosine end at 0",
+    { aliases: ["lr_scheduler_type"] },
+  ),
+  warmup_steps: field(int(0), 0, "steps over which the learning rate rises linearly from 0"),
+  weight_decay: field(
+    nonNegative(),
+    0,
+    "decoupled weight decay of matrices (norms and biases are left alone)",
+  ),
+  adam_beta1: field(z.number().min(0).lt(1), 0.9, "decay of AdamW's first moment"),
+  adam_beta2: field(z.number().min(0).lt(1), 0.999, "decay of AdamW's second moment"),
+  adam_epsilon: field(positive(), 1e-8, "added to the root of the second moment"),
+  max_grad_norm: field(nonNegative(), 1, "global norm to which gradients are clipped; 0 = off"),
+  optimizer_dtype: field(
+    z.enum(["float32", "bfloat16"]),
+    "float32",
+    "type of AdamW's moments; the master weights are exact float32 either way",
+  ),
+};
+
+/** How often a run evaluates, saves and speaks. */
+export const scheduleShape = {
+  eval_every: field(int(-1), 10, "evaluate every N steps, before the first and after the last; -1 = never", {
+    aliases: ["eval_steps"],
+  }),
+  save_every: field(int(-1), 50, "checkpoint every N steps; -1 = only the last one", {
+    aliases: ["save_steps"],
+  }),
+  keep_checkpoints: field(int(1), 3, "how many checkpoints/step-N to keep; checkpoints/final always stays"),
+  log_every: field(int(1), 1, "print metrics and samples every N steps (metrics.jsonl has every step)", {
+    aliases: ["logging_steps"],
+  }),
+};
+
+/** How completions are drawn. */
+export const samplingShape = {
+  temperature: field(
+    positive(),
+    1,
+    "divides the logits before sampling; log-probabilities are taken at it too",
+  ),
+  top_p: field(
+    z.number().gt(0).max(1),
+    1,
+    "keep the likeliest tokens that hold this share of probability; 1 = all",
+  ),
+  top_k: field(int(0), 0, "keep the K likeliest tokens; 0 = all"),
+  min_p: field(fraction(), 0, "drop tokens below this share of the likeliest one's probability; 0 = none"),
+};

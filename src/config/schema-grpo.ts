@@ -1,0 +1,180 @@
+import * as z from "zod";
+import { field, int, nonNegative, orNone, positive } from "./fields.ts";
+import {
+  deviceShape,
+  memoryShape,
+  optimizerShape,
+  runShape,
+  samplingShape,
+  scheduleShape,
+  seedShape,
+} from "./schema-common.ts";
+
+export const LOSS_TYPES = [
+  "reinforce_kl2",
+  "grpo",
+  "bnpo",
+  "dr_grpo",
+  "dapo",
+  "cispo",
+  "sapo",
+  "luspo",
+  "vespo",
+] as const;
+
+/** What the policy gradient is: the loss, its ratio, its advantages and the pull to the reference. */
+export const lossShape = {
+  loss_type: field(
+    z.enum(LOSS_TYPES),
+    "grpo",
+    "policy loss. reinforce_kl2: -mean(A log pi) + KL_COEFF mean((log pi - log pi_ref)^2) on sums over a completion;" +
+      " grpo, sapo: mean over completions of their token means; bnpo: token mean of the micro-batch; dr_grpo: token" +
+      " sum / (completions x max_completion_length); dapo, cispo, vespo: token mean of the whole batch; luspo: mean" +
+      " over completions of their token sums",
+  ),
+  importance_sampling_level: field(
+    z.enum(["token", "sequence"]),
+    "token",
+    "ratio pi/pi_old by token, or its geometric mean over the completion (GSPO)",
+  ),
+  epsilon: field(nonNegative(), 0.2, "the ratio is clipped at 1 - EPSILON", { aliases: ["cliprange"] }),
+  epsilon_high: field(
+    orNone(nonNegative()),
+    null,
+    "the ratio is clipped at 1 + EPSILON_HIGH; none = epsilon. For cispo the absolute cap of the ratio, at least 1 (paper: 5)",
+  ),
+  delta: field(
+    orNone(z.number().gt(1)),
+    null,
+    "upper bound of the ratio when the advantage is negative; none = off",
+  ),
+  beta: field(
+    nonNegative(),
+    0,
+    "weight of the KL term against the policy at step 0 of this run; 0 = no reference",
+    {
+      aliases: ["kl_coef", "kl_coeff"],
+    },
+  ),
+  kl_estimator: field(
+    z.enum(["k1", "k2", "k3", "k3_ratio"]),
+    "k3",
+    "per-token KL (Schulman 2020): k1 = d, k2 = d^2/2, k3 = exp(-d) + d - 1 with d = log pi - log pi_ref;" +
+      " k3_ratio = k3 times pi/pi_old, the default of TRL 1.16. reinforce_kl2 has its own",
+  ),
+  scale_rewards: field(
+    z.enum(["group", "batch", "none"]),
+    "group",
+    "advantage = reward - mean of its group, divided by the deviation of the group, of the batch, or not",
+  ),
+  mask_truncated_completions: field(
+    z.boolean(),
+    false,
+    "leave completions that did not end by themselves out of the loss",
+  ),
+  sapo_temperature_pos: field(positive(), 1, "sapo: slope of the soft gate where the advantage is positive"),
+  sapo_temperature_neg: field(positive(), 1.05, "sapo: slope of the soft gate where it is negative"),
+  vespo_k_pos: field(positive(), 2, "vespo: exponent of the ratio where the advantage is not negative"),
+  vespo_lambda_pos: field(positive(), 3, "vespo: decay in the ratio where the advantage is not negative"),
+  vespo_k_neg: field(positive(), 3, "vespo: exponent of the ratio where the advantage is negative"),
+  vespo_lambda_neg: field(positive(), 2, "vespo: decay in the ratio where the advantage is negative"),
+  compat: field(
+    z.enum(["none", "trl"]),
+    "none",
+    "trl: the conventions of TRL 1.16 (loss_type dapo, kl_estimator k3_ratio, scale_rewards group unless you say" +
+      " otherwise; sample deviation + 1e-4; bnpo by micro-batch)",
+  ),
+};
+
+/** How many completions, for how many prompts, in how many optimizer steps. */
+export const batchShape = {
+  batch_size: field(int(1), 8, "prompts a step"),
+  group_size: field(int(2), 8, "completions a prompt", { aliases: ["num_generations"] }),
+  num_iterations: field(int(1), 1, "passes over each generated batch; above 1 the ratio leaves 1"),
+  steps_per_generation: field(int(1), 1, "optimizer steps into which one generated batch is split", {
+    aliases: ["n_minibatches"],
+  }),
+  grad_accum_steps: field(
+    int(1),
+    1,
+    "generated batches an optimizer step; the loss is normalised over all of their tokens",
+    { aliases: ["gradient_accumulation_steps"] },
+  ),
+  max_prompt_length: field(
+    int(1),
+    512,
+    "longest prompt in tokens; a longer one is an error, never cut silently",
+  ),
+  max_completion_length: field(int(1), 512, "longest completion in tokens", { aliases: ["max_new_tokens"] }),
+};
+
+/** Every key that GRPO recipes share. */
+export const grpoShape = {
+  ...seedShape,
+  ...runShape,
+  ...deviceShape,
+  num_train_steps: field(int(1), 1000, "optimizer steps", { aliases: ["max_steps"] }),
+  ...batchShape,
+  ...samplingShape,
+  ...optimizerShape,
+  ...lossShape,
+  ...scheduleShape,
+  eval_num_prompts: field(int(1), 128, "prompts of an evaluation, from the start of the evaluation set"),
+  save_rollouts: field(z.boolean(), true, "keep every completion in rollouts.sqlite"),
+  ...memoryShape,
+};
+
+/** What `compat` fills in where neither a file nor a flag says otherwise. */
+export const COMPAT_PRESETS = {
+  none: {},
+  trl: { loss_type: "dapo", kl_estimator: "k3_ratio", scale_rewards: "group" },
+} as const;
+
+export type GrpoSettings = z.output<z.ZodObject<typeof grpoShape>>;
+
+type Checked = Omit<GrpoSettings, "beta">;
+
+/** Rules between keys, with the name of the key to mend. */
+export function checkGrpo(config: Checked): { key: keyof Checked; message: string }[] {
+  const wrong: { key: keyof Checked; message: string }[] = [];
+  const { loss_type, epsilon_high } = config;
+  if (loss_type === "cispo" && (epsilon_high === null || epsilon_high < 1))
+    wrong.push({
+      key: "epsilon_high",
+      message: `loss_type cispo reads epsilon_high as the absolute cap of the ratio and needs at least 1, given ${epsilon_high ?? "none"}`,
+    });
+  if (loss_type === "reinforce_kl2") {
+    if (config.importance_sampling_level === "sequence")
+      wrong.push({
+        key: "importance_sampling_level",
+        message: "loss_type reinforce_kl2 has no ratio to take by sequence",
+      });
+    for (const key of ["num_iterations", "steps_per_generation"] as const)
+      if (config[key] > 1)
+        wrong.push({
+          key,
+          message: `loss_type reinforce_kl2 has no ratio and is wrong off-policy: ${key} must be 1, given ${config[key]}`,
+        });
+  }
+  if (loss_type !== "cispo" && config.epsilon > 1)
+    wrong.push({
+      key: "epsilon",
+      message: `epsilon clips the ratio at 1 - epsilon and must not exceed 1, given ${config.epsilon}`,
+    });
+  if (config.batch_size % config.steps_per_generation !== 0)
+    wrong.push({
+      key: "steps_per_generation",
+      message: `batch_size ${config.batch_size} does not divide into ${config.steps_per_generation} steps of whole groups`,
+    });
+  if (config.steps_per_generation > 1 && config.grad_accum_steps > 1)
+    wrong.push({
+      key: "grad_accum_steps",
+      message: "a batch cannot be split into several steps and accumulated over several batches at once",
+    });
+  if (config.warmup_steps > config.num_train_steps)
+    wrong.push({
+      key: "warmup_steps",
+      message: `warmup_steps ${config.warmup_steps} exceeds num_train_steps ${config.num_train_steps}`,
+    });
+  return wrong;
+}

@@ -1,0 +1,73 @@
+import { availableParallelism, homedir } from "node:os";
+import { join } from "node:path";
+import { UsageError } from "./errors.ts";
+
+/**
+ * Every environment variable rlv reads, in one place: nothing else in src/ touches process.env.
+ * `rlv doctor` prints this table.
+ */
+export const ENVIRONMENT = {
+  RLV_THREADS: "threads of the CPU device when --threads is not given (default: every core)",
+  RLV_DEVICE: "device when --device is not given: auto, cpu, metal or soft",
+  RLV_LIB_PATH: "native library to load instead of the built or embedded one",
+  RLV_DEBUG: "1: print the stack behind an error line",
+  NO_COLOR: "set to anything: no colours",
+  XDG_CACHE_HOME: "where the embedded native library is unpacked (default: ~/.cache)",
+  SLURM_CPUS_PER_TASK: "threads of the CPU device under Slurm, after --threads and RLV_THREADS",
+} as const;
+export type EnvironmentName = keyof typeof ENVIRONMENT;
+
+/** The value of a registered variable; unset and empty are the same. */
+export function environment(name: EnvironmentName): string | undefined {
+  const value = process.env[name];
+  return value === undefined || value === "" ? undefined : value;
+}
+
+export function debugging(): boolean {
+  return environment("RLV_DEBUG") === "1";
+}
+
+/** Colours are for terminals, and only where NO_COLOR (no-color.org) allows them. */
+export function colours(stream: { isTTY?: boolean }): boolean {
+  return stream.isTTY === true && environment("NO_COLOR") === undefined;
+}
+
+/** The folder for files that can be made again: ${XDG_CACHE_HOME:-~/.cache}/rlv. */
+export function cacheDir(): string {
+  return join(environment("XDG_CACHE_HOME") ?? join(homedir(), ".cache"), "rlv");
+}
+
+/**
+ * Threads of the CPU device: --threads, else RLV_THREADS, else what Slurm granted, else every core
+ * this process may use. The number never changes a result, only its speed.
+ */
+export function threadCount(configured: number | null): number {
+  return (
+    configured ??
+    wholeNumber("RLV_THREADS") ??
+    wholeNumber("SLURM_CPUS_PER_TASK") ??
+    Math.max(1, availableParallelism())
+  );
+}
+
+function wholeNumber(name: EnvironmentName): number | undefined {
+  const text = environment(name);
+  if (text === undefined) return undefined;
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value < 1 || value > 1024)
+    throw new UsageError(`${name}=${text}`, "environment", "give a whole number of threads from 1 to 1024");
+  return value;
+}
+
+export const DEVICES = ["auto", "cpu", "metal", "soft"] as const;
+export type DeviceName = (typeof DEVICES)[number];
+
+/** The device asked for: --device, else RLV_DEVICE, else auto. */
+export function deviceChoice(configured: DeviceName): DeviceName {
+  const text = environment("RLV_DEVICE");
+  if (configured !== "auto" || text === undefined) return configured;
+  const device = DEVICES.find((name) => name === text);
+  if (device === undefined)
+    throw new UsageError(`RLV_DEVICE=${text}`, "environment", `one of ${DEVICES.join(", ")}`);
+  return device;
+}

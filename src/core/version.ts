@@ -1,0 +1,7 @@
+import { version } from "../../package.json";
+
+/** The version of rlv, as package.json states it. */
+export const VERSION: string = version;
+
+/** True inside the single-file program that scripts/build makes: its modules live on a virtual file system. */
+export const STANDALONE: boolean = import.meta.path.startsWith("/$bunfs/");

@@ -1,0 +1,30 @@
+import * as attention from "./attention.ts";
+import type { OpDef } from "./define.ts";
+import * as elementwise from "./elementwise.ts";
+import * as embedding from "./embedding.ts";
+import * as gemm from "./gemm.ts";
+import * as head from "./head.ts";
+import * as mlp from "./mlp.ts";
+import * as norm from "./norm.ts";
+import * as optimizer from "./optimizer.ts";
+
+const families = { gemm, norm, attention, mlp, embedding, head, optimizer, elementwise };
+
+function isOp(value: unknown): value is OpDef {
+  return typeof value === "object" && value !== null && "tensors" in value;
+}
+
+/** Every operation with its family, in the order of its id (1-based): part of the ABI. */
+export const catalogue: readonly { readonly op: OpDef; readonly family: string }[] = Object.entries(families).flatMap(
+  ([family, module]) =>
+    Object.values(module)
+      .filter(isOp)
+      .map((op) => ({ op, family }))
+      .sort((a, b) => (a.op.name < b.op.name ? -1 : 1)),
+);
+
+const ids = new Map(catalogue.map(({ op }, i) => [op.name, i + 1]));
+
+export function opId(op: OpDef): number {
+  return ids.get(op.name)!;
+}

@@ -1,0 +1,56 @@
+import { defineOp, inout, input, optional, output, scratch } from "./define.ts";
+
+/** sums[slot] = Σ g² in float64, fixed blocks of 65536 elements, then blocks in order. */
+export const sqNorm = defineOp("sq_norm", "state", {
+  doc: "sums[slot] = sum of g^2 in float64, fixed blocks of 65536 elements, then blocks in order",
+  tensors: {
+    sums: inout("slots*8"),
+    g: input("n*4"),
+    partial: scratch("ceil_div(n,65536)*8"),
+  },
+  params: { n: "u32", slots: "u32", slot: "u32" },
+  flops: "2*n",
+});
+
+/** result = {norm, min(1, max_norm/(norm+1e-6)) or 1 when max_norm is 0, 1 if norm is not finite, 0}. */
+export const clipCoef = defineOp("clip_coef", "state", {
+  doc: "result = {norm f32, coef f32 = min(1, max_norm/(norm+1e-6)) (1 when max_norm = 0), nonfinite u32, 0}; norm = sqrt(sum of sums, in order)",
+  tensors: { result: output("16"), sums: input("slots*8") },
+  params: { slots: "u32", max_norm: "f32" },
+  flops: "slots",
+});
+
+/**
+ * AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW: g *= coef; p *= 1 − lr·wd; m = b1·m + (1−b1)·g;
+ * v = b2·v + (1−b2)·g²; p −= (lr/c1)·m / (sqrt(v)/sqrt(c2) + eps), c1 = 1−b1^t, c2 = 1−b2^t.
+ * bfloat16 parameters keep an exact float32 master: p = high half (nearest) + signed 16-bit remainder lo.
+ * bfloat16 moments are rounded stochastically by Philox(seed, tensor; element, step).
+ * If result.nonfinite is set nothing is changed.
+ */
+export const adamw = defineOp("adamw", "state", {
+  doc: "AdamW step scaled by result.coef; bf16 parameters carry a 16-bit remainder (exact float32 master); bf16 moments rounded stochastically; no change if result.nonfinite",
+  tensors: {
+    p: inout("n*size(wdt)"),
+    lo: optional.inout("n*2"),
+    g: input("n*4"),
+    m: inout("n*size(mdt)"),
+    v: inout("n*size(mdt)"),
+    result: input("16"),
+  },
+  params: {
+    n: "u32",
+    wdt: "u32",
+    mdt: "u32",
+    lr: "f32",
+    beta1: "f32",
+    beta2: "f32",
+    eps: "f32",
+    weight_decay: "f32",
+    c1: "f32",
+    c2: "f32",
+    seed: "u32",
+    tensor: "u32",
+    step: "u32",
+  },
+  flops: "12*n",
+});

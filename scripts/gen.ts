@@ -5,7 +5,15 @@
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { NORM_BLOCK, type OpDef, PAGE, PANEL, ROW_BLOCK, SEGMENT_WORDS, VOCAB_TILE } from "../src/ops/define.ts";
+import {
+  NORM_BLOCK,
+  type OpDef,
+  PAGE,
+  PANEL,
+  ROW_BLOCK,
+  SEGMENT_WORDS,
+  VOCAB_TILE,
+} from "../src/ops/define.ts";
 import { HEAD_ROW_CHUNK, HEAD_VOCAB_CHUNK } from "../src/ops/head.ts";
 import { catalogue } from "../src/ops/index.ts";
 
@@ -92,7 +100,9 @@ function opFunctions(op: OpDef): string {
       ? `  if (a.${name}.buffer && bytes_of(a.${name}) < ${need}) return ${i};`
       : `  if (!a.${name}.buffer || bytes_of(a.${name}) < ${need}) return ${i};`;
   });
-  const dtypes = params(op).map(([name]) => name).filter((name) => /^[a-z]?dt$/.test(name));
+  const dtypes = params(op)
+    .map(([name]) => name)
+    .filter((name) => /^[a-z]?dt$/.test(name));
   return `inline int check_${op.name}(const void* record) {
   const auto& a = *static_cast<const rlv_op_${op.name}*>(record);
   (void)a;

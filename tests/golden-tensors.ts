@@ -53,9 +53,8 @@ export function loadTensors(dir: string, file = "expected.safetensors"): Map<str
   const bytes = readFileSync(join(dir, file));
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const headerLength = exact(view.getBigInt64(0, true));
-  const header: Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }> = JSON.parse(
-    bytes.subarray(8, 8 + headerLength).toString("utf8"),
-  );
+  const header: Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }> =
+    JSON.parse(bytes.subarray(8, 8 + headerLength).toString("utf8"));
   const tensors = new Map<string, GoldenTensor>();
   for (const [name, entry] of Object.entries(header)) {
     if (name === "__metadata__") continue;
@@ -63,7 +62,8 @@ export function loadTensors(dir: string, file = "expected.safetensors"): Map<str
     if (!reader) throw new Error(`${join(dir, file)}: tensor ${name}: dtype ${entry.dtype} is not read here`);
     const [begin, end] = entry.data_offsets;
     const count = entry.shape.reduce((product, size) => product * size, 1);
-    if (end - begin !== count * reader.bytes) throw new Error(`${join(dir, file)}: tensor ${name}: wrong size`);
+    if (end - begin !== count * reader.bytes)
+      throw new Error(`${join(dir, file)}: tensor ${name}: wrong size`);
     const data = new Float64Array(count);
     for (let i = 0; i < count; i++) data[i] = reader.read(view, 8 + headerLength + begin + i * reader.bytes);
     tensors.set(name, { dtype: entry.dtype, shape: entry.shape, data });

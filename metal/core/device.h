@@ -1,6 +1,7 @@
 // What every device shares: buffers behind handles, decoding and validation of records, order, errors,
 // tickets and statistics. A device adds memory and execution.
 #pragma once
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>

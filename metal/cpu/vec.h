@@ -173,6 +173,16 @@ inline V pair_low(P p) { return (V)(p << 16); }
 inline V pair_high(P p) { return (V)(p & 0xffff0000u); }
 #endif
 
+#if defined(__aarch64__)
+#define RLV_VECTOR_REGISTER(v) "w"(v)
+#elif defined(__AVX512F__)
+#define RLV_VECTOR_REGISTER(v) "v"(v)
+#elif defined(__x86_64__)
+#define RLV_VECTOR_REGISTER(v) "x"(v)
+#else
+#define RLV_VECTOR_REGISTER(v) "m"(v)
+#endif
+
 #ifndef RLV_NATIVE_BF16_DOT
 // Without a dot instruction a pair is two links of the chain: low first, then high.
 inline V dot_pairs(V acc, P a, P b) { return fma(pair_high(a), pair_high(b), fma(pair_low(a), pair_low(b), acc)); }

@@ -11,9 +11,9 @@ export interface Entry {
 
 /** Reads a YAML 1.2 or JSON file of keys and values. */
 export function readConfigFile(path: string): Map<string, Entry> {
-  let text: string;
+  let bytes: Uint8Array;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path));
+    bytes = readFileSync(path);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code === "ENOENT") throw new UsageError("no such config file", path, "check the path");
@@ -23,7 +23,12 @@ export function readConfigFile(path: string): Map<string, Entry> {
         path,
         "give a .yaml or .json file, or --model for a model folder",
       );
-    if (code !== undefined) throw new UsageError(`the config file cannot be read (${code})`, path);
+    throw new UsageError(`the config file cannot be read (${code})`, path);
+  }
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
     throw new UsageError("the config file is not UTF-8 text", path, "save it as UTF-8");
   }
   return path.endsWith(".json") ? parseJson(text, path) : parseYaml(text, path);

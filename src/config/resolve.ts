@@ -170,7 +170,11 @@ function check(
   const key = String(issue.path[0]);
   const info = fields.find((field) => field.name === key);
   const entry = entries.get(key);
-  if (issue.code === "custom") throw new UsageError(issue.message, entry?.where, help);
+  if (issue.code === "custom") {
+    // Rules between keys name their keys themselves; rules of one key do not know its name.
+    const message = issue.message.includes(key) ? issue.message : `${key}: ${issue.message}`;
+    throw new UsageError(message, entry?.where, help);
+  }
   if (entry === undefined)
     throw new UsageError(`${key} is missing`, undefined, `give --${key}: ${info?.description}`);
   throw new UsageError(`${key} expects ${info?.expects}, given ${shown(entry.value)}`, entry.where, help);

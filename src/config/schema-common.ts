@@ -67,12 +67,21 @@ export const optimizerShape = {
   ),
 };
 
+/** Every N steps; -1 = never. */
+const interval = () =>
+  int(-1).refine((steps) => steps !== 0, "an interval is a number of steps; -1 = never, given 0");
+
 /** How often a run evaluates, saves and speaks. */
 export const scheduleShape = {
-  eval_every: field(int(-1), 10, "evaluate every N steps, before the first and after the last; -1 = never", {
-    aliases: ["eval_steps"],
-  }),
-  save_every: field(int(-1), 50, "checkpoint every N steps; -1 = only the last one", {
+  eval_every: field(
+    interval(),
+    10,
+    "evaluate every N steps, before the first and after the last; -1 = never",
+    {
+      aliases: ["eval_steps"],
+    },
+  ),
+  save_every: field(interval(), 50, "checkpoint every N steps; -1 = only the last one", {
     aliases: ["save_steps"],
   }),
   keep_checkpoints: field(int(1), 3, "how many checkpoints/step-N to keep; checkpoints/final always stays"),

@@ -20,6 +20,7 @@ export const LOSS_TYPES = [
   "sapo",
   "luspo",
   "vespo",
+  "ppo_clip",
 ] as const;
 
 /** What the policy gradient is: the loss, its ratio, its advantages and the pull to the reference. */
@@ -30,7 +31,7 @@ export const lossShape = {
     "policy loss. reinforce_kl2: -mean(A log pi) + KL_COEFF mean((log pi - log pi_ref)^2) on sums over a completion;" +
       " grpo, sapo: mean over completions of their token means; bnpo: token mean of the micro-batch; dr_grpo: token" +
       " sum / (completions x max_completion_length); dapo, cispo, vespo: token mean of the whole batch; luspo: mean" +
-      " over completions of their token sums",
+      " over completions of their token sums; ppo_clip: the clipped objective, averaged by AGGREGATION",
   ),
   importance_sampling_level: field(
     z.enum(["token", "sequence"]),
@@ -57,15 +58,16 @@ export const lossShape = {
     },
   ),
   kl_estimator: field(
-    z.enum(["k1", "k2", "k3", "k3_ratio"]),
-    "k3",
+    orNone(z.enum(["k1", "k2", "k3", "k3_ratio"])),
+    null,
     "per-token KL (Schulman 2020): k1 = d, k2 = d^2/2, k3 = exp(-d) + d - 1 with d = log pi - log pi_ref;" +
-      " k3_ratio = k3 times pi/pi_old, the default of TRL 1.16. reinforce_kl2 has its own",
+      " k3_ratio = k3 times pi/pi_old, the default of TRL 1.16. none = k3; reinforce_kl2 has its own",
   ),
   scale_rewards: field(
-    z.enum(["group", "batch", "none"]),
+    z.enum(["group", "batch", "centered_batch", "none"]),
     "group",
-    "advantage = reward - mean of its group, divided by the deviation of the group, of the batch, or not",
+    "advantage = reward - mean of its group, divided by the deviation of the group's rewards, of the batch's rewards," +
+      " of these differences over the batch (unit variance), or not",
   ),
   mask_truncated_completions: field(
     z.boolean(),
@@ -78,6 +80,22 @@ export const lossShape = {
   vespo_lambda_pos: field(positive(), 3, "vespo: decay in the ratio where the advantage is not negative"),
   vespo_k_neg: field(positive(), 3, "vespo: exponent of the ratio where the advantage is negative"),
   vespo_lambda_neg: field(positive(), 2, "vespo: decay in the ratio where the advantage is negative"),
+  aggregation: field(
+    z.enum(["token", "sequence"]),
+    "token",
+    "ppo_clip: mean over tokens, or over completions of their token means",
+  ),
+  entropy_coef: field(z.number(), 0, "weight of the mean token entropy, subtracted from the loss"),
+  top_entropy_quantile: field(
+    z.number().gt(0).max(1),
+    1,
+    "share of the tokens with the highest entropy that the policy term keeps; 1 = all",
+  ),
+  off_policy_mask_threshold: field(
+    orNone(positive()),
+    null,
+    "drop completions with a negative advantage whose mean(log pi_old - log pi) exceeds this; none = keep",
+  ),
   compat: field(
     z.enum(["none", "trl"]),
     "none",
@@ -144,6 +162,11 @@ export function checkGrpo(config: Checked): { key: keyof Checked; message: strin
       message: `loss_type cispo reads epsilon_high as the absolute cap of the ratio and needs at least 1, given ${epsilon_high ?? "none"}`,
     });
   if (loss_type === "reinforce_kl2") {
+    if (config.kl_estimator !== null && config.kl_estimator !== "k2")
+      wrong.push({
+        key: "kl_estimator",
+        message: `loss_type reinforce_kl2 has its own kl_estimator, given ${config.kl_estimator}`,
+      });
     if (config.importance_sampling_level === "sequence")
       wrong.push({
         key: "importance_sampling_level",

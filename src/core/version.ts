@@ -5,3 +5,6 @@ export const VERSION: string = version;
 
 /** True inside the single-file program that scripts/build makes: its modules live on a virtual file system. */
 export const STANDALONE: boolean = import.meta.path.startsWith("/$bunfs/");
+
+/** The hidden command under which this program is started again as the engine process. */
+export const ENGINE_COMMAND = "__engine";

@@ -1,4 +1,5 @@
 import { assert, UsageError } from "../core/errors.ts";
+import type { Scored } from "../core/records.ts";
 import type { PolicyOptions } from "./options.ts";
 
 export interface AdvantageOptions {
@@ -39,6 +40,11 @@ export interface Advantages {
   readonly rewardStd: number;
   /** Share of rows whose divisor is 0: no spread in their group (in the batch, where the batch is the divisor). */
   readonly fracZeroStd: number;
+}
+
+/** Rewards of a batch as [rows, names] for groupAdvantages, from the named components; null where one is missing. */
+export function componentTable(scored: readonly Scored[], names: readonly string[]): (number | null)[] {
+  return scored.flatMap((rollout) => names.map((name) => rollout.components[name] ?? null));
 }
 
 interface Spread {
@@ -143,7 +149,11 @@ function scaleByBatch(centred: Float64Array, out: Float64Array, options: Advanta
 }
 
 /** Row sums weight_k * value_ik over the scores that exist; NaN where none does. */
-function weightedSum(values: ArrayLike<number | null>, weights: readonly number[], rows: number): Float64Array {
+function weightedSum(
+  values: ArrayLike<number | null>,
+  weights: readonly number[],
+  rows: number,
+): Float64Array {
   const sums = new Float64Array(rows);
   for (let i = 0; i < rows; i++) {
     let scored = false;

@@ -121,8 +121,11 @@ export function rowWeights(norm: Normaliser, aggregation: Aggregation, batch: Ma
   const localDivisor = trl ? Math.max(localTokens, 1) * norm.accumulation : norm.tokens;
   const stepDivisor = trl ? norm.stepTokens : norm.tokens;
   for (let i = 0; i < batch.rows; i++) {
-    weights[i] = 1 / Math.max(divisor(lengths[i]!), Number.MIN_VALUE);
-    if (lengths[i] === 0) weights[i] = 0;
+    const length = lengths[i]!;
+    if (length === 0) continue;
+    const by = divisor(length);
+    assert(by > 0, "the normaliser counts no tokens although a row has some");
+    weights[i] = 1 / by;
   }
   return weights;
 

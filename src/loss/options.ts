@@ -33,7 +33,12 @@ export interface PolicyOptions {
   readonly aggregation: "token" | "sequence";
   readonly sapoTemperaturePos: number;
   readonly sapoTemperatureNeg: number;
-  readonly vespo: { readonly kPos: number; readonly lambdaPos: number; readonly kNeg: number; readonly lambdaNeg: number };
+  readonly vespo: {
+    readonly kPos: number;
+    readonly lambdaPos: number;
+    readonly kNeg: number;
+    readonly lambdaNeg: number;
+  };
   /** Weight of the mean token entropy, subtracted from the loss. */
   readonly entropyCoef: number;
   /** Share of tokens with the highest entropy that the policy term keeps; 1 = all. */
@@ -95,7 +100,12 @@ export function policyOptions(input: PolicyInput): PolicyOptions {
         "set epsilon_high to at least 1 (the paper uses 5); the usual 0.2 would scale every gradient by 0.2",
       );
     }
-    need(cap >= 1, "epsilon_high", cap, "cispo caps the ratio itself at epsilon_high: set it to at least 1, e.g. 5");
+    need(
+      cap >= 1,
+      "epsilon_high",
+      cap,
+      "cispo caps the ratio itself at epsilon_high: set it to at least 1, e.g. 5",
+    );
   }
   const options: PolicyOptions = {
     lossType,
@@ -115,22 +125,47 @@ export function policyOptions(input: PolicyInput): PolicyOptions {
     compat: input.compat ?? "none",
   };
   need(finite(options.beta, 0), "beta", options.beta, "0 or more");
-  need(KL_ESTIMATORS.includes(options.klEstimator), "kl_estimator", options.klEstimator, KL_ESTIMATORS.join(", "));
+  need(
+    KL_ESTIMATORS.includes(options.klEstimator),
+    "kl_estimator",
+    options.klEstimator,
+    KL_ESTIMATORS.join(", "),
+  );
   need(epsilonLow >= 0 && epsilonLow <= 1, "epsilon", epsilonLow, "between 0 and 1");
   need(options.epsilonHigh >= 0, "epsilon_high", options.epsilonHigh, "0 or more");
-  need(options.delta === null || options.delta > 1, "delta", options.delta, "above 1: it bounds the ratio itself");
+  need(
+    options.delta === null || options.delta > 1,
+    "delta",
+    options.delta,
+    "above 1: it bounds the ratio itself",
+  );
   need(options.sapoTemperaturePos > 0, "sapo_temperature_pos", options.sapoTemperaturePos, "above 0");
   need(options.sapoTemperatureNeg > 0, "sapo_temperature_neg", options.sapoTemperatureNeg, "above 0");
   need(Number.isFinite(options.entropyCoef), "entropy_coef", options.entropyCoef, "a number");
   const share = options.topEntropyQuantile;
   need(share > 0 && share <= 1, "top_entropy_quantile", share, "above 0 and at most 1");
   if (lossType === "reinforce_kl2") {
-    need(options.klEstimator === "k2", "kl_estimator", options.klEstimator, "reinforce_kl2 has its own: leave it out");
-    need(options.importanceSamplingLevel === "token", "importance_sampling_level", "sequence", "it has no ratio");
+    need(
+      options.klEstimator === "k2",
+      "kl_estimator",
+      options.klEstimator,
+      "reinforce_kl2 has its own: leave it out",
+    );
+    need(
+      options.importanceSamplingLevel === "token",
+      "importance_sampling_level",
+      "sequence",
+      "it has no ratio",
+    );
     need(share === 1, "top_entropy_quantile", share, "1: its terms are whole completions");
   }
   if (lossType === "vespo") {
-    need(options.importanceSamplingLevel === "token" || trl, "importance_sampling_level", "sequence", "vespo has its own");
+    need(
+      options.importanceSamplingLevel === "token" || trl,
+      "importance_sampling_level",
+      "sequence",
+      "vespo has its own",
+    );
   }
   return options;
 }
@@ -145,7 +180,7 @@ export interface LossContext {
 /** The exact formula in use, for the run header. */
 export function describeLoss(options: PolicyOptions, context: LossContext): string {
   const lines = [
-    `loss ${options.lossType} = ${termText(options)}${averageText(options)}`,
+    `loss ${options.lossType} = ${termText(options)}${averageText(options, context)}`,
     `  KL: ${klText(options)}`,
   ];
   if (options.entropyCoef !== 0) {
@@ -162,14 +197,18 @@ export function describeLoss(options: PolicyOptions, context: LossContext): stri
     lines.push(`  rows with A < 0 dropped where mean(log old - log pi) > ${options.offPolicyMaskThreshold}`);
   }
   lines.push(`  advantage: ${advantageText(context.advantage, context.groupSize)}`);
-  lines.push(`  log-probabilities and entropies at temperature ${context.temperature}, not filtered by top-p, top-k, min-p`);
+  lines.push(
+    `  log-probabilities and entropies at temperature ${context.temperature}, not filtered by top-p, top-k, min-p`,
+  );
   if (options.compat === "trl") lines.push("  conventions of TRL 1.16 (compat trl)");
   return lines.join("\n");
 }
 
 function termText(o: PolicyOptions): string {
   const ratio =
-    o.importanceSamplingLevel === "sequence" ? "s = exp(row mean of log pi - log old)" : "r = exp(log pi - log old)";
+    o.importanceSamplingLevel === "sequence"
+      ? "s = exp(row mean of log pi - log old)"
+      : "r = exp(log pi - log old)";
   const symbol = o.importanceSamplingLevel === "sequence" ? "s" : "r";
   switch (o.lossType) {
     case "reinforce_kl2":
@@ -193,7 +232,7 @@ function termText(o: PolicyOptions): string {
   }
 }
 
-function averageText(o: PolicyOptions): string {
+function averageText(o: PolicyOptions, context: LossContext): string {
   const trl = o.compat === "trl";
   const rows = trl
     ? "rows of the micro-batch (fully masked ones count) / accumulation steps"
@@ -202,7 +241,9 @@ function averageText(o: PolicyOptions): string {
     case "row_mean":
       return `token mean of each row, then mean over ${rows}`;
     case "row_sum":
-      return `token sum of each row, then mean over ${rows}`;
+      return o.lossType === "reinforce_kl2"
+        ? `mean over ${rows}`
+        : `token sum of each row, then mean over ${rows}`;
     case "token_mean":
       return `mean over tokens of the ${trl ? "micro-batch / accumulation steps" : "optimizer step"}`;
     case "step_token_mean":
@@ -210,18 +251,19 @@ function averageText(o: PolicyOptions): string {
         ? "token sum / (tokens of the generation batch / processes * accumulation steps / steps per generation)"
         : "mean over tokens of the optimizer step";
     case "fixed_length":
-      return `token sum / (rows * max_completion_length)${trl ? " / accumulation steps" : " of the optimizer step"}`;
+      return `token sum / (rows * ${context.maxCompletionLength ?? "max_completion_length"})${trl ? " / accumulation steps" : " of the optimizer step"}`;
   }
 }
 
 function klText(o: PolicyOptions): string {
   if (o.beta === 0) return "none (beta 0, no reference model)";
-  if (o.lossType === "reinforce_kl2") return `+ ${o.beta} * mean over rows of (S - S_ref)^2, on sums of log-probabilities`;
+  if (o.lossType === "reinforce_kl2")
+    return `+ ${o.beta} * mean over rows of (S - S_ref)^2, on sums of log-probabilities`;
   const formula = {
-    k1: "k1 = d (a loss with no expected gradient)",
-    k2: "k2 = d^2 / 2",
-    k3: "k3 = exp(-d) + d - 1",
-    k3_ratio: "k3_ratio = r * (exp(-d) + d - 1), the ratio differentiated",
+    k1: "k1, k1 = d (a loss without expected gradient)",
+    k2: "k2, k2 = d^2 / 2",
+    k3: "k3, k3 = exp(-d) + d - 1",
+    k3_ratio: "k3_ratio, k3_ratio = (pi / pi_old) * (exp(-d) + d - 1) with the ratio differentiated",
   }[o.klEstimator];
   return `+ ${o.beta} * ${formula}, d = log pi - log pi_ref, per token, averaged as the policy term`;
 }
@@ -232,7 +274,13 @@ function advantageText(a: AdvantageOptions, groupSize?: number): string {
   if (a.aggregation === "normalize_then_sum") {
     return `each reward minus its ${group} mean over its group ${std}, weighted sum, then over the batch ${std}`;
   }
-  const scaled = { group: ` / group ${std}`, batch: ` / batch ${std} of rewards`, centered_batch: "", none: "" }[a.scale];
-  if (a.scale === "centered_batch") return `(reward - ${group} mean) / ${std} of those differences over the batch`;
+  const scaled = {
+    group: ` / group ${std}`,
+    batch: ` / batch ${std} of rewards`,
+    centered_batch: "",
+    none: "",
+  }[a.scale];
+  if (a.scale === "centered_batch")
+    return `(reward - ${group} mean) / ${std} of those differences over the batch`;
   return `(reward - ${group} mean)${scaled}`;
 }

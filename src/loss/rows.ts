@@ -34,7 +34,10 @@ export function rowLength(rows: MaskedRows, row: number): number {
 
 /** Shapes are ours to keep, so a mismatch is a defect. */
 export function checkRows(rows: MaskedRows): void {
-  assert(rows.offsets.length === rows.rows + 1, `offsets has ${rows.offsets.length} entries for ${rows.rows} rows`);
+  assert(
+    rows.offsets.length === rows.rows + 1,
+    `offsets has ${rows.offsets.length} entries for ${rows.rows} rows`,
+  );
   assert(rows.offsets[0] === 0, "offsets must start at 0");
   for (let i = 0; i < rows.rows; i++) {
     assert(rows.offsets[i]! <= rows.offsets[i + 1]!, `offsets fall at row ${i}`);

@@ -27,7 +27,8 @@ export function clippedSurrogate(
   const plainMoves = delta === null || ratio <= delta ? 1 : 0;
   const clippedMoves = ratio >= floor && ratio <= ceiling ? 1 : 0;
   // On a tie autograd splits the gradient between the two branches.
-  const moves = plain < clipped ? plainMoves : plain > clipped ? clippedMoves : (plainMoves + clippedMoves) / 2;
+  const moves =
+    plain < clipped ? plainMoves : plain > clipped ? clippedMoves : (plainMoves + clippedMoves) / 2;
   out.value = -Math.min(plain, clipped);
   out.slope = moves === 0 ? 0 : -moves * ratio * advantage;
   out.low = capped < floor && advantage < 0;

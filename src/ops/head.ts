@@ -59,7 +59,7 @@ export const logprobFwd = defineForward("logprob_fwd", {
       targets: g.value("targets"),
       lse: g.value("lse"),
       entropy: g.value("entropy"),
-      dlogprob: dlogprob ?? g.temp(rows * 4),
+      dlogprob: dlogprob ?? g.zeros(rows),
       dentropy,
       work: g.temp(rows * cols * 4 + Math.min(rows, HEAD_ROW_CHUNK) * vocabChunk * 4),
       rows,

@@ -1,5 +1,5 @@
 import * as attention from "./attention.ts";
-import type { OpDef } from "./define.ts";
+import { type OpDef, registerOperations } from "./define.ts";
 import * as elementwise from "./elementwise.ts";
 import * as embedding from "./embedding.ts";
 import * as gemm from "./gemm.ts";
@@ -23,8 +23,4 @@ export const catalogue: readonly { readonly op: OpDef; readonly family: string }
       .sort((a, b) => (a.op.name < b.op.name ? -1 : 1)),
 );
 
-const ids = new Map(catalogue.map(({ op }, i) => [op.name, i + 1]));
-
-export function opId(op: OpDef): number {
-  return ids.get(op.name)!;
-}
+registerOperations(catalogue.map(({ op }) => op.name));

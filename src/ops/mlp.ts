@@ -21,7 +21,7 @@ export const swigluFwd = defineForward("swiglu_fwd", {
   params: { n: "u32", dt: "u32" },
   flops: "5*n",
   saves: ["gate", "up"],
-  recompute: true,
+  recompute: { output: "y", alias: {} },
   vjp: (g) => {
     const dy = g.grad("y");
     if (!dy) return;

@@ -31,7 +31,7 @@ export const rmsNormFwd = defineForward("rms_norm_fwd", {
   params: { rows: "u32", cols: "u32", eps: "f32", dt: "u32" },
   flops: "5*rows*cols",
   saves: ["h", "x", "weight"],
-  recompute: true,
+  recompute: { output: "y", alias: { x: "h", delta: null, h: null } },
   vjp: (g) => {
     const [rows, cols, eps, dt] = [g.param("rows"), g.param("cols"), g.param("eps"), g.param("dt")];
     const fused = g.maybe("delta") !== null;
@@ -98,7 +98,7 @@ export const qkNormRopeFwd = defineForward("qk_norm_rope_fwd", {
   params: { rows: "u32", heads: "u32", head_dim: "u32", max_pos: "u32", eps: "f32", dt: "u32" },
   flops: "8*rows*heads*head_dim",
   saves: ["x", "weight", "positions", "rope"],
-  recompute: true,
+  recompute: { output: "y", alias: {} },
   vjp: (g) => {
     const dy = g.grad("y");
     if (!dy) return;

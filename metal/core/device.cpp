@@ -1,0 +1,234 @@
+#include "device.h"
+
+#include <sys/mman.h>
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+namespace rlv {
+
+static std::atomic<uint32_t> g_fail_allocation{0};
+void fail_allocation(uint32_t n) { g_fail_allocation = n; }
+
+// Pages come zeroed and are backed on first touch, so a generous arena costs only what is used.
+void* Device::allocate(uint64_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+  if (p == MAP_FAILED) return nullptr;
+#ifdef MADV_HUGEPAGE
+  if (bytes >= (4u << 20)) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+  return p;
+}
+
+void Device::release(void* p, uint64_t bytes) { munmap(p, bytes); }
+
+uint32_t Device::buffer_new(uint32_t units, const char* label) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const uint64_t bytes = uint64_t(units) * 16;
+  const uint32_t countdown = g_fail_allocation.load();
+  const bool inject = countdown == 1;
+  if (countdown > 0) g_fail_allocation = countdown - 1;
+  void* data = nullptr;
+  if (has_memory() && bytes > 0) {
+    data = inject ? nullptr : allocate(bytes);
+    if (!data) return 0;
+  }
+  const uint32_t handle = handles_.add(data, bytes, label);
+  if (handle == 0) {
+    if (data) release(data, bytes);
+    return 0;
+  }
+  live_bytes_ += bytes;
+  live_buffers_ += 1;
+  peak_bytes_ = std::max(peak_bytes_, live_bytes_);
+  return handle;
+}
+
+bool Device::buffer_free(uint32_t handle) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!handles_.find(handle)) {
+      const std::string what = handles_.describe(handle);
+      if (!failed_) error_ = "[buffer_free] " + what;
+      failed_ = true;
+      return false;
+    }
+  }
+  wait(next_ticket_ - 1, 0xffffffffu);
+  std::lock_guard<std::mutex> lock(mutex_);
+  BufferSlot* s = handles_.find(handle);
+  if (s->data) release(s->data, s->bytes);
+  live_bytes_ -= s->bytes;
+  live_buffers_ -= 1;
+  handles_.remove(handle);
+  return true;
+}
+
+void* Device::buffer_ptr(uint32_t handle, uint64_t* bytes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  BufferSlot* s = handles_.find(handle);
+  if (bytes) *bytes = s ? s->bytes : 0;
+  return s ? s->data : nullptr;
+}
+
+void Device::fail(const std::string& text) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (failed_) return;
+  error_ = text;
+  failed_.store(true, std::memory_order_release);
+  done_.notify_all();
+}
+
+std::string Device::take_error() {
+  wait(next_ticket_ - 1, 0xffffffffu);
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::string text;
+  text.swap(error_);
+  failed_ = false;
+  return text;
+}
+
+// The caller holds mutex_.
+bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
+  const OpInfo& op = op_info(id);
+  const auto* refs = reinterpret_cast<const rlv_ref*>(record);
+  auto reject = [&](int field, const std::string& why) {
+    if (!failed_)
+      error_ = std::string("[") + op.name + "] " + (field >= 0 ? op.field[field].name : "record") + ": " + why;
+    failed_ = true;
+    return false;
+  };
+  for (int i = 0; i < op.tensors; i++) {
+    pointers[i] = nullptr;
+    if (refs[i].buffer == 0) continue;
+    BufferSlot* s = handles_.find(refs[i].buffer);
+    if (!s) return reject(i, handles_.describe(refs[i].buffer));
+    const uint64_t begin = uint64_t(refs[i].offset) * 16, bytes = uint64_t(refs[i].length) * 16;
+    if (begin + bytes > s->bytes)
+      return reject(i, "range [" + std::to_string(begin) + ", " + std::to_string(begin + bytes) + ") beyond '" +
+                           s->label + "' of " + std::to_string(s->bytes) + " bytes");
+    if (s->data) pointers[i] = static_cast<char*>(s->data) + begin;
+  }
+  const int bad = op.check(record);
+  if (bad == kBadDtype) return reject(-1, "unknown dtype");
+  if (bad >= 0)
+    return reject(bad, refs[bad].buffer == 0 ? std::string("missing")
+                                             : "'" + handles_.describe(refs[bad].buffer) + "' gives " +
+                                                   std::to_string(uint64_t(refs[bad].length) * 16) +
+                                                   " bytes, fewer than the shape needs");
+  return true;
+}
+
+bool Device::decode(const uint32_t* words, uint32_t count, Program& program) {
+  uint32_t at = 0;
+  while (at < count) {
+    const uint32_t id = words[at] & 0xffffu, length = words[at] >> 16;
+    if (id == 0 || id >= RLV_OP_COUNT || length != 1 + op_info(id).record_bytes / 4 || at + length > count) {
+      if (!failed_)
+        error_ = "[submit] malformed record at word " + std::to_string(at) + ": operation " + std::to_string(id) +
+                 ", " + std::to_string(length) + " words";
+      failed_ = true;
+      return false;
+    }
+    const OpInfo& op = op_info(id);
+    const uint32_t* record = words + at + 1;
+    void* pointers[kMaxTensors];
+    if (!resolve(record, id, pointers)) return false;
+
+    ByteRange ranges[kMaxTensors];
+    int n = 0;
+    double bytes = 0;
+    const auto* refs = reinterpret_cast<const rlv_ref*>(record);
+    for (int i = 0; i < op.tensors; i++) {
+      if (refs[i].buffer == 0) continue;
+      const uint64_t begin = uint64_t(refs[i].offset) * 16;
+      ranges[n++] = {refs[i].buffer, begin, begin + bytes_of(refs[i]), op.field[i].access};
+      bytes += double(bytes_of(refs[i]));
+    }
+    const bool barrier = hazards_.conflicts(ranges, n);
+    if (barrier) hazards_.clear();
+    hazards_.note(ranges, n);
+
+    Step step{id, uint32_t(program.args.size()), barrier};
+    program.args.resize(program.args.size() + (op.args_bytes + 7) / 8);
+    op.resolve(record, pointers, program.args.data() + step.args);
+    program.steps.push_back(step);
+    const double flops = op.flops(record);
+    ops_ += 1;
+    flops_ += flops;
+    bytes_ += bytes;
+    if (profiling_) {
+      std::lock_guard<std::mutex> lock(profile_mutex_);
+      profile_[id].calls += 1;
+      profile_[id].flops += flops;
+      profile_[id].bytes += bytes;
+    }
+    at += length;
+  }
+  return true;
+}
+
+uint32_t Device::submit(const uint32_t* words, uint32_t count) {
+  auto program = std::make_unique<Program>();
+  uint32_t ticket;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (failed_) return 0;
+    // Programs are separated by a full barrier of the executor.
+    hazards_.clear();
+    if (!decode(words, count, *program)) return 0;
+    ticket = program->ticket = next_ticket_++;
+  }
+  enqueue(std::move(program));
+  return ticket;
+}
+
+void Device::complete(uint32_t ticket) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  completed_.store(ticket, std::memory_order_release);
+  batches_ += 1;
+  done_.notify_all();
+}
+
+// A short spin first: a decode step of a tiny model ends within microseconds.
+uint32_t Device::wait(uint32_t ticket, uint32_t milliseconds) {
+  auto done = [&] { return int32_t(completed_.load(std::memory_order_acquire) - ticket) >= 0; };
+  for (int i = 0; i < 200 && !done(); i++) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+  if (!done()) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (milliseconds == 0xffffffffu)
+      done_.wait(lock, done);
+    else if (!done_.wait_for(lock, std::chrono::milliseconds(milliseconds), done))
+      return failed_ ? 2 : 1;
+  }
+  return failed_ ? 2 : 0;
+}
+
+uint32_t Device::profile(double* out, uint32_t capacity, bool enable) {
+  std::lock_guard<std::mutex> lock(profile_mutex_);
+  const uint32_t n = std::min<uint32_t>(capacity / 4, RLV_OP_COUNT);
+  for (uint32_t i = 0; i < n; i++) {
+    const OpProfile& p = profile_[i];
+    const double row[4] = {p.calls, p.ns, p.flops, p.bytes};
+    std::memcpy(out + 4 * i, row, sizeof row);
+  }
+  if (enable && !profiling_) std::fill(profile_.begin(), profile_.end(), OpProfile{});
+  profiling_ = enable;
+  return n;
+}
+
+uint32_t Device::stats(double* out, uint32_t capacity) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const double values[9] = {double(live_bytes_),    double(live_buffers_), double(peak_bytes_),
+                            ops_,                   double(batches_),      double(barriers_),
+                            flops_,                 bytes_,                double(scratch_bytes())};
+  const uint32_t n = std::min<uint32_t>(capacity, 9);
+  std::memcpy(out, values, n * sizeof(double));
+  return n;
+}
+
+}  // namespace rlv

@@ -1,0 +1,77 @@
+// Buffers behind handles: 18 bits of slot, 14 bits of generation. A stale handle is found, never followed.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace rlv {
+
+struct BufferSlot {
+  void* data = nullptr;
+  uint64_t bytes = 0;
+  uint32_t generation = 1;
+  bool live = false;
+  std::string label;
+};
+
+class Handles {
+ public:
+  static constexpr uint32_t kSlotBits = 18;
+
+  // 0 when all slots are taken.
+  uint32_t add(void* data, uint64_t bytes, const char* label) {
+    uint32_t slot;
+    if (!free_.empty()) {
+      slot = free_.back();
+      free_.pop_back();
+    } else {
+      if (slots_.size() >= (1u << kSlotBits)) return 0;
+      slot = uint32_t(slots_.size());
+      slots_.emplace_back();
+    }
+    BufferSlot& s = slots_[slot];
+    s.data = data;
+    s.bytes = bytes;
+    s.live = true;
+    s.label = label;
+    return s.generation << kSlotBits | slot;
+  }
+
+  BufferSlot* find(uint32_t handle) {
+    const uint32_t slot = handle & ((1u << kSlotBits) - 1);
+    if (slot >= slots_.size()) return nullptr;
+    BufferSlot& s = slots_[slot];
+    return s.live && s.generation == handle >> kSlotBits ? &s : nullptr;
+  }
+
+  // Label of a handle even if it is stale, for error texts.
+  std::string describe(uint32_t handle) const {
+    const uint32_t slot = handle & ((1u << kSlotBits) - 1);
+    if (handle == 0) return "no buffer";
+    if (slot >= slots_.size()) return "unknown buffer";
+    const BufferSlot& s = slots_[slot];
+    const bool current = s.live && s.generation == handle >> kSlotBits;
+    return current ? s.label : "stale handle, once '" + s.label + "' or a later buffer";
+  }
+
+  void remove(uint32_t handle) {
+    const uint32_t slot = handle & ((1u << kSlotBits) - 1);
+    BufferSlot& s = slots_[slot];
+    s.live = false;
+    s.data = nullptr;
+    s.generation = s.generation == (1u << 14) - 1 ? 1 : s.generation + 1;
+    free_.push_back(slot);
+  }
+
+  template <class F>
+  void each(F f) {
+    for (BufferSlot& s : slots_)
+      if (s.live) f(s);
+  }
+
+ private:
+  std::vector<BufferSlot> slots_;
+  std::vector<uint32_t> free_;
+};
+
+}  // namespace rlv

@@ -1,0 +1,142 @@
+// The CPU device: the kernels of the best instruction set this processor has, run by the pool.
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include "../core/device.h"
+#include "pool.h"
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace rlv {
+
+#define DECLARE_ISA(isa)                              \
+  namespace isa {                                     \
+  extern const Kernel kKernels[RLV_OP_COUNT];         \
+  double measure_limit(Ctx&, uint32_t what, double seconds); \
+  }
+#if defined(__x86_64__)
+DECLARE_ISA(avx512bf16)
+DECLARE_ISA(avx512)
+DECLARE_ISA(avx2)
+#elif defined(__aarch64__)
+DECLARE_ISA(neon)
+#endif
+DECLARE_ISA(portable)
+
+namespace {
+
+struct Isa {
+  const char* name;
+  bool supported;
+  const Kernel* kernels;
+  double (*measure)(Ctx&, uint32_t what, double seconds);
+};
+
+// Best first.
+std::vector<Isa> instruction_sets() {
+  std::vector<Isa> list;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  list.push_back({"avx512bf16", avx512 && __builtin_cpu_supports("avx512bf16"), avx512bf16::kKernels, avx512bf16::measure_limit});
+  list.push_back({"avx512", avx512, avx512::kKernels, avx512::measure_limit});
+  list.push_back({"avx2", avx2, avx2::kKernels, avx2::measure_limit});
+#elif defined(__aarch64__)
+  list.push_back({"neon", true, neon::kKernels, neon::measure_limit});
+#endif
+  list.push_back({"portable", true, portable::kKernels, portable::measure_limit});
+  return list;
+}
+
+uint32_t usable_processors() {
+#if defined(__linux__)
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof mask, &mask) == 0) return uint32_t(CPU_COUNT(&mask));
+#endif
+  const unsigned n = std::thread::hardware_concurrency();
+  return n > 0 ? n : 1;
+}
+
+class CpuDevice final : public Device {
+ public:
+  CpuDevice(uint32_t threads, Isa isa) : isa_(isa), pool_(threads) {
+    pool_.on_fail = [this](const char* detail, uint32_t value) {
+      fail(std::string("[") + detail + ": " + std::to_string(value) + "]");
+    };
+  }
+  const char* name() const override { return "cpu"; }
+  std::string info() const override {
+    return std::string("{\"name\":\"cpu\",\"isa\":\"") + isa_.name +
+           "\",\"threads\":" + std::to_string(pool_.threads()) + "}";
+  }
+  uint64_t scratch_bytes() const override { return pool_.scratch_bytes(); }
+
+  void enqueue(std::unique_ptr<Program> program) override {
+    std::shared_ptr<Program> shared = std::move(program);
+    pool_.push([this, shared](Ctx& c) { run(c, *shared); });
+  }
+
+  double measure(uint32_t what, double seconds) override {
+    double result = 0;
+    std::atomic<bool> done{false};
+    pool_.push([&](Ctx& c) {
+      const double value = isa_.measure(c, what, seconds);
+      if (c.tid == 0) result = value;
+      c.barrier();
+      if (c.tid == 0) done = true;
+    });
+    while (!done) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return result;
+  }
+
+ private:
+  // A failed operation does not stop the program: kernels are safe on any data, and all threads must meet
+  // the same barriers. The stream refuses new work until the error is taken.
+  void run(Ctx& c, const Program& program) {
+    using Clock = std::chrono::steady_clock;
+    const bool profiling = profiling_;
+    for (const Step& step : program.steps) {
+      // While measuring, every operation stands alone, so that its time is its own.
+      if (step.barrier || profiling) {
+        c.barrier();
+        if (c.tid == 0) barriers_ += 1;
+      }
+      const auto start = profiling ? Clock::now() : Clock::time_point();
+      isa_.kernels[step.id](c, program.args_of(step));
+      if (profiling) {
+        c.barrier();
+        if (c.tid == 0) {
+          std::lock_guard<std::mutex> lock(profile_mutex_);
+          profile_[step.id].ns += std::chrono::duration<double, std::nano>(Clock::now() - start).count();
+        }
+      }
+    }
+    c.barrier();
+    if (c.tid == 0) complete(program.ticket);
+  }
+
+  const Isa isa_;
+  Pool pool_;
+};
+
+}  // namespace
+
+// RLV_ISA picks a lower instruction set than the best, for tests and comparisons.
+std::unique_ptr<Device> make_cpu_device(uint32_t threads, std::string& error) {
+  if (threads == 0) threads = usable_processors();
+  if (threads > 256) threads = 256;
+  const char* wanted = std::getenv("RLV_ISA");
+  for (const Isa& isa : instruction_sets()) {
+    if (wanted && *wanted ? std::strcmp(wanted, isa.name) != 0 : !isa.supported) continue;
+    if (!isa.supported) break;
+    return std::make_unique<CpuDevice>(threads, isa);
+  }
+  error = std::string("RLV_ISA: this processor has no '") + (wanted ? wanted : "") + "'";
+  return nullptr;
+}
+
+}  // namespace rlv

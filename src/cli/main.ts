@@ -1,0 +1,109 @@
+#!/usr/bin/env bun
+import { didYouMean } from "../config/suggest.ts";
+import { debugging } from "../core/env.ts";
+import { errorLine, exitCodeOf, UsageError } from "../core/errors.ts";
+import { ENGINE_COMMAND, VERSION } from "../core/version.ts";
+import type { Command } from "./command.ts";
+
+/** One line and one module a command; a module is loaded when its command is called. */
+const COMMANDS: Readonly<
+  Record<string, { usage: string; summary: string; load(): Promise<{ command: Command }> }>
+> = {
+  train: {
+    usage: "train [RECIPE | FILE]",
+    summary: "train a model: arithmetic (default), sft, or a config file",
+    load: () => import("./train.ts"),
+  },
+  generate: {
+    usage: "generate --model DIR --in F --out F",
+    summary: "complete the prompts of a JSONL file",
+    load: () => import("./generate.ts"),
+  },
+  logprob: {
+    usage: "logprob --model DIR --in F --out F",
+    summary: "log-probabilities of given completions",
+    load: () => import("./logprob.ts"),
+  },
+  chat: {
+    usage: "chat [MODEL]",
+    summary: "talk to a model in the terminal",
+    load: () => import("./chat.ts"),
+  },
+  bench: {
+    usage: "bench [NAME]",
+    summary: "measure speed against this machine's limits",
+    load: () => import("./bench.ts"),
+  },
+  doctor: {
+    usage: "doctor",
+    summary: "check this machine and this installation",
+    load: () => import("./doctor.ts"),
+  },
+  version: { usage: "version", summary: "print the version", load: () => import("./version.ts") },
+};
+
+async function main(argv: readonly string[]): Promise<number> {
+  if (argv[0] === ENGINE_COMMAND) {
+    (await import("./engine.ts")).engine();
+    return -1;
+  }
+  // Until the command is known only its position is: the first word, or after --help.
+  const at = argv.findIndex((word) => !word.startsWith("-"));
+  const name =
+    at === 0
+      ? argv[0]
+      : argv.slice(0, at).every((word) => word === "--help" || word === "-h")
+        ? argv[at]
+        : undefined;
+  if (name === undefined) return withoutCommand(argv);
+  const entry = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  if (name === "help" && argv.length <= 2)
+    return argv[1] === undefined ? withoutCommand(["--help"]) : main([argv[1], "--help"]);
+  if (entry === undefined)
+    throw new UsageError(
+      `unknown command ${JSON.stringify(name)}`,
+      undefined,
+      didYouMean(name, Object.keys(COMMANDS), "rlv --help lists the commands", "rlv "),
+    );
+  const { command } = await entry.load();
+  const words = argv.filter((_, index) => index !== at);
+  if (words.includes("--help") || words.includes("-h")) {
+    const { commandHelp } = await import("./help.ts");
+    const rest = words.filter((word) => word !== "--help" && word !== "-h");
+    process.stdout.write(commandHelp(command, rest, command.flags(rest)));
+    return 0;
+  }
+  const { parse } = await import("./argv.ts");
+  return command.run(parse(command, words, command.flags(words)));
+}
+
+async function withoutCommand(argv: readonly string[]): Promise<number> {
+  const first = argv[0];
+  if (first === "--version" || first === "-v") {
+    process.stdout.write(`rlv ${VERSION}\n`);
+    return 0;
+  }
+  if (first !== undefined && first !== "--help" && first !== "-h")
+    throw new UsageError(
+      `unknown flag ${first.split("=")[0]}`,
+      "rlv",
+      "the command comes first: rlv COMMAND [flags]",
+    );
+  const { programHelp } = await import("./help.ts");
+  process.stdout.write(programHelp(VERSION, Object.values(COMMANDS)));
+  return 0;
+}
+
+/** A reader that has had enough (`rlv … | head`) is no failure. */
+process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
+
+main(process.argv.slice(2)).then(
+  (code) => {
+    if (code >= 0) process.exitCode = code;
+  },
+  (error: unknown) => {
+    process.stderr.write(`${errorLine(error)}\n`);
+    if (debugging() && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+    process.exitCode = exitCodeOf(error);
+  },
+);

@@ -1,0 +1,152 @@
+import { RECIPE_NAMES, RECIPES, type RecipeInfo, type ResolvedConfig } from "../config/recipes.ts";
+import { type Base, baseOf, resolveTrain, startingValues } from "../config/resolve.ts";
+import { checkpointConfigText, configText } from "../config/save.ts";
+import { RlvError } from "../core/errors.ts";
+import { programArgv, superviseEngine } from "../run/engine-process.ts";
+import { checkpointToResume, openRunFolder, writeRunConfig } from "../run/folder.ts";
+import { openProgress } from "../run/progress.ts";
+import { tokenize } from "./argv.ts";
+import { type Command, type Flag, flagsOf, JSON_FLAG, printJson } from "./command.ts";
+import { requireFile, requireFolder } from "./files.ts";
+
+const OWN_FLAGS: readonly Flag[] = [
+  {
+    name: "config",
+    aliases: [],
+    boolean: false,
+    value: "FILE",
+    description: "YAML or JSON with any of the keys below (a train_config.json too); flags override it",
+    fallback: undefined,
+  },
+  {
+    name: "resume_from",
+    aliases: [],
+    boolean: false,
+    value: "CHECKPOINT",
+    description: "go on from a checkpoint, or from a run's newest, with its config; flags override it",
+    fallback: undefined,
+  },
+  JSON_FLAG,
+];
+
+/** Every flag of every recipe: enough to take the line apart before its recipe is known. */
+function anyFlags(): Flag[] {
+  const all = new Map<string, Flag>();
+  for (const name of RECIPE_NAMES)
+    for (const flag of flagsOf(RECIPES[name].schema))
+      for (const spelled of [flag.name, ...flag.aliases])
+        if (!all.has(spelled)) all.set(spelled, { ...flag, name: spelled, aliases: [] });
+  return [...OWN_FLAGS, ...all.values()];
+}
+
+interface Asked {
+  readonly base: Base;
+  readonly checkpoint: string | undefined;
+}
+
+/** Which recipe the line is about. */
+function asked(argv: readonly string[]): Asked {
+  let target: string | undefined;
+  const own = new Map<string, string>();
+  for (const token of tokenize(argv, anyFlags(), "train")) {
+    if ("arg" in token) target ??= token.arg;
+    else own.set(token.flag, token.value);
+  }
+  const resume = own.get("resume_from");
+  const checkpoint = resume === undefined ? undefined : checkpointToResume(resume);
+  return { base: baseOf({ target, configFile: own.get("config"), checkpoint }), checkpoint };
+}
+
+function recipeFlags(recipe: RecipeInfo): Flag[] {
+  return [...OWN_FLAGS, ...flagsOf(recipe.schema, startingValues(recipe))];
+}
+
+export const command: Command = {
+  name: "train",
+  usage: "train [RECIPE | FILE.yaml | FILE.json]",
+  maxArgs: 1,
+  summary: "train a model by a recipe or a config file",
+  examples: (argv) => asked(argv).base.recipe.examples,
+  notes(argv) {
+    const { recipe } = asked(argv).base;
+    return [
+      "",
+      "recipes:",
+      ...RECIPE_NAMES.map((name) => `  ${name.padEnd(12)}${RECIPES[name].summary}`),
+      "",
+      `The flags below are those of ${recipe.name}, with the values it starts from; rlv train RECIPE --help shows another's.`,
+      "Ctrl-C once finishes the step, saves and ends; twice ends at once.",
+    ];
+  },
+  flags: (argv) => recipeFlags(asked(argv).base.recipe),
+  async run({ args, flags, json }) {
+    const given = new Map(flags);
+    const resume = given.get("resume_from");
+    const checkpoint = resume === undefined ? undefined : checkpointToResume(resume);
+    const base = baseOf({ target: args[0], configFile: given.get("config"), checkpoint });
+    for (const own of OWN_FLAGS) given.delete(own.name);
+    const config = resolveTrain(base, given);
+    checkInputs(config);
+    const folder = openRunFolder({
+      outputDir: config.output_dir,
+      runName: config.run_name,
+      recipe: config.recipe,
+      resumeFrom: checkpoint ?? null,
+      elsewhere: given.has("output_dir") || given.has("run_name"),
+      now: new Date(),
+    });
+    const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
+    try {
+      writeRunConfig(folder.dir, configText(config));
+      progress.line(`run folder: ${folder.dir}`);
+      const outcome = await superviseEngine(
+        programArgv(Bun.main),
+        {
+          config,
+          runDir: folder.dir,
+          resumeFrom: checkpoint ?? null,
+          checkpointConfig: checkpointConfigText(config),
+        },
+        progress,
+        folder.engineStarted,
+      );
+      if (outcome.exitCode === 2) folder.discardIfUnused();
+      if (json)
+        printJson({
+          run: folder.dir,
+          exit_code: outcome.exitCode,
+          step: outcome.done?.step ?? null,
+          checkpoint: outcome.done?.path ?? null,
+          metrics: outcome.done?.metrics ?? {},
+        });
+      if (outcome.failure !== undefined) {
+        const prefix = outcome.exitCode === 130 ? "rlv" : "rlv: error";
+        process.stderr.write(`${prefix}: ${outcome.failure}\n`);
+      }
+      return outcome.exitCode;
+    } catch (error) {
+      if (error instanceof RlvError) folder.discardIfUnused();
+      throw error;
+    } finally {
+      folder.release();
+    }
+  },
+};
+
+/** The files a job names exist, before a folder is made for it. */
+function checkInputs(config: ResolvedConfig): void {
+  switch (config.recipe) {
+    case "arithmetic":
+      requireFolder(config.model_name, "model_name");
+      requireFile(config.train_file, "train_file");
+      requireFile(config.eval_file, "eval_file");
+      return;
+    case "sft":
+      requireFile(config.dataset, "dataset");
+      if (config.eval_file !== null) requireFile(config.eval_file, "eval_file");
+      if (config.model !== null) requireFolder(config.model, "model");
+      if (config.init !== null) requireFile(config.init, "init");
+      if (config.tokenizer !== null) requireFolder(config.tokenizer, "tokenizer");
+      return;
+  }
+}

@@ -1,0 +1,101 @@
+import * as z from "zod";
+import { field, int, nonNegative, orNone, required, text } from "./fields.ts";
+import { deviceShape, samplingShape, seedShape } from "./schema-common.ts";
+
+/** Options of the commands that run a model without training it. Their flags come from these schemas. */
+
+const modelFlag = () => required(text(), "model folder, checkpoint, or builtin:arithmetic");
+const maxNewTokens = (most: number) =>
+  field(int(1), most, "longest completion in tokens", { aliases: ["max_completion_length"] });
+
+/** At temperature 0 the likeliest token is taken. */
+const decodingShape = {
+  ...samplingShape,
+  temperature: field(nonNegative(), 1, "divides the logits before sampling; 0 = the likeliest token"),
+};
+
+export const generateSchema = z.strictObject({
+  model: modelFlag(),
+  in: required(text(), 'JSONL with {"prompt"}, {"messages"} or {"prompt_ids"} a line'),
+  out: required(text(), "JSONL to write: each line with its completions"),
+  n: field(int(1), 1, "completions a prompt"),
+  max_new_tokens: maxNewTokens(512),
+  stop: field(orNone(text()), null, "end a completion before this text"),
+  ...decodingShape,
+  ...seedShape,
+  ...deviceShape,
+});
+export type GenerateOptions = Readonly<z.output<typeof generateSchema>>;
+
+export const logprobSchema = z.strictObject({
+  model: modelFlag(),
+  in: required(
+    text(),
+    'JSONL with {"prompt"} or {"prompt_ids"}, and {"completion"}, {"completion_ids"} or {"completions"} a line',
+  ),
+  out: required(text(), "JSONL to write: each line with its logprobs (natural logarithm)"),
+  ...seedShape,
+  ...deviceShape,
+});
+export type LogprobOptions = Readonly<z.output<typeof logprobSchema>>;
+
+export const chatSchema = z.strictObject({
+  model: field(text(), "builtin:arithmetic", "model folder, checkpoint, or builtin:arithmetic"),
+  system: field(orNone(text()), null, "system message"),
+  max_new_tokens: maxNewTokens(512),
+  ...decodingShape,
+  ...seedShape,
+  ...deviceShape,
+});
+export type ChatOptions = Readonly<z.output<typeof chatSchema>>;
+
+const shapeFlag = field(
+  z.enum(["stories", "qwen3-0.6b"]),
+  "stories",
+  "model shape: SimpleStories-1.25M or Qwen3-0.6B, random weights made in memory",
+);
+const stepsFlag = field(int(1), 5, "timed repetitions after one warm-up; the median counts");
+const benchShape = { ...deviceShape, ...seedShape };
+
+export const benchSchemas = {
+  grpo: z.strictObject({
+    shape: shapeFlag,
+    prompt: field(int(1), 64, "tokens of a prompt"),
+    completion: field(int(1), 128, "tokens of a completion; each runs to this length"),
+    group: field(int(1), 16, "completions a prompt"),
+    completions: field(int(1), 32, "completions a step"),
+    beta: field(nonNegative(), 0.02, "weight of the KL term; 0 = no reference"),
+    share_prefix: field(z.boolean(), true, "encode a prompt once for its group"),
+    checkpointing: field(z.boolean(), false, "keep block inputs only"),
+    steps: stepsFlag,
+    ...benchShape,
+  }),
+  decode: z.strictObject({
+    shape: shapeFlag,
+    batch: field(int(1), 32, "sequences decoded together"),
+    prompt: field(int(1), 64, "tokens in the cache before the first step"),
+    tokens: field(int(1), 64, "tokens decoded a sequence"),
+    steps: stepsFlag,
+    ...benchShape,
+  }),
+  prefill: z.strictObject({
+    shape: shapeFlag,
+    tokens: field(int(1), 2048, "prompt tokens, in one sequence as far as the context reaches"),
+    steps: stepsFlag,
+    ...benchShape,
+  }),
+  train: z.strictObject({
+    shape: shapeFlag,
+    batch: field(int(1), 8, "sequences"),
+    seq: field(int(2), 256, "tokens of a sequence"),
+    checkpointing: field(z.boolean(), false, "keep block inputs only"),
+    steps: stepsFlag,
+    ...benchShape,
+  }),
+  ops: z.strictObject({ shape: shapeFlag, steps: stepsFlag, ...benchShape }),
+  startup: z.strictObject({ steps: stepsFlag, ...benchShape }),
+} as const;
+
+export type BenchName = keyof typeof benchSchemas;
+export type BenchOptions<Name extends BenchName> = Readonly<z.output<(typeof benchSchemas)[Name]>>;
+export const BENCH_NAMES = Object.keys(benchSchemas) as BenchName[];

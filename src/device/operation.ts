@@ -1,0 +1,137 @@
+/**
+ * What crosses to the native library for one operation: tensors with access and size, parameters, cost.
+ *
+ * Size expressions are strings valid in both C and TypeScript. They may use the parameters and
+ *   size(dt)              bytes of an element of dtype dt
+ *   packed_len(n, k, dt)  elements of an [n, k] matrix in the packed layout of dtype dt
+ *   ceil_div(a, b), min(a, b)
+ */
+
+/** Element types on devices. Values are part of the ABI. */
+export const Dtype = { f32: 0, bf16: 1 } as const;
+export type DtypeCode = (typeof Dtype)[keyof typeof Dtype];
+
+export const PANEL = 32;
+export const PAGE = 16;
+export const VOCAB_TILE = 512;
+export const ROW_BLOCK = 64;
+export const NORM_BLOCK = 65536;
+/** u32 words of one segment record: start, len, parent, pos0, page_start, cached_len, root, 0. */
+export const SEGMENT_WORDS = 8;
+export const NONE = 0xffffffff;
+
+export type Access = "in" | "out" | "inout" | "scratch";
+
+export interface TensorField {
+  readonly access: Access;
+  /** Bytes needed, as an expression over the parameters. */
+  readonly bytes: string;
+  readonly optional: boolean;
+}
+
+export type ParamType = "u32" | "f32";
+
+const field =
+  <A extends Access>(access: A) =>
+  (bytes: string): TensorField & { readonly access: A; readonly optional: false } => ({
+    access,
+    bytes,
+    optional: false,
+  });
+const optionalField =
+  <A extends Access>(access: A) =>
+  (bytes: string): TensorField & { readonly access: A; readonly optional: true } => ({
+    access,
+    bytes,
+    optional: true,
+  });
+
+export const input = field("in");
+export const output = field("out");
+export const inout = field("inout");
+export const scratch = field("scratch");
+export const optional = {
+  input: optionalField("in"),
+  output: optionalField("out"),
+  inout: optionalField("inout"),
+  scratch: optionalField("scratch"),
+};
+
+/** A byte range of a device buffer: handle, offset and length, the latter two in units of 16 bytes. */
+export interface View {
+  readonly buffer: number;
+  readonly offset: number;
+  readonly length: number;
+}
+
+export type Tensors = Readonly<Record<string, TensorField>>;
+export type Params = Readonly<Record<string, ParamType>>;
+
+export type ArgsOf<T extends Tensors, P extends Params> = {
+  readonly [K in keyof T as T[K]["optional"] extends true ? never : K]: View;
+} & { readonly [K in keyof T as T[K]["optional"] extends true ? K : never]?: View | null } & {
+  readonly [K in keyof P]: number;
+};
+
+export interface Operation<T extends Tensors = Tensors, P extends Params = Params> {
+  readonly name: string;
+  readonly doc: string;
+  readonly tensors: T;
+  readonly params: P;
+  /** Floating point operations, as an expression over the parameters. */
+  readonly flops: string;
+}
+
+const ids = new Map<string, number>();
+
+/** Gives operations their ids, 1-based in the given order: the catalogue calls this once. */
+export function registerOperations(names: readonly string[]): void {
+  names.forEach((name, i) => {
+    ids.set(name, i + 1);
+  });
+}
+
+export function operationId(op: { readonly name: string }): number {
+  const id = ids.get(op.name);
+  if (id === undefined) throw new Error(`operation ${op.name} is not in the catalogue`);
+  return id;
+}
+
+export function sizeOf(dtype: number): number {
+  return dtype === Dtype.bf16 ? 2 : 4;
+}
+
+export function ceilDiv(a: number, b: number): number {
+  return Math.ceil(a / b);
+}
+
+/**
+ * Elements of an [n, k] matrix as kernels read it: panels of 32 outputs. float32: [n/32][k][32];
+ * bfloat16: [n/32][k/2][32][2], pairs along k. Padding is zero.
+ */
+export function packedLength(n: number, k: number, dtype: number): number {
+  const depth = dtype === Dtype.bf16 ? ceilDiv(k, 2) * 2 : k;
+  return ceilDiv(n, PANEL) * PANEL * depth;
+}
+
+type Evaluator = (params: Record<string, number>) => number;
+const compiled = new Map<string, Evaluator>();
+
+/** Value of a size or cost expression. */
+export function evaluate(expression: string, op: Operation, params: Record<string, number>): number {
+  const key = `${op.name}\n${expression}`;
+  let fn = compiled.get(key);
+  if (!fn) {
+    const names = Object.keys(op.params);
+    const body = new Function(
+      "size",
+      "packed_len",
+      "ceil_div",
+      "min",
+      `return ({${names.join(",")}}) => ${expression};`,
+    ) as (...helpers: unknown[]) => Evaluator;
+    fn = body(sizeOf, packedLength, ceilDiv, Math.min);
+    compiled.set(key, fn);
+  }
+  return fn(params);
+}

@@ -1,0 +1,214 @@
+import { Database, SQLiteError } from "bun:sqlite";
+import { RlvError, UsageError } from "../core/errors.ts";
+
+/** One training completion as it is stored. */
+export interface RolloutRow {
+  readonly step: number;
+  readonly epoch: number;
+  /** Position of the prompt in the dataset. */
+  readonly prompt_index: number;
+  /** Position of the completion in its group. */
+  readonly rollout_index: number;
+  readonly prompt: string;
+  readonly completion: string;
+  readonly reward: number;
+  readonly advantage: number;
+  /** Named parts of the reward; stored as JSON. */
+  readonly components?: Readonly<Record<string, number>>;
+}
+
+/** One evaluation completion; `mode` tells apart evaluations of one step (sampled, greedy, retain_only …). */
+export interface EvalRolloutRow extends Omit<RolloutRow, "advantage"> {
+  readonly mode?: string;
+}
+
+const SCHEMA_VERSION = 1;
+const KEY = { step: "INTEGER", epoch: "INTEGER", prompt_index: "INTEGER", rollout_index: "INTEGER" };
+const CONTENT = { prompt: "TEXT", completion: "TEXT", reward: "REAL" };
+const TABLES = {
+  rollouts: {
+    columns: { ...KEY, ...CONTENT, advantage: "REAL", components: "TEXT" },
+    unique: "step, epoch, prompt_index, rollout_index",
+  },
+  eval_rollouts: {
+    columns: { ...KEY, mode: "TEXT", ...CONTENT, components: "TEXT" },
+    unique: "step, epoch, mode, prompt_index, rollout_index",
+  },
+} as const;
+type Table = keyof typeof TABLES;
+type Value = string | number | null;
+
+/** Every column but `components` must hold something. */
+function columnSql(name: string, type: string): string {
+  const rest = { components: "", mode: " NOT NULL DEFAULT ''" }[name] ?? " NOT NULL";
+  return `${name} ${type}${rest}`;
+}
+
+/**
+ * rollouts.sqlite of a run. Rows are collected in memory and written by `flush` in one transaction, between
+ * steps; a failed flush keeps them for the next. The file survives kill -9 with all flushed transactions
+ * whole (write-ahead log).
+ */
+export class RolloutsDb implements Disposable {
+  #db: Database;
+  #pending: [Table, Value[]][] = [];
+
+  constructor(readonly path: string) {
+    this.#db = this.#errors(
+      "open",
+      () => new Database(path, { create: true, readwrite: true, strict: true }),
+    );
+    try {
+      this.#errors("open", () => this.#prepare());
+    } catch (error) {
+      this.#db.close();
+      throw error;
+    }
+  }
+
+  #prepare(): void {
+    const db = this.#db;
+    db.run("PRAGMA busy_timeout = 5000");
+    db.run("PRAGMA journal_mode = WAL");
+    db.run("PRAGMA synchronous = NORMAL");
+    db.run("PRAGMA foreign_keys = ON");
+    db.run("PRAGMA trusted_schema = OFF");
+    const { user_version: version } = db.query("PRAGMA user_version").get() as { user_version: number };
+    if (version > SCHEMA_VERSION)
+      throw new UsageError(
+        `written by a newer rlv (schema ${version})`,
+        this.path,
+        "use that version of rlv",
+      );
+    db.transaction(() => {
+      for (const [table, { columns, unique }] of Object.entries(TABLES)) {
+        const definitions = Object.entries(columns).map(([name, type]) => columnSql(name, type));
+        db.run(`CREATE TABLE IF NOT EXISTS ${table} (${definitions.join(", ")}, UNIQUE (${unique})) STRICT`);
+      }
+      db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
+    }).immediate();
+  }
+
+  #errors<T>(action: string, body: () => T): T {
+    try {
+      return body();
+    } catch (error) {
+      if (!(error instanceof SQLiteError)) throw error;
+      if (error.code === "SQLITE_FULL")
+        throw new RlvError("disk full", this.path, "free some space there or choose another folder");
+      if (error.code?.startsWith("SQLITE_CONSTRAINT_UNIQUE"))
+        throw new RlvError(
+          "a rollout is stored twice",
+          this.path,
+          "rows after the checkpoint were not deleted",
+        );
+      throw new RlvError(`cannot ${action} the database`, this.path, error.message);
+    }
+  }
+
+  get pending(): number {
+    return this.#pending.length;
+  }
+
+  add(row: RolloutRow): void {
+    this.#collect("rollouts", row);
+  }
+
+  addEval(row: EvalRolloutRow): void {
+    this.#collect("eval_rollouts", { mode: "", ...row });
+  }
+
+  #collect(table: Table, row: RolloutRow | EvalRolloutRow): void {
+    const where = `step ${row.step}, prompt ${row.prompt_index}, rollout ${row.rollout_index}`;
+    const given = row as unknown as Record<string, unknown>;
+    const values = Object.entries(TABLES[table].columns).map(([name, type]): Value => {
+      const value = given[name];
+      if (name === "components") return value === undefined ? null : componentsText(value as object, where);
+      if (type === "TEXT" && typeof value === "string") return value.toWellFormed();
+      if (type === "INTEGER" && Number.isSafeInteger(value)) return value as number;
+      // SQLite stores NaN as NULL: the row would lie.
+      if (type === "REAL" && Number.isFinite(value)) return value as number;
+      throw new RlvError(
+        `${name} is ${String(value)}`,
+        where,
+        "a stored rollout needs a finite reward and advantage",
+      );
+    });
+    this.#pending.push([table, values]);
+  }
+
+  /** Writes the collected rows in one transaction. */
+  flush(): void {
+    if (this.#pending.length === 0) return;
+    this.#errors("write", () => {
+      this.#db
+        .transaction(() => {
+          const statements = new Map<Table, ReturnType<Database["query"]>>();
+          for (const [table, values] of this.#pending) {
+            let statement = statements.get(table);
+            if (!statement) {
+              const names = Object.keys(TABLES[table].columns);
+              statement = this.#db.query(
+                `INSERT INTO ${table} (${names.join(", ")}) VALUES (${names.map(() => "?").join(", ")})`,
+              );
+              statements.set(table, statement);
+            }
+            statement.run(...values);
+          }
+        })
+        .immediate();
+    });
+    this.#pending = [];
+  }
+
+  /** For resuming after checkpoint `step`: removes rows beyond it, collected ones too. Returns how many. */
+  deleteAfterStep(step: number): number {
+    const before = this.#pending.length;
+    this.#pending = this.#pending.filter(([, values]) => (values[0] as number) <= step);
+    let removed = before - this.#pending.length;
+    this.#errors("write", () => {
+      this.#db
+        .transaction(() => {
+          for (const table of Object.keys(TABLES))
+            removed += this.#db.query(`DELETE FROM ${table} WHERE step > ?`).run(step).changes;
+        })
+        .immediate();
+    });
+    return removed;
+  }
+
+  /** Rows written, and the highest step among them (-1 if none). */
+  extent(table: Table): { rows: number; lastStep: number } {
+    return this.#errors("read", () => {
+      const row = this.#db
+        .query(`SELECT COUNT(*) AS rows, COALESCE(MAX(step), -1) AS lastStep FROM ${table}`)
+        .get();
+      return row as { rows: number; lastStep: number };
+    });
+  }
+
+  /** Flushes and folds the log into the file, so that one file is the whole database. */
+  close(): void {
+    try {
+      this.flush();
+      this.#errors("write", () => this.#db.run("PRAGMA wal_checkpoint(TRUNCATE)"));
+    } finally {
+      this.#db.close();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+function componentsText(components: object, where: string): string {
+  for (const [name, value] of Object.entries(components))
+    if (!Number.isFinite(value))
+      throw new RlvError(
+        `reward component ${name} is ${String(value)}`,
+        where,
+        "a reward must be a finite number",
+      );
+  return JSON.stringify(components);
+}

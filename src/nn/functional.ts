@@ -1,0 +1,204 @@
+/**
+ * Differentiable functions on step tensors: each allocates its outputs, emits one operation and records it.
+ * Shapes: T packed rows, C hidden, F ffn, V vocabulary, H heads, K kv heads, D head dim.
+ */
+import { attnDecode, attnFwd, kvAppend } from "../ops/attention.ts";
+import { Dtype, type DtypeCode, VOCAB_TILE } from "../ops/define.ts";
+import { embedFwd, gatherRows } from "../ops/embedding.ts";
+import { gemmNt } from "../ops/gemm.ts";
+import { logprobFwd } from "../ops/head.ts";
+import { swigluFwd } from "../ops/mlp.ts";
+import { qkNormRopeFwd, rmsNormFwd } from "../ops/norm.ts";
+import type { Graph } from "../tape/tape.ts";
+import type { Tensor } from "../tape/tensor.ts";
+
+/** y[T,C] = table[ids]. */
+export function embed(g: Graph, ids: Tensor, table: Tensor, dtype: DtypeCode): Tensor {
+  const [rows, cols, vocab] = [ids.size, table.shape[1]!, table.shape[0]!];
+  const y = g.empty([rows, cols], dtype, "embedding");
+  g.apply(embedFwd, { y, ids, table }, { rows, cols, vocab, dt: dtype, wdt: table.dtype });
+  return y;
+}
+
+/** h = x + delta, y = RMSNorm(h)·weight. Without delta, h is x itself. */
+export function rmsNorm(
+  g: Graph,
+  x: Tensor,
+  delta: Tensor | null,
+  weight: Tensor,
+  eps: number,
+): { y: Tensor; h: Tensor } {
+  const [rows, cols] = [x.shape[0]!, x.shape[1]!];
+  const y = g.empty(x.shape, x.dtype, "norm");
+  const h = delta ? g.empty(x.shape, x.dtype, "residual") : null;
+  g.apply(rmsNormFwd, { y, h, x, delta, weight }, { rows, cols, eps, dt: x.dtype });
+  return { y, h: h ?? x };
+}
+
+/** y[T,N] = x[T,K]·w[N,K]ᵀ + bias[N]. */
+export function linear(g: Graph, x: Tensor, w: Tensor, bias: Tensor | null, ydt: DtypeCode = x.dtype): Tensor {
+  const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
+  const y = g.empty([m, n], ydt, w.label);
+  g.apply(gemmNt, { y, x, w, bias }, { m, n, k, dt: x.dtype, ydt, accumulate: 0 });
+  return y;
+}
+
+export interface RopeTable {
+  /** [positions, D]: cos then sin of D/2 frequencies. */
+  readonly table: Tensor;
+  readonly maxPositions: number;
+}
+
+/** Per-head RMSNorm (with weight) and rotate-half RoPE. x[T, heads·D]. */
+export function qkNormRope(
+  g: Graph,
+  x: Tensor,
+  weight: Tensor | null,
+  positions: Tensor,
+  rope: RopeTable,
+  heads: number,
+  eps: number,
+): Tensor {
+  const rows = x.shape[0]!;
+  const y = g.empty(x.shape, x.dtype, "rope");
+  g.apply(
+    qkNormRopeFwd,
+    { y, x, weight, positions, rope: rope.table },
+    { rows, heads, head_dim: x.shape[1]! / heads, max_pos: rope.maxPositions, eps, dt: x.dtype },
+  );
+  return y;
+}
+
+/** The segments of a packed row on the device; `pairs` counts query-key pairs. */
+export interface PackedSegments {
+  readonly segments: Tensor;
+  readonly count: number;
+  readonly pairs: number;
+  /** Pages of cached prefixes, for segments that continue one. */
+  readonly pages: Tensor | null;
+}
+
+export interface HeadShape {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+}
+
+/** One layer's key-value pages. */
+export interface KvLayer {
+  readonly kv: Tensor;
+  readonly pages: number;
+}
+
+export function attention(
+  g: Graph,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  rows: PackedSegments,
+  shape: HeadShape,
+  cache: KvLayer | null,
+): Tensor {
+  const tokens = q.shape[0]!;
+  const o = g.empty(q.shape, q.dtype, "attention");
+  const lse = g.recording ? g.empty([tokens, shape.heads], Dtype.f32, "attention lse") : null;
+  const prefixed = rows.pages !== null && cache !== null;
+  g.apply(
+    attnFwd,
+    { o, lse, q, k, v, segs: rows.segments, kv: prefixed ? cache.kv : null, pages: prefixed ? rows.pages : null },
+    {
+      rows: tokens,
+      heads: shape.heads,
+      kv_heads: shape.kvHeads,
+      head_dim: shape.headDim,
+      n_segs: rows.count,
+      n_pages: prefixed ? rows.pages!.size : 0,
+      kv_pages: prefixed ? cache.pages : 0,
+      pairs: Math.min(rows.pairs, 0xffffffff),
+      scale: 1 / Math.sqrt(shape.headDim),
+      dt: q.dtype,
+    },
+  );
+  g.release(lse);
+  return o;
+}
+
+export function appendKv(g: Graph, cache: KvLayer, k: Tensor, v: Tensor, slots: Tensor, shape: HeadShape): void {
+  g.apply(
+    kvAppend,
+    { kv: cache.kv, k, v, slots },
+    { rows: k.shape[0]!, kv_heads: shape.kvHeads, head_dim: shape.headDim, kv_pages: cache.pages, dt: k.dtype },
+  );
+}
+
+/** The page table of B sequences that decode one token each. */
+export interface DecodeRows {
+  /** [B, maxPages] */
+  readonly table: Tensor;
+  readonly maxPages: number;
+  /** Keys of each sequence, the current token included. */
+  readonly lens: Tensor;
+  readonly pairs: number;
+}
+
+export function decodeAttention(
+  g: Graph,
+  q: Tensor,
+  cache: KvLayer,
+  rows: DecodeRows,
+  shape: HeadShape,
+): Tensor {
+  const o = g.empty(q.shape, q.dtype, "attention");
+  g.apply(
+    attnDecode,
+    { o, q, kv: cache.kv, table: rows.table, lens: rows.lens },
+    {
+      batch: q.shape[0]!,
+      heads: shape.heads,
+      kv_heads: shape.kvHeads,
+      head_dim: shape.headDim,
+      max_pages: rows.maxPages,
+      kv_pages: cache.pages,
+      pairs: Math.min(rows.pairs, 0xffffffff),
+      scale: 1 / Math.sqrt(shape.headDim),
+      dt: q.dtype,
+    },
+  );
+  return o;
+}
+
+export function swiglu(g: Graph, gate: Tensor, up: Tensor): Tensor {
+  const y = g.empty(gate.shape, gate.dtype, "swiglu");
+  g.apply(swigluFwd, { y, gate, up }, { n: gate.size, dt: gate.dtype });
+  return y;
+}
+
+/** y[R,C] = x[index]. */
+export function gather(g: Graph, x: Tensor, index: Tensor): Tensor {
+  const [rows, cols] = [index.size, x.shape[1]!];
+  const y = g.empty([rows, cols], x.dtype, "gathered rows");
+  g.apply(gatherRows, { y, x, index }, { rows, src_rows: x.shape[0]!, cols, dt: x.dtype });
+  return y;
+}
+
+/** Log-probability of each row's target and entropy (nats) of its distribution at a temperature. */
+export function logprobs(
+  g: Graph,
+  x: Tensor,
+  head: Tensor,
+  targets: Tensor,
+  temperature: number,
+): { logprob: Tensor; entropy: Tensor } {
+  const [rows, cols, vocab] = [x.shape[0]!, x.shape[1]!, head.shape[0]!];
+  const logprob = g.empty([rows], Dtype.f32, "logprob");
+  const lse = g.empty([rows], Dtype.f32, "lse");
+  const entropy = g.empty([rows], Dtype.f32, "entropy");
+  const partial = g.empty([rows, Math.ceil(vocab / VOCAB_TILE), 4], Dtype.f32, "head partials");
+  g.apply(
+    logprobFwd,
+    { logprob, lse, entropy, x, w: head, targets, partial },
+    { rows, cols, vocab, inv_temp: 1 / temperature, dt: x.dtype },
+  );
+  g.release(partial, lse);
+  return { logprob, entropy };
+}

@@ -1,0 +1,231 @@
+/**
+ * Parameters by their Hugging Face names, in the layout kernels read. Matrices are packed (and padded with
+ * zeros), vectors are float32. Weights, gradients and moments are one buffer each, so that clearing all
+ * gradients is one operation.
+ */
+import { assert } from "../core/errors.ts";
+import type { Buffer, Device } from "../device/device.ts";
+import { Dtype, type DtypeCode, packedLength, sizeOf } from "../ops/define.ts";
+import { fill, packWeight, unpackWeight } from "../ops/elementwise.ts";
+import { Storage, Tensor } from "../tape/tensor.ts";
+
+const ALIGN = 64;
+const align = (bytes: number): number => Math.ceil(bytes / ALIGN) * ALIGN;
+
+export interface Parameter {
+  readonly name: string;
+  /** Shape in the model folder. */
+  readonly shape: readonly number[];
+  readonly matrix: boolean;
+  readonly tensor: Tensor;
+  /** Elements in the device layout, padding included. */
+  readonly length: number;
+  /** Low 16 bits of the float32 master of a trained bfloat16 matrix. */
+  readonly remainder: Storage | null;
+  readonly gradient: Storage | null;
+  readonly moments: readonly [m: Storage, v: Storage] | null;
+}
+
+export interface ParameterOptions {
+  readonly dtype: DtypeCode;
+  readonly trainable: boolean;
+  readonly momentDtype: DtypeCode;
+}
+
+export class Parameters {
+  readonly list: readonly Parameter[];
+  readonly #byName = new Map<string, Parameter>();
+  readonly #buffers: Buffer[] = [];
+  readonly #gradients: Buffer | null;
+  readonly bytes: { readonly weights: number; readonly gradients: number; readonly optimizer: number };
+
+  constructor(
+    readonly device: Device,
+    shapes: ReadonlyMap<string, readonly number[]>,
+    readonly options: ParameterOptions,
+    label: string,
+  ) {
+    const plans = [...shapes].map(([name, shape]) => {
+      const matrix = shape.length === 2;
+      const dtype = matrix ? options.dtype : Dtype.f32;
+      const length = matrix ? packedLength(shape[0]!, shape[1]!, dtype) : shape[0]!;
+      return { name, shape, matrix, dtype, length };
+    });
+    const split = options.trainable && options.dtype === Dtype.bf16;
+    const layout = (bytesOf: (plan: (typeof plans)[number]) => number, suffix: string) => {
+      const offsets: number[] = [];
+      let total = 0;
+      for (const plan of plans) {
+        offsets.push(total);
+        total += align(bytesOf(plan));
+      }
+      const buffer = this.#own(device.buffer(Math.max(total, ALIGN), `${label} ${suffix}`));
+      return { buffer, at: (i: number) => Storage.inBuffer(buffer, offsets[i]!, bytesOf(plans[i]!)), total };
+    };
+    const weights = layout((p) => p.length * sizeOf(p.dtype), "weights");
+    const remainders = split ? layout((p) => (p.matrix ? p.length * 2 : 0), "remainders") : null;
+    const gradients = options.trainable ? layout((p) => p.length * 4, "gradients") : null;
+    const momentSize = (p: (typeof plans)[number]) => p.length * sizeOf(p.matrix ? options.momentDtype : Dtype.f32);
+    const firsts = options.trainable ? layout(momentSize, "first moments") : null;
+    const seconds = options.trainable ? layout(momentSize, "second moments") : null;
+    this.#gradients = gradients?.buffer ?? null;
+    this.list = plans.map((p, i) => {
+      const tensor = new Tensor(p.shape, p.dtype, weights.at(i), p.name);
+      tensor.requiresGrad = options.trainable;
+      tensor.gradient = gradients?.at(i) ?? null;
+      const parameter: Parameter = {
+        name: p.name,
+        shape: p.shape,
+        matrix: p.matrix,
+        tensor,
+        length: p.length,
+        remainder: p.matrix ? (remainders?.at(i) ?? null) : null,
+        gradient: tensor.gradient,
+        moments: firsts && seconds ? [firsts.at(i), seconds.at(i)] : null,
+      };
+      this.#byName.set(p.name, parameter);
+      return parameter;
+    });
+    this.bytes = {
+      weights: weights.total + (remainders?.total ?? 0),
+      gradients: gradients?.total ?? 0,
+      optimizer: (firsts?.total ?? 0) + (seconds?.total ?? 0),
+    };
+  }
+
+  #own(buffer: Buffer): Buffer {
+    this.#buffers.push(buffer);
+    return buffer;
+  }
+
+  get(name: string): Parameter {
+    const parameter = this.#byName.get(name);
+    assert(parameter, `no parameter ${name}`);
+    return parameter;
+  }
+  tensor(name: string): Tensor {
+    return this.get(name).tensor;
+  }
+  maybe(name: string): Tensor | null {
+    return this.#byName.get(name)?.tensor ?? null;
+  }
+  /** Numbers in the model folder's sense, without padding. */
+  get count(): number {
+    return this.list.reduce((sum, p) => sum + p.shape.reduce((a, b) => a * b, 1), 0);
+  }
+
+  zeroGradients(): void {
+    assert(this.#gradients, "frozen parameters have no gradients");
+    this.device.emit(fill, { y: this.#gradients.range(), n: this.#gradients.bytes / 4, value: 0 });
+  }
+
+  /** Sets a parameter from row-major float32 values. Blocks until it is there. */
+  load(name: string, values: Float32Array): void {
+    const p = this.get(name);
+    this.#store(values, p, p.tensor.storage!, p.tensor.dtype, p.remainder);
+  }
+
+  /** Row-major float32 values; the exact master of a trained bfloat16 matrix. */
+  read(name: string): Float32Array {
+    const p = this.get(name);
+    return this.#fetch(p, p.tensor.storage!, p.tensor.dtype, p.remainder);
+  }
+
+  /** Row-major values as the kernels see them: without the remainder. */
+  readRounded(name: string): Float32Array {
+    const p = this.get(name);
+    return this.#fetch(p, p.tensor.storage!, p.tensor.dtype, null);
+  }
+
+  readGradient(name: string): Float32Array {
+    const p = this.get(name);
+    assert(p.gradient, `${name} is frozen`);
+    return this.#fetch(p, p.gradient, Dtype.f32, null);
+  }
+
+  readMoment(name: string, which: 0 | 1): Float32Array {
+    const p = this.get(name);
+    assert(p.moments, `${name} is frozen`);
+    return this.#fetch(p, p.moments[which], p.matrix ? this.options.momentDtype : Dtype.f32, null);
+  }
+
+  loadMoment(name: string, which: 0 | 1, values: Float32Array): void {
+    const p = this.get(name);
+    assert(p.moments, `${name} is frozen`);
+    this.#store(values, p, p.moments[which], p.matrix ? this.options.momentDtype : Dtype.f32, null);
+  }
+
+  /** Packed elements of dtype `edt` lie in the layout of the parameter's own dtype. */
+  #fetch(p: Parameter, from: Storage, edt: DtypeCode, remainder: Storage | null): Float32Array {
+    if (!p.matrix) {
+      this.device.finish();
+      return new Float32Array(from.buffer.view(from.offset, p.length * 4)).slice();
+    }
+    const [n, k] = [p.shape[0]!, p.shape[1]!];
+    const staging = this.device.buffer(n * k * 4, `${p.name} staging`);
+    try {
+      this.device.emit(unpackWeight, {
+        dst: staging.range(),
+        w: from.view,
+        lo: remainder?.view ?? null,
+        n,
+        k,
+        dt: p.tensor.dtype,
+        edt,
+        ddt: Dtype.f32,
+      });
+      this.device.finish();
+      return new Float32Array(staging.view(0, n * k * 4)).slice();
+    } finally {
+      staging.free();
+    }
+  }
+
+  #store(values: Float32Array, p: Parameter, to: Storage, edt: DtypeCode, remainder: Storage | null): void {
+    const size = p.shape.reduce((a, b) => a * b, 1);
+    assert(values.length === size, `${p.name}: ${values.length} values for shape [${p.shape}]`);
+    if (!this.device.hasMemory) return;
+    this.device.finish();
+    if (!p.matrix) {
+      new Float32Array(to.buffer.view(to.offset, p.length * 4)).set(values);
+      return;
+    }
+    const [n, k] = [p.shape[0]!, p.shape[1]!];
+    // Moments of a bfloat16 matrix may be float32 in the bfloat16 layout: pack by layout, not by element type.
+    if (edt !== p.tensor.dtype) {
+      storeByLayout(values, n, k, new Float32Array(to.buffer.view(to.offset, p.length * 4)));
+      return;
+    }
+    const staging = this.device.buffer(size * 4, `${p.name} staging`);
+    try {
+      new Float32Array(staging.view(0, size * 4)).set(values);
+      this.device.emit(packWeight, {
+        w: to.view,
+        lo: remainder?.view ?? null,
+        src: staging.range(),
+        n,
+        k,
+        dt: p.tensor.dtype,
+        sdt: Dtype.f32,
+      });
+      this.device.finish();
+    } finally {
+      staging.free();
+    }
+  }
+
+  dispose(): void {
+    this.device.finish();
+    for (const buffer of this.#buffers) buffer.free();
+  }
+}
+
+/** Row-major float32 to float32 elements in the bfloat16 layout [n/32][k/2][32][2]. */
+function storeByLayout(values: Float32Array, n: number, k: number, out: Float32Array): void {
+  out.fill(0);
+  const depth = Math.ceil(k / 2) * 2;
+  for (let row = 0; row < n; row++) {
+    const base = (row >> 5) * 32 * depth + (row & 31) * 2;
+    for (let col = 0; col < k; col++) out[base + (col >> 1) * 64 + (col & 1)] = values[row * k + col]!;
+  }
+}

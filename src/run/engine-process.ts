@@ -1,0 +1,249 @@
+import { appendFileSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { debugging } from "../core/env.ts";
+import { errorLine, exitCodeOf, Interrupted, RlvError } from "../core/errors.ts";
+import { ENGINE_COMMAND, STANDALONE } from "../core/version.ts";
+import { newestCheckpoint } from "./folder.ts";
+import type { Progress } from "./progress.ts";
+import {
+  type DoneMessage,
+  type EngineMessage,
+  linesOf,
+  type Reporter,
+  type RunControl,
+  reporterTo,
+} from "./reporter.ts";
+
+/**
+ * The engine is a second process of this program: a crash of native code ends that process only, and the parent
+ * says why and from where to go on. They speak over Bun's IPC.
+ */
+
+/** Parent to engine: the job, once. */
+export interface EngineJob<Config> {
+  readonly type: "job";
+  readonly config: Config;
+  readonly runDir: string;
+  readonly resumeFrom: string | null;
+  readonly checkpointConfig: string;
+}
+
+/** Parent to engine: stop after this step (saving), or at once. */
+interface StopMessage {
+  readonly type: "stop";
+  readonly how: "finish" | "now";
+}
+
+/** Engine to parent: nothing follows. */
+interface EndMessage {
+  readonly type: "end";
+}
+
+export interface EngineOutcome {
+  readonly exitCode: number;
+  readonly done: DoneMessage | undefined;
+  /** The line for the user when exitCode is not 0, without `rlv: error: `. */
+  readonly failure: string | undefined;
+}
+
+/** How this very program is started again: the standalone binary, or Bun with the main file. */
+export function programArgv(main: string): string[] {
+  return STANDALONE ? [process.execPath] : [process.execPath, main];
+}
+
+/** How long the last messages of an engine that ended are waited for. */
+const LAST_WORDS_MS = 1000;
+
+/** After "stop now" the engine has this long to end by itself. */
+const NOW_MS = 1000;
+
+/**
+ * Runs a job in an engine process, showing its messages. Ctrl-C once: the engine finishes the step, saves and
+ * ends with 130; twice: it is killed. SIGTERM and SIGUSR1 (Slurm's warning) save and end.
+ */
+export async function superviseEngine<Config>(
+  argv: readonly string[],
+  job: Omit<EngineJob<Config>, "type">,
+  progress: Progress,
+  onStart: (pid: number) => void,
+): Promise<EngineOutcome> {
+  let done: DoneMessage | undefined;
+  let failure: string | undefined;
+  let step = 0;
+  let stopping: StopMessage["how"] | undefined;
+  const disconnected = Promise.withResolvers<void>();
+  const engine = Bun.spawn([...argv, ENGINE_COMMAND], {
+    onDisconnect: () => disconnected.resolve(),
+    // The engine's own output is what a crash prints: it goes to stderr, stdout stays clean.
+    stdio: ["ignore", 2, 2],
+    serialization: "advanced",
+    ipc(received: EngineMessage | EndMessage) {
+      if (received.type === "end") return;
+      if (received.type === "done") done = received;
+      if (received.type === "step") step = received.step;
+      if (received.type === "error") {
+        failure = received.message;
+        if (received.stack !== undefined && debugging()) progress.line(received.stack);
+      } else progress.show(received);
+    },
+  });
+  let killer: Timer | undefined;
+  const stop = (how: StopMessage["how"], word: string) => {
+    if (stopping === "now" || stopping === how) return;
+    stopping = how;
+    progress.line(word);
+    try {
+      engine.send({ type: "stop", how } satisfies StopMessage);
+    } catch {
+      // The engine has ended already; its exit code tells the rest.
+    }
+    if (how === "now") killer = setTimeout(() => engine.kill("SIGKILL"), NOW_MS);
+  };
+  const onInterrupt = () =>
+    stopping === undefined
+      ? stop("finish", "stopping after this step; Ctrl-C again to stop at once without saving")
+      : stop("now", "stopping at once");
+  const onTerminate = () => stop("finish", "asked to stop: saving after this step");
+  process.on("SIGINT", onInterrupt);
+  process.on("SIGTERM", onTerminate);
+  process.on("SIGUSR1", onTerminate);
+  try {
+    onStart(engine.pid);
+    engine.send({ type: "job", ...job } satisfies EngineJob<Config>);
+    await engine.exited;
+    // Messages may still be in the channel when the process is gone.
+    await Promise.race([disconnected.promise, Bun.sleep(LAST_WORDS_MS)]);
+  } finally {
+    clearTimeout(killer);
+    process.off("SIGINT", onInterrupt);
+    process.off("SIGTERM", onTerminate);
+    process.off("SIGUSR1", onTerminate);
+    progress.close();
+  }
+  if (stopping === "now") return { exitCode: 130, done, failure: interrupted(job.runDir, "without saving") };
+  const code = engine.exitCode;
+  if (engine.signalCode === null && code !== null) {
+    if (code === 0 && done !== undefined) return { exitCode: 0, done, failure: undefined };
+    if (failure !== undefined) return { exitCode: code === 0 ? 1 : code, done, failure };
+    if (code === 130) return { exitCode: 130, done, failure: interrupted(job.runDir, "") };
+  }
+  return { exitCode: 1, done, failure: death(engine.signalCode, code, step, job.runDir) };
+}
+
+function interrupted(runDir: string, how: string): string {
+  return [`interrupted ${how}`.trim(), runDir, resumeHint(runDir)].join(": ");
+}
+
+function resumeHint(runDir: string): string {
+  const newest = newestCheckpoint(runDir);
+  return newest === undefined
+    ? "it has no checkpoint yet, start it anew"
+    : `go on with rlv train --resume_from ${newest}`;
+}
+
+/** Why an engine that said nothing is gone. */
+function death(signal: string | number | null, code: number | null, step: number, runDir: string): string {
+  const how =
+    signal === null
+      ? `the engine ended with code ${code} without a word`
+      : signal === "SIGKILL"
+        ? "the engine was killed (SIGKILL; if nobody did, the system ran out of memory)"
+        : `the engine died of ${signal}`;
+  return [`${how} after step ${step}`, runDir, resumeHint(runDir)].join(": ");
+}
+
+/** What a job runs: the recipe's training loop. */
+export type Train<Config> = (config: Config, reporter: Reporter, control: RunControl) => Promise<void>;
+
+/** The engine's side: takes the job from the parent, trains, ends the process with the exit code. */
+export function serveEngine<Config>(train: Train<Config>): void {
+  if (process.send === undefined) {
+    writeSync(2, "rlv: error: __engine is started by rlv train, not by hand\n");
+    process.exit(2);
+  }
+  let stop: ReturnType<RunControl["stopRequested"]> = "none";
+  let started = false;
+  // A terminal sends Ctrl-C to both processes; the parent decides what it means.
+  process.on("SIGINT", () => {});
+  process.on("SIGTERM", () => finish());
+  process.on("SIGUSR1", () => finish());
+  const finish = () => {
+    if (stop === "none") stop = "finish";
+    if (!started) process.exit(130);
+  };
+  // Nobody is left to show anything to: save and end.
+  process.on("disconnect", finish);
+  process.on("message", (message: EngineJob<Config> | StopMessage) => {
+    if (message.type === "stop") {
+      stop = message.how;
+      if (!started || message.how === "now") process.exit(130);
+      return;
+    }
+    started = true;
+    void runJob(train, message, () => stop);
+  });
+}
+
+async function runJob<Config>(
+  train: Train<Config>,
+  job: EngineJob<Config>,
+  stopRequested: RunControl["stopRequested"],
+): Promise<never> {
+  const path = join(job.runDir, "train.log");
+  let totalSteps = 0;
+  let logFails = false;
+  const log = (lines: readonly string[]) => {
+    try {
+      appendFileSync(path, `${lines.join("\n")}\n`);
+    } catch (error) {
+      // A full disk must not end a run over its log; the checkpoint writer has the last word on it. Said once.
+      if (!logFails) post({ type: "note", text: `train.log cannot be written: ${(error as Error).message}` });
+      logFails = true;
+    }
+  };
+  const send = (message: EngineMessage) => {
+    if (message.type === "plan") totalSteps = message.totalSteps;
+    if (message.type !== "step" || message.print) log(linesOf(message, totalSteps));
+    post(message);
+  };
+  let code = 0;
+  try {
+    await train(job.config, reporterTo(send), {
+      stopRequested,
+      runDir: job.runDir,
+      resumeFrom: job.resumeFrom,
+      checkpointConfig: job.checkpointConfig,
+    });
+  } catch (error) {
+    code = exitCodeOf(error);
+    if (error instanceof Interrupted) log([error.message]);
+    else
+      send({
+        type: "error",
+        message: errorLine(error).slice("rlv: error: ".length),
+        exitCode: code,
+        // An error of no class of ours is a defect: its stack belongs in the log.
+        stack: debugging() || !(error instanceof RlvError) ? (error as Error)?.stack : undefined,
+      });
+  }
+  await lastWord();
+  process.exit(code);
+}
+
+function post(message: EngineMessage): void {
+  if (!process.connected) return;
+  try {
+    process.send!(message);
+  } catch {
+    // The parent is gone; the disconnect handler stops the run.
+  }
+}
+
+/** IPC is asynchronous and process.exit drops what is queued: waits until everything is written. */
+function lastWord(): Promise<void> {
+  return new Promise((resolve) => {
+    if (!process.connected) return resolve();
+    process.send!({ type: "end" } satisfies EndMessage, undefined, undefined, () => resolve());
+    setTimeout(resolve, LAST_WORDS_MS);
+  });
+}

@@ -1,0 +1,290 @@
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { UsageError } from "../core/errors.ts";
+
+/** A run's folder, held by this process until `release`. */
+export interface RunFolder {
+  readonly dir: string;
+  readonly name: string;
+  /** Names the engine in the lock, so that nobody resumes this run while it still saves. */
+  engineStarted(pid: number): void;
+  release(): void;
+  /** Takes back a folder that this process made and in which no run began (bad input found late). */
+  discardIfUnused(): void;
+}
+
+export interface RunFolderRequest {
+  readonly outputDir: string;
+  /** null: recipe, date and time. */
+  readonly runName: string | null;
+  readonly recipe: string;
+  /** Continue in the folder of this checkpoint, unless outputDir or runName were given for the new run. */
+  readonly resumeFrom: string | null;
+  readonly elsewhere: boolean;
+  readonly now: Date;
+}
+
+/** Makes or reopens the run folder, before anything heavy is loaded. */
+export function openRunFolder(request: RunFolderRequest): RunFolder {
+  if (request.resumeFrom !== null && !request.elsewhere) {
+    const dir = runOfCheckpoint(request.resumeFrom);
+    if (dir !== undefined) return hold(dir, false);
+  }
+  const root = resolve(request.outputDir);
+  const made = makeDir(root);
+  try {
+    probe(root);
+  } catch (error) {
+    if (made !== undefined) rmSync(made, { recursive: true, force: true });
+    throw error;
+  }
+  if (request.runName === null) return hold(freshDir(root, `${request.recipe}-${stamp(request.now)}`), true);
+  const dir = join(root, request.runName);
+  if (dirname(dir) !== root)
+    throw new UsageError(
+      `run_name ${JSON.stringify(request.runName)} is not the name of a folder`,
+      undefined,
+      "give one name",
+    );
+  const fresh = makeDir(dir) !== undefined;
+  refuseUsed(dir, request.runName);
+  return hold(dir, fresh);
+}
+
+function refuseUsed(dir: string, name: string): void {
+  if (existsSync(join(dir, "checkpoints", "final")))
+    throw new UsageError(
+      `the run ${name} is finished`,
+      dir,
+      `choose another --run_name, or continue it with --resume_from ${dir} and more steps`,
+    );
+  const content = readdirSync(dir).filter((entry) => entry !== LOCK);
+  if (content.length > 0)
+    throw new UsageError(
+      `the run ${name} exists`,
+      dir,
+      newestCheckpoint(dir) === undefined
+        ? "choose another --run_name, or remove the folder"
+        : `continue it with --resume_from ${dir}, or choose another --run_name`,
+    );
+}
+
+/** Creates a folder with its parents. Returns the first one made, undefined if all existed. */
+function makeDir(dir: string): string | undefined {
+  try {
+    return mkdirSync(dir, { recursive: true });
+  } catch (error) {
+    throw unwritable(dir, error);
+  }
+}
+
+function freshDir(root: string, name: string): string {
+  for (let n = 1; ; n++) {
+    const dir = join(root, n === 1 ? name : `${name}-${n}`);
+    try {
+      mkdirSync(dir);
+      return dir;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw unwritable(dir, error);
+    }
+  }
+}
+
+/** Proves that a file can be written and synced here: permission bits do not tell on every file system. */
+function probe(dir: string): void {
+  const path = join(dir, `.tmp-probe-${process.pid}`);
+  try {
+    writeSynced(path, "rlv\n");
+  } catch (error) {
+    throw unwritable(dir, error);
+  } finally {
+    rmSync(path, { force: true });
+  }
+}
+
+function unwritable(dir: string, error: unknown): UsageError {
+  const code = (error as NodeJS.ErrnoException).code ?? String(error);
+  const reason =
+    {
+      EACCES: "permission denied",
+      EROFS: "read-only file system",
+      ENOSPC: "disk full",
+      ENOTDIR: "a part of it is a file",
+    }[code] ?? code;
+  return new UsageError(
+    `the output folder cannot be written (${reason})`,
+    dir,
+    "choose another --output_dir",
+  );
+}
+
+function writeSynced(path: string, text: string): void {
+  const fd = openSync(path, "w");
+  try {
+    writeFileSync(fd, text);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  if (readFileSync(path, "utf8") !== text)
+    throw new UsageError("a written file reads back differently", path, "disk full?");
+}
+
+/** Writes RUN/train_config.json through a temporary file. */
+export function writeRunConfig(dir: string, text: string): void {
+  const path = join(dir, "train_config.json");
+  const temporary = join(dir, `.tmp-train_config-${process.pid}`);
+  try {
+    writeSynced(temporary, text);
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw error instanceof UsageError ? error : unwritable(dir, error);
+  }
+}
+
+const LOCK = ".lock";
+/** An engine whose parent was killed saves and ends; whoever resumes its run waits this long for it. */
+const ORPHAN_MS = 120_000;
+
+function hold(dir: string, fresh: boolean): RunFolder {
+  const lock = join(dir, LOCK);
+  const own = identity(process.pid)!;
+  for (;;) {
+    waitForOrphan(dir);
+    try {
+      writeFileSync(lock, `${own}\n`, { flag: "wx" });
+      break;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw unwritable(dir, error);
+      const holder = holders(dir).find(alive);
+      if (holder !== undefined)
+        throw new UsageError(
+          `process ${holder.split(" ")[0]} is training in this run`,
+          dir,
+          "wait for it, or choose another --run_name",
+        );
+      rmSync(lock, { force: true });
+    }
+  }
+  return {
+    dir,
+    name: basename(dir),
+    engineStarted: (pid) => {
+      const engine = identity(pid);
+      if (engine !== undefined) writeFileSync(lock, `${own}\n${engine}\n`);
+    },
+    release: () => rmSync(lock, { force: true }),
+    discardIfUnused: () => {
+      if (!fresh) return;
+      const unused = ["train_config.json", "train.log", LOCK];
+      if (readdirSync(dir).every((entry) => unused.includes(entry)))
+        rmSync(dir, { recursive: true, force: true });
+    },
+  };
+}
+
+/** The processes named in a run's lock: the parent, then its engine. */
+function holders(dir: string): string[] {
+  try {
+    return readFileSync(join(dir, LOCK), "utf8").split("\n").filter(Boolean);
+  } catch {
+    return [];
+  }
+}
+
+/** Waits while a run's parent is dead and its engine still saves. */
+function waitForOrphan(dir: string): void {
+  const [parent, engine] = holders(dir);
+  if (parent === undefined || engine === undefined || alive(parent)) return;
+  for (const end = Date.now() + ORPHAN_MS; alive(engine) && Date.now() < end; ) Bun.sleepSync(50);
+}
+
+/**
+ * A process as "PID START": numbers are used again, PID and start time are not. Without /proc the PID alone.
+ * undefined: no such process, or one that has ended and waits to be reaped.
+ */
+function identity(pid: number): string | undefined {
+  if (process.platform === "linux") {
+    try {
+      // After the parenthesised name: state is field 1, start time field 20 (proc(5) counts from 3).
+      const fields = readFileSync(`/proc/${pid}/stat`, "latin1")
+        .replace(/^.*\) /s, "")
+        .split(" ");
+      return fields[0] === "Z" ? undefined : `${pid} ${fields[19]}`;
+    } catch {
+      return undefined;
+    }
+  }
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EPERM") return undefined;
+  }
+  return String(pid);
+}
+
+function alive(holder: string): boolean {
+  return identity(Number.parseInt(holder, 10)) === holder;
+}
+
+/** RUN of RUN/checkpoints/step-N. */
+function runOfCheckpoint(checkpoint: string): string | undefined {
+  const folder = dirname(resolve(checkpoint));
+  const run = dirname(folder);
+  return basename(folder) === "checkpoints" && existsSync(join(run, "train_config.json")) ? run : undefined;
+}
+
+/**
+ * The newest complete checkpoint of a run: final, else the highest step-N, among those that have a manifest (a
+ * checkpoint gets it last). The loader verifies what the manifest says.
+ */
+export function newestCheckpoint(run: string): string | undefined {
+  const folder = join(run, "checkpoints");
+  let names: string[];
+  try {
+    names = readdirSync(folder);
+  } catch {
+    return undefined;
+  }
+  const step = (name: string) =>
+    name === "final" ? Number.POSITIVE_INFINITY : Number(name.slice("step-".length));
+  return names
+    .filter((name) => name === "final" || /^step-\d+$/.test(name))
+    .filter((name) => existsSync(join(folder, name, "manifest.json")))
+    .sort((a, b) => step(b) - step(a))
+    .map((name) => join(folder, name))[0];
+}
+
+/** `--resume_from`: a checkpoint folder, or a run folder whose newest checkpoint is meant. */
+export function checkpointToResume(path: string): string {
+  if (!existsSync(path))
+    throw new UsageError("no such checkpoint", path, "give a run folder or RUN/checkpoints/step-N");
+  if (!existsSync(join(path, "checkpoints"))) {
+    const run = runOfCheckpoint(path);
+    if (run !== undefined) waitForOrphan(run);
+    return resolve(path);
+  }
+  waitForOrphan(path);
+  const newest = newestCheckpoint(resolve(path));
+  if (newest === undefined)
+    throw new UsageError("the run has no complete checkpoint", path, "start it anew with another --run_name");
+  return newest;
+}
+
+function stamp(now: Date): string {
+  const two = (value: number) => String(value).padStart(2, "0");
+  const date = `${now.getFullYear()}${two(now.getMonth() + 1)}${two(now.getDate())}`;
+  return `${date}-${two(now.getHours())}${two(now.getMinutes())}${two(now.getSeconds())}`;
+}

@@ -1,0 +1,92 @@
+import { assert, Stale } from "../core/errors.ts";
+import type { Buffer } from "../device/device.ts";
+import { Dtype, type DtypeCode, sizeOf, type View } from "../ops/define.ts";
+import type { Arena, Block } from "./arena.ts";
+import type { Node } from "./tape.ts";
+
+/** Where a tensor's bytes lie: a range of an arena, counted by its users, or of a buffer that outlives the step. */
+export class Storage {
+  users = 1;
+  readonly view: View;
+  private constructor(
+    readonly buffer: Buffer,
+    readonly offset: number,
+    readonly bytes: number,
+    private readonly owner: { readonly arena: Arena; readonly block: Block } | null,
+  ) {
+    this.view = buffer.range(offset, bytes);
+  }
+
+  static inArena(arena: Arena, bytes: number): Storage {
+    const block = arena.alloc(bytes);
+    return new Storage(block.chunk.buffer, block.offset, bytes, { arena, block });
+  }
+
+  static inBuffer(buffer: Buffer, offset: number, bytes: number): Storage {
+    return new Storage(buffer, offset, bytes, null);
+  }
+
+  retain(): this {
+    this.users++;
+    return this;
+  }
+
+  release(): void {
+    assert(this.users > 0, "storage released twice");
+    if (--this.users === 0 && this.owner) this.owner.arena.free(this.owner.block);
+  }
+}
+
+/** A typed, shaped range of device memory. Step tensors end with `release`; use after that is an error. */
+export class Tensor {
+  /** Null once given up; a recomputable tensor gets a new one in the gradient pass. */
+  storage: Storage | null;
+  /** The recorded operation that wrote it. */
+  producer: Node | null = null;
+  requiresGrad = false;
+  /** Where the gradient of a parameter accumulates, float32. Null for step tensors and frozen parameters. */
+  gradient: Storage | null = null;
+  constructor(
+    readonly shape: readonly number[],
+    readonly dtype: DtypeCode,
+    storage: Storage,
+    readonly label: string,
+  ) {
+    this.storage = storage;
+  }
+
+  get size(): number {
+    let n = 1;
+    for (const d of this.shape) n *= d;
+    return n;
+  }
+
+  get view(): View {
+    if (!this.storage || this.storage.users === 0) {
+      throw new Stale("tensor used after it was released", `${this.label} [${this.shape}]`);
+    }
+    return this.storage.view;
+  }
+
+  /** Elements on the host; the stream must have finished. */
+  float32(): Float32Array {
+    const storage = this.#storage();
+    assert(this.dtype === Dtype.f32, `${this.label}: not float32`);
+    return new Float32Array(storage.buffer.view(storage.offset, this.size * 4));
+  }
+
+  uint32(): Uint32Array {
+    const storage = this.#storage();
+    return new Uint32Array(storage.buffer.view(storage.offset, this.size * 4));
+  }
+
+  bytes(): Uint8Array {
+    const storage = this.#storage();
+    return new Uint8Array(storage.buffer.view(storage.offset, this.size * sizeOf(this.dtype)));
+  }
+
+  #storage(): Storage {
+    void this.view;
+    return this.storage!;
+  }
+}

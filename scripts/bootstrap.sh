@@ -51,8 +51,10 @@ install_packages() {
     else
       fail "npm or Bun is needed to install the locked packages: PATH: install Node.js (nodejs.org) or Bun (bun.sh)"
     fi
-    [ -x "$bun" ] && "$bun" --version >/dev/null 2>&1 ||
-      fail "the pinned Bun did not come with the packages: $bun: allow install scripts (npm config set ignore-scripts false)"
+    # npm may be told not to run install scripts; Bun's only puts its program in place.
+    "$bun" --version >/dev/null 2>&1 ||
+      (cd "$root/node_modules/bun" && node install.js) >>"$log" 2>&1 || true
+    "$bun" --version >/dev/null 2>&1 || fail "the pinned Bun does not start: $bun: see $log"
     cp "$root/package-lock.json" "$stamp_lock"
   fi
   drop_setup_lock

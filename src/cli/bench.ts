@@ -4,7 +4,8 @@ import { BENCH_NAMES, type BenchName, type BenchOptions, benchSchemas } from "..
 import { didYouMean } from "../config/suggest.ts";
 import { UsageError } from "../core/errors.ts";
 import { programArgv } from "../run/engine-process.ts";
-import { type Command, type Flag, flagsOf, JSON_FLAG, printJson } from "./command.ts";
+import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
+import { flagsOf } from "./flags.ts";
 import { talk } from "./talk.ts";
 
 /** Flags that every bench has: what `rlv bench` without a name takes. */

@@ -4,8 +4,9 @@ import { resolveOptions } from "../config/resolve.ts";
 import { type ChatOptions, chatSchema } from "../config/schema-inference.ts";
 import { colours } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
-import { type Command, flagsOf } from "./command.ts";
+import type { Command } from "./command.ts";
 import { requireFolder } from "./files.ts";
+import { flagsOf } from "./flags.ts";
 import { talk } from "./talk.ts";
 
 export const command: Command = {

@@ -1,5 +1,3 @@
-import { type FieldInfo, fieldsOf, type Schema } from "../config/fields.ts";
-
 /** A flag of a command, as argv.ts reads it and help.ts shows it. */
 export interface Flag {
   readonly name: string;
@@ -46,38 +44,6 @@ export const JSON_FLAG: Flag = {
   description: "print one JSON object on stdout; everything else goes to stderr",
   fallback: undefined,
 };
-
-/** The flags of a schema, with the values it starts from. */
-export function flagsOf(schema: Schema, starting?: ReadonlyMap<string, unknown>): Flag[] {
-  return fieldsOf(schema).map((info) => ({
-    name: info.name,
-    aliases: info.aliases,
-    boolean: info.kind === "boolean" && !info.nullable,
-    value: placeholder(info),
-    description: info.description,
-    fallback: fallbackText(starting === undefined ? info.fallback : starting.get(info.name)),
-  }));
-}
-
-function placeholder(info: FieldInfo): string {
-  switch (info.kind) {
-    case "choice":
-      return info.choices.join("|");
-    case "integer":
-      return "N";
-    case "number":
-      return "X";
-    case "boolean":
-      return info.nullable ? "true|false|none" : "true|false";
-    case "text":
-      return "TEXT";
-  }
-}
-
-function fallbackText(value: unknown): string | undefined {
-  if (value === undefined) return "required";
-  return value === null ? "none" : String(value);
-}
 
 /** One JSON object on stdout. NaN and infinities, which JSON lacks, become null with their place on stderr. */
 export function printJson(value: unknown): void {

@@ -1,8 +1,9 @@
 import type { InferenceModule } from "../config/contracts.ts";
 import { resolveOptions } from "../config/resolve.ts";
 import { type LogprobOptions, logprobSchema } from "../config/schema-inference.ts";
-import { type Command, flagsOf, JSON_FLAG, printJson } from "./command.ts";
+import { type Command, JSON_FLAG, printJson } from "./command.ts";
 import { requireFile, requireFolder, requireOutput } from "./files.ts";
+import { flagsOf } from "./flags.ts";
 import { summaryLine, talk } from "./talk.ts";
 
 export const command: Command = {

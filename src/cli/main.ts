@@ -1,4 +1,3 @@
-#!/usr/bin/env bun
 import { didYouMean } from "../config/suggest.ts";
 import { debugging } from "../core/env.ts";
 import { errorLine, exitCodeOf, UsageError } from "../core/errors.ts";

@@ -6,8 +6,9 @@ import { programArgv, superviseEngine } from "../run/engine-process.ts";
 import { checkpointToResume, openRunFolder, writeRunConfig } from "../run/folder.ts";
 import { openProgress } from "../run/progress.ts";
 import { tokenize } from "./argv.ts";
-import { type Command, type Flag, flagsOf, JSON_FLAG, printJson } from "./command.ts";
+import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { requireFile, requireFolder } from "./files.ts";
+import { flagsOf } from "./flags.ts";
 
 const OWN_FLAGS: readonly Flag[] = [
   {

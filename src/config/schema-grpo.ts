@@ -194,10 +194,5 @@ export function checkGrpo(config: Checked): { key: keyof Checked; message: strin
       key: "grad_accum_steps",
       message: "a batch cannot be split into several steps and accumulated over several batches at once",
     });
-  if (config.warmup_steps > config.num_train_steps)
-    wrong.push({
-      key: "warmup_steps",
-      message: `warmup_steps ${config.warmup_steps} exceeds num_train_steps ${config.num_train_steps}`,
-    });
   return wrong;
 }

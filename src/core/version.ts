@@ -3,8 +3,8 @@ import { version } from "../../package.json";
 /** The version of rlv, as package.json states it. */
 export const VERSION: string = version;
 
-/** True inside the single-file program that scripts/build makes: its modules live on a virtual file system. */
-export const STANDALONE: boolean = import.meta.path.startsWith("/$bunfs/");
+/** True inside the single-file program that scripts/build makes. */
+export const STANDALONE: boolean = Bun.isStandaloneExecutable;
 
 /** The hidden command under which this program is started again as the engine process. */
 export const ENGINE_COMMAND = "__engine";

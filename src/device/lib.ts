@@ -12,7 +12,9 @@ import { VERSION } from "../core/version.ts";
 import { ABI_HASH } from "./abi.gen.ts";
 import { embeddedLibrary } from "./embedded.ts";
 
-const { u32, i32, f64, ptr, buffer } = FFIType;
+const { u32, i32, f64, ptr } = FFIType;
+/** A typed array passed as itself: its storage cannot move during the call. */
+const buffer = "buffer";
 
 const symbols = {
   rlv_abi_hash: { args: [buffer, u32], returns: u32 },

@@ -12,6 +12,7 @@ import { basename, dirname, isAbsolute, join } from "node:path";
 import { assert, RlvError, UsageError } from "../core/errors.ts";
 import {
   exists,
+  fileError,
   fsyncDir,
   fsyncFile,
   readFully,
@@ -105,7 +106,8 @@ export function writeCheckpoint(parent: string, name: string, write: (dir: strin
     } catch {
       // The first failure is the one to report; cleanTemporary removes the rest.
     }
-    throw error;
+    const systemCall = error instanceof Error && "syscall" in error;
+    throw systemCall ? fileError(error, "write", target) : error;
   }
   return target;
 }

@@ -52,6 +52,8 @@ export interface ModelConfig {
   readonly raw: Readonly<Record<string, unknown>>;
 }
 
+const REPAIR = "correct config.json, or get the model again";
+
 interface Family {
   readonly modelType: ModelType;
   readonly kind: ModelConfig["kind"];
@@ -125,6 +127,7 @@ export function parseModelConfig(
     throw new UsageError(
       `model_type ${JSON.stringify(raw.model_type)} does not belong to ${architecture}`,
       where,
+      REPAIR,
     );
   refuseUnsupported(raw, modelType, where);
   if (kind === "reward") refuseLabels(raw, where);
@@ -137,10 +140,11 @@ export function parseModelConfig(
     throw new UsageError(
       `num_key_value_heads ${numKvHeads} does not divide num_attention_heads ${numHeads}`,
       where,
+      REPAIR,
     );
   const share = hiddenSize / numHeads;
   const headDim = fields.size("head_dim", defaults.headDim ?? share, share);
-  if (headDim % 2 !== 0) throw new UsageError(`head_dim ${headDim} is odd, RoPE needs pairs`, where);
+  if (headDim % 2 !== 0) throw new UsageError(`head_dim ${headDim} is odd, RoPE needs pairs`, where, REPAIR);
   refuseSlidingWindow(raw, modelType, numLayers, where);
   const maxPositionEmbeddings = fields.size("max_position_embeddings", defaults.positions);
   const rope = readRope(raw, maxPositionEmbeddings, where);
@@ -237,7 +241,7 @@ function refuseSlidingWindow(
   const types = raw.layer_types;
   if (types !== undefined && types !== null) {
     if (!Array.isArray(types) || types.length !== numLayers)
-      throw new UsageError(`layer_types does not list ${numLayers} layers`, where);
+      throw new UsageError(`layer_types does not list ${numLayers} layers`, where, REPAIR);
     const other = types.find((type) => type !== "full_attention");
     if (other !== undefined) refuse(`layer type ${JSON.stringify(other)}`);
     return;
@@ -251,7 +255,7 @@ function refuseSlidingWindow(
 function readRope(raw: Readonly<Record<string, unknown>>, maxPositions: number, where: string) {
   const named = raw.rope_parameters ?? raw.rope_scaling;
   if (named !== undefined && named !== null && (typeof named !== "object" || Array.isArray(named)))
-    throw new UsageError("rope parameters are not an object", where);
+    throw new UsageError("rope parameters are not an object", where, REPAIR);
   const rope = new Fields((named ?? {}) as Record<string, unknown>, where);
   const outer = new Fields(raw, where).positive("rope_theta", 10000);
   const theta = rope.positive("rope_theta", outer);
@@ -285,7 +289,7 @@ function readRope(raw: Readonly<Record<string, unknown>>, maxPositions: number, 
     originalMaxPositionEmbeddings: rope.size("original_max_position_embeddings", original as number),
   };
   if (scaling.highFreqFactor <= scaling.lowFreqFactor)
-    throw new UsageError("high_freq_factor must exceed low_freq_factor", where);
+    throw new UsageError("high_freq_factor must exceed low_freq_factor", where, REPAIR);
   return { theta, scaling };
 }
 

@@ -1,4 +1,4 @@
-import { BPE, Unigram, WordPiece } from "@huggingface/tokenizers";
+import { BPE, WordPiece } from "@huggingface/tokenizers";
 import { UsageError } from "../core/errors.ts";
 import { isObject, type JsonObject, Part } from "./tokenizer-config.ts";
 
@@ -162,7 +162,13 @@ function unigram(part: Part): WordModel {
   const vocab = new Map(scored.map(([token], id) => [token, id]));
   const unknown = part.number("unk_id");
   const bytes = part.flag("byte_fallback", false);
-  const model = new Unigram({ type: "Unigram", unk_id: unknown, vocab: scored }, "");
+  let lowest = Number.POSITIVE_INFINITY;
+  let longest = 1;
+  for (const [token, score] of scored) {
+    lowest = Math.min(lowest, score);
+    longest = Math.max(longest, token.length);
+  }
+  const pieces = { vocab, scored, unknown, unknownScore: lowest - UNKNOWN_PENALTY, longest };
   return {
     type: "Unigram",
     vocab,
@@ -173,14 +179,12 @@ function unigram(part: Part): WordModel {
       const flush = (): void => {
         if (stranger === "") return;
         const ids = bytes ? byteIds(stranger, vocab) : undefined;
-        if (ids) out.push(...ids);
-        else out.push(unknown);
+        out.push(...(vocab.has(stranger) ? [vocab.get(stranger)!] : (ids ?? [unknown])));
         stranger = "";
       };
-      for (const token of model.encode([word])) {
-        const id = vocab.get(token);
-        if (id === undefined || id === unknown) {
-          stranger += token;
+      for (const { text, id } of bestPath(word, pieces)) {
+        if (id === unknown) {
+          stranger += text;
         } else {
           flush();
           out.push(id);
@@ -190,6 +194,52 @@ function unigram(part: Part): WordModel {
       return out;
     },
   };
+}
+
+interface Pieces {
+  readonly vocab: ReadonlyMap<string, number>;
+  readonly scored: readonly (readonly [string, number])[];
+  readonly unknown: number;
+  readonly unknownScore: number;
+  /** Length of the longest token in UTF-16 units. */
+  readonly longest: number;
+}
+
+/** What a character outside the vocabulary costs below the rarest token (SentencePiece, kUnkPenalty). */
+const UNKNOWN_PENALTY = 10;
+
+/**
+ * The segmentation of highest summed score, by dynamic programming over ends of tokens (Kudo, 2018,
+ * arXiv:1804.10959). Of equal ones the first found stays, as in tokenizers' `encode_optimized`.
+ */
+function bestPath(word: string, pieces: Pieces): { text: string; id: number }[] {
+  const { vocab, scored, unknown, unknownScore, longest } = pieces;
+  const best = new Float64Array(word.length + 1);
+  const from = new Int32Array(word.length + 1).fill(-1);
+  const ids = new Int32Array(word.length + 1);
+  const offer = (start: number, end: number, id: number, score: number): void => {
+    const candidate = best[start]! + score;
+    if (from[end] === -1 || candidate > best[end]!) {
+      best[end] = candidate;
+      from[end] = start;
+      ids[end] = id;
+    }
+  };
+  for (let start = 0; start < word.length; ) {
+    const next = start + (word.codePointAt(start)! > 0xffff ? 2 : 1);
+    const last = Math.min(word.length, start + longest);
+    for (let end = next; end <= last; end++) {
+      const id = vocab.get(word.slice(start, end));
+      if (id !== undefined) offer(start, end, id, scored[id]![1]);
+    }
+    if (!vocab.has(word.slice(start, next))) offer(start, next, unknown, unknownScore);
+    start = next;
+  }
+  const path: { text: string; id: number }[] = [];
+  for (let end = word.length; end > 0; end = from[end]!) {
+    path.push({ text: word.slice(from[end]!, end), id: ids[end]! });
+  }
+  return path.reverse();
 }
 
 /** The tokens <0x00>…<0xFF> of a text's bytes, undefined where the vocabulary lacks one of them. */

@@ -126,7 +126,7 @@ export class Tokenizer {
     // By text, as the reference: a Unigram may list a special token a second time.
     const special = new Set(stages.added.filter((token) => token.special).map((token) => token.content));
     this.#special = new Set(this.#tokens.flatMap((token, id) => (special.has(token ?? "") ? [id] : [])));
-    this.vocabSize = this.#ids.size;
+    this.vocabSize = this.#tokens.filter((token) => token !== undefined).length;
 
     const idOf = (name: string): number | null => this.#ids.get(this.specialTokens[name] ?? "") ?? null;
     const eos = idOf("eos_token");

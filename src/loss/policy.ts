@@ -51,6 +51,7 @@ function checkBatch(batch: PolicyRows, options: PolicyOptions, norm: Normaliser)
     ["refLogprobs", batch.refLogprobs],
     ["entropy", batch.entropy],
     ["samplingLogprobs", batch.samplingLogprobs],
+    ["discount", batch.discount],
   ];
   for (const [name, values] of perToken) {
     assert(!values || values.length === tokens, `${name} has ${values?.length} entries for ${tokens} tokens`);
@@ -114,7 +115,7 @@ class Pass {
     for (let t = begin; t < end; t++) {
       if (!mask[t]) continue;
       length++;
-      sum += logprobs[t]!;
+      sum += this.discount(t) * logprobs[t]!;
       if (refLogprobs) {
         const d = logprobs[t]! - refLogprobs[t]!;
         distance += d;
@@ -130,8 +131,13 @@ class Pass {
       this.tally.kl += distance * distance;
       this.tally.klCount++;
     }
-    const slope = weight * (2 * beta * distance - advantage);
-    for (let t = begin; t < end; t++) if (mask[t]) this.grad[t] = slope;
+    for (let t = begin; t < end; t++) {
+      if (mask[t]) this.grad[t] = weight * (2 * beta * distance - advantage * this.discount(t));
+    }
+  }
+
+  private discount(t: number): number {
+    return this.batch.discount?.[t] ?? 1;
   }
 
   /** Every loss made of a ratio pi / pi_old: value and derivative by log pi, per token or per row (GSPO). */
@@ -171,7 +177,7 @@ class Pass {
       const x = logprobs[t]!;
       const logRatio = oldLogprobs ? x - oldLogprobs[t]! : 0;
       const ratio = Math.exp(bySequence ? rowLogRatio : logRatio);
-      this.evaluate(ratio, advantage, phi, x);
+      this.evaluate(ratio, advantage * this.discount(t), phi, x);
       low += this.surrogate.low ? 1 : 0;
       high += this.surrogate.high ? 1 : 0;
       if (kept && this.inEntropyMask(t)) {

@@ -24,6 +24,8 @@ export interface PolicyRows extends MaskedRows {
   readonly samplingLogprobs?: Reals | null;
   /** One advantage a row. */
   readonly advantages: Reals;
+  /** Factor of the advantage at each token (gamma^(T-1-t)); absent = 1. */
+  readonly discount?: Reals | null;
 }
 
 export function rowLength(rows: MaskedRows, row: number): number {

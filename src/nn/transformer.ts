@@ -133,7 +133,7 @@ export class Transformer {
   /** Hidden states [T, C] after the final norm. */
   forward(g: Graph, input: PackedInput): Tensor {
     const { ids, positions, segments, write } = input;
-    return this.#run(g, ids, (g, layer, i, q, k, v) => {
+    return this.#run(g, ids, [positions, segments.segments], (g, layer, i, q, k, v) => {
       const { qr, kr } = this.#rotate(g, layer, q, k, positions);
       const cache = write?.cache.layers[i] ?? null;
       if (write && cache) F.appendKv(g, cache, kr, v, write.slots, this.shape);
@@ -146,7 +146,7 @@ export class Transformer {
   /** Hidden states [B, C] of one new token per sequence; appends it to the cache. */
   decode(g: Graph, input: DecodeInput): Tensor {
     const { ids, positions, rows, cache, slots } = input;
-    return this.#run(g, ids, (g, layer, i, q, k, v) => {
+    return this.#run(g, ids, [positions], (g, layer, i, q, k, v) => {
       const { qr, kr } = this.#rotate(g, layer, q, k, positions);
       F.appendKv(g, cache.layers[i]!, kr, v, slots, this.shape);
       const o = F.decodeAttention(g, qr, cache.layers[i]!, rows, this.shape);
@@ -165,6 +165,7 @@ export class Transformer {
   #run(
     g: Graph,
     ids: Tensor,
+    reads: readonly Tensor[],
     attend: (g: Graph, layer: Layer, index: number, q: Tensor, k: Tensor, v: Tensor) => Tensor,
   ): Tensor {
     const eps = this.config.rmsNormEps;
@@ -195,7 +196,7 @@ export class Transformer {
         return [second.h, out];
       };
       const inputs: Tensor[] = delta ? [h, delta] : [h];
-      const [nextH, nextDelta] = this.checkpointing ? g.checkpoint(inputs, block) : block(g, inputs);
+      const [nextH, nextDelta] = this.checkpointing ? g.checkpoint(inputs, reads, block) : block(g, inputs);
       g.release(...inputs);
       h = nextH!;
       delta = nextDelta!;

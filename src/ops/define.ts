@@ -10,7 +10,10 @@ export * from "../device/operation.ts";
 export interface GradContext<In extends string, Out extends string, P extends string> {
   /** A forward input or output, recomputed if its storage was given up. */
   value(name: In | Out): View;
+  /** The same for an optional one; null if the operation ran without it. */
   maybe(name: In | Out): View | null;
+  /** Whether the operation ran with this tensor; its value need not exist any more. */
+  has(name: In | Out): boolean;
   param(name: P): number;
   /** Cotangent of an output; null if nothing downstream used it. */
   grad(name: Out): View | null;

@@ -57,7 +57,7 @@ export const gemmNt = defineForward("gemm_nt", {
       g.emit(gemmNn, { dx: view, dy, w: g.value("w"), m, n, k, dt, accumulate: accumulate ? 1 : 0 });
     }
     if (g.wants("w")) g.emit(gemmTn, { dw: g.sum("w"), dy, x: g.value("x"), m, n, k, dt });
-    if (g.maybe("bias") && g.wants("bias")) {
+    if (g.has("bias") && g.wants("bias")) {
       const partial = g.temp(Math.ceil(m / 64) * n * 4);
       g.emit(biasBwd, { dbias: g.sum("bias"), dy, partial, m, n, dt });
     }

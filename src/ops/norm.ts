@@ -34,7 +34,7 @@ export const rmsNormFwd = defineForward("rms_norm_fwd", {
   recompute: { output: "y", alias: { x: "h", delta: null, h: null } },
   vjp: (g) => {
     const [rows, cols, eps, dt] = [g.param("rows"), g.param("cols"), g.param("eps"), g.param("dt")];
-    const fused = g.maybe("delta") !== null;
+    const fused = g.has("delta");
     const dy = g.grad("y");
     const dres = fused ? g.grad("h") : null;
     if (!dy) {
@@ -104,7 +104,7 @@ export const qkNormRopeFwd = defineForward("qk_norm_rope_fwd", {
     if (!dy) return;
     const [rows, heads, head_dim] = [g.param("rows"), g.param("heads"), g.param("head_dim")];
     const dx = g.write("x");
-    const trained = g.maybe("weight") !== null && g.wants("weight");
+    const trained = g.has("weight") && g.wants("weight");
     g.emit(qkNormRopeBwd, {
       dx,
       dweight: trained ? g.sum("weight") : null,

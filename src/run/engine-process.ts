@@ -51,8 +51,8 @@ export function programArgv(main: string): string[] {
   return STANDALONE ? [process.execPath] : [process.execPath, main];
 }
 
-/** How long the last messages of an engine that ended are waited for. */
-const LAST_WORDS_MS = 1000;
+/** How long the last messages of an engine that is gone are waited for. */
+const LAST_WORDS_MS = 300;
 
 /** After "stop now" the engine has this long to end by itself. */
 const NOW_MS = 1000;
@@ -71,14 +71,13 @@ export async function superviseEngine<Config>(
   let failure: string | undefined;
   let step = 0;
   let stopping: StopMessage["how"] | undefined;
-  const disconnected = Promise.withResolvers<void>();
+  const ended = Promise.withResolvers<void>();
   const engine = Bun.spawn([...argv, ENGINE_COMMAND], {
-    onDisconnect: () => disconnected.resolve(),
     // The engine's own output is what a crash prints: it goes to stderr, stdout stays clean.
     stdio: ["ignore", 2, 2],
     serialization: "advanced",
     ipc(received: EngineMessage | EndMessage) {
-      if (received.type === "end") return;
+      if (received.type === "end") return ended.resolve();
       if (received.type === "done") done = received;
       if (received.type === "step") step = received.step;
       if (received.type === "error") {
@@ -111,8 +110,8 @@ export async function superviseEngine<Config>(
     onStart(engine.pid);
     engine.send({ type: "job", ...job } satisfies EngineJob<Config>);
     await engine.exited;
-    // Messages may still be in the channel when the process is gone.
-    await Promise.race([disconnected.promise, Bun.sleep(LAST_WORDS_MS)]);
+    // Messages may still be in the channel when the process is gone; one that crashed sends no end.
+    await Promise.race([ended.promise, Bun.sleep(LAST_WORDS_MS)]);
   } finally {
     clearTimeout(killer);
     process.off("SIGINT", onInterrupt);
@@ -244,6 +243,6 @@ function lastWord(): Promise<void> {
   return new Promise((resolve) => {
     if (!process.connected) return resolve();
     process.send!({ type: "end" } satisfies EndMessage, undefined, undefined, () => resolve());
-    setTimeout(resolve, LAST_WORDS_MS);
+    setTimeout(resolve, 5000).unref();
   });
 }

@@ -42,6 +42,13 @@ export function openRunFolder(request: RunFolderRequest): RunFolder {
     if (dir !== undefined) return hold(dir, false);
   }
   const root = resolve(request.outputDir);
+  const { runName } = request;
+  if (runName !== null && (runName !== basename(runName) || runName === "." || runName === ".."))
+    throw new UsageError(
+      `run_name ${JSON.stringify(runName)} is not the name of a folder`,
+      undefined,
+      "give one name",
+    );
   const made = makeDir(root);
   try {
     probe(root);
@@ -49,16 +56,10 @@ export function openRunFolder(request: RunFolderRequest): RunFolder {
     if (made !== undefined) rmSync(made, { recursive: true, force: true });
     throw error;
   }
-  if (request.runName === null) return hold(freshDir(root, `${request.recipe}-${stamp(request.now)}`), true);
-  const dir = join(root, request.runName);
-  if (dirname(dir) !== root)
-    throw new UsageError(
-      `run_name ${JSON.stringify(request.runName)} is not the name of a folder`,
-      undefined,
-      "give one name",
-    );
+  if (runName === null) return hold(freshDir(root, `${request.recipe}-${stamp(request.now)}`), true);
+  const dir = join(root, runName);
   const fresh = makeDir(dir) !== undefined;
-  refuseUsed(dir, request.runName);
+  refuseUsed(dir, runName);
   return hold(dir, fresh);
 }
 

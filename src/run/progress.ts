@@ -61,6 +61,8 @@ class Bar implements Progress {
       etaBuffer: 20,
       fps: 8,
       gracefulExit: false,
+      // The bar is cut to the terminal's width; lines above it wrap as usual.
+      linewrap: true,
     });
   }
   #tint(text: string): string {
@@ -88,7 +90,8 @@ class Bar implements Progress {
               : `loss ${brief(loss)}`
             : `reward ${brief(reward)}`;
         this.#bar?.update(message.step, this.#payload());
-        return;
+        if (this.out.isTTY === true || !message.print) return;
+        break;
       }
       case "eval": {
         const reward = message.metrics["eval/reward"] ?? message.metrics["eval/loss"];
@@ -104,12 +107,14 @@ class Bar implements Progress {
   }
   line(text: string): void {
     // Lines appear above the bar where both share the terminal; a piped stdout gets them directly.
-    if (this.#bar !== undefined && this.#bars.isActive && this.out.isTTY === true)
+    if (this.#bar !== undefined && this.out.isTTY === true) {
       this.#bars.log(`${text}\n`);
-    else this.out.write(`${text}\n`);
+      // cli-progress keeps lines until the next redraw, and drops them when it is stopped before.
+      this.#bars.update();
+    } else this.out.write(`${text}\n`);
   }
   close(): void {
-    this.#bars.stop();
+    if (this.#bar !== undefined) this.#bars.stop();
     this.#bar = undefined;
   }
 }

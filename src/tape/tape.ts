@@ -136,15 +136,18 @@ export class Graph {
     this.#nodes.push(node);
   }
 
-  /** Runs `run` without recording and again in the gradient pass: keeps the inputs alone. */
-  checkpoint(inputs: readonly Tensor[], run: BlockFn): readonly Tensor[] {
+  /**
+   * Runs `run` without recording and again in the gradient pass: keeps the inputs and what else it `reads` (data
+   * without gradient), and nothing in between.
+   */
+  checkpoint(inputs: readonly Tensor[], reads: readonly Tensor[], run: BlockFn): readonly Tensor[] {
     if (!this.recording) return run(this, inputs);
     const outputs = run(new Graph(this.memory, false), inputs);
     const node: Node = {
       args: {},
       op: null,
       params: {},
-      kept: inputs.map((t) => t.storage!.retain()),
+      kept: [...inputs, ...reads].map((t) => t.storage!.retain()),
       block: { inputs, outputs, run },
     };
     for (const t of outputs) {
@@ -351,6 +354,9 @@ class RuleContext implements GradContext<string, string, string> {
     if (!tensor) return null;
     if (tensor.storage && tensor.storage.users > 0) return tensor.view;
     return this.graph.materialise(tensor);
+  }
+  has(name: string): boolean {
+    return Boolean(this.node.args[name]);
   }
   param(name: string): number {
     const value = this.node.params[name];

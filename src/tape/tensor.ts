@@ -1,6 +1,6 @@
 import { assert, Stale } from "../core/errors.ts";
 import type { Buffer } from "../device/device.ts";
-import { Dtype, type DtypeCode, sizeOf, type View } from "../ops/define.ts";
+import { Dtype, type DtypeCode, type View } from "../ops/define.ts";
 import type { Arena, Block } from "./arena.ts";
 import type { Node } from "./tape.ts";
 
@@ -68,25 +68,19 @@ export class Tensor {
     return this.storage.view;
   }
 
-  /** Elements on the host; the stream must have finished. */
+  /** Elements on the host; the stream must have finished. Zeros on a device without memory. */
   float32(): Float32Array {
-    const storage = this.#storage();
     assert(this.dtype === Dtype.f32, `${this.label}: not float32`);
-    return new Float32Array(storage.buffer.view(storage.offset, this.size * 4));
+    return new Float32Array(this.#host(this.size * 4));
   }
 
   uint32(): Uint32Array {
-    const storage = this.#storage();
-    return new Uint32Array(storage.buffer.view(storage.offset, this.size * 4));
+    return new Uint32Array(this.#host(this.size * 4));
   }
 
-  bytes(): Uint8Array {
-    const storage = this.#storage();
-    return new Uint8Array(storage.buffer.view(storage.offset, this.size * sizeOf(this.dtype)));
-  }
-
-  #storage(): Storage {
+  #host(bytes: number): ArrayBuffer {
     void this.view;
-    return this.storage!;
+    const { buffer, offset } = this.storage!;
+    return buffer.device.hasMemory ? buffer.view(offset, bytes) : new ArrayBuffer(bytes);
   }
 }

@@ -63,7 +63,7 @@ using namespace rlv::RLV_ISA;
 using std::vector;
 
 int passed = 0, failed = 0;
-void check(bool ok, const std::string& what) {
+inline void check(bool ok, const std::string& what) {
   ok ? passed++ : failed++;
   if (!ok) std::printf("FAILED %s\n", what.c_str());
 }
@@ -90,7 +90,7 @@ std::string run(void (*kernel)(Ctx&, const A&), const A& a, uint32_t threads = 1
 }
 
 std::mt19937 engine(7);
-double normal() { return std::normal_distribution<double>()(engine); }
+inline double normal() { return std::normal_distribution<double>()(engine); }
 
 // An array in storage dtype with the same values in float64.
 struct Array {
@@ -132,7 +132,7 @@ struct Array {
 
 // Every error of `got` against float64 is small beside the largest value (at least `scale`: that of the terms, where
 // they cancel) and, in bfloat16, the rounding of the value itself.
-bool close(const Array& got, const vector<double>& want, double f32_tolerance = 3e-6, double scale = 0) {
+inline bool close(const Array& got, const vector<double>& want, double f32_tolerance = 3e-6, double scale = 0) {
   for (double w : want) scale = std::max(scale, std::abs(w));
   for (size_t i = 0; i < want.size(); i++) {
     const double tolerance =
@@ -148,7 +148,7 @@ bool close(const Array& got, const vector<double>& want, double f32_tolerance = 
 using Complex = std::complex<double>;
 constexpr double kStep = 1e-30;
 // gradient[i] = d/dx_i of sum(cotangent * f(x)), by the complex step.
-vector<double> gradient(const std::function<vector<Complex>(const vector<Complex>&)>& f, const vector<double>& x,
+inline vector<double> gradient(const std::function<vector<Complex>(const vector<Complex>&)>& f, const vector<double>& x,
                         const vector<double>& cotangent) {
   vector<Complex> z(x.begin(), x.end());
   vector<double> g(x.size());
@@ -161,13 +161,13 @@ vector<double> gradient(const std::function<vector<Complex>(const vector<Complex
   return g;
 }
 
-std::string label(const char* what, uint32_t dt, uint32_t a, uint32_t b) {
+inline std::string label(const char* what, uint32_t dt, uint32_t a, uint32_t b) {
   std::ostringstream s;
   s << what << (dt == RLV_BF16 ? " bf16 " : " f32 ") << a << "x" << b;
   return s.str();
 }
 
-int report() {
+inline int report() {
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed ? 1 : 0;
 }

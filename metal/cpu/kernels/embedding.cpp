@@ -33,6 +33,17 @@ inline size_t packed_step(uint32_t k) {
   return Pairs ? size_t(k / 2) * (2 * RLV_PANEL) + k % 2 : size_t(k) * RLV_PANEL;
 }
 
+// y[k] = column k of a packed row, first <= k < last, first even.
+template <class T, class Table>
+inline void copy_columns(T* y, const Table* row, uint32_t first, uint32_t last) {
+  for (uint32_t k = first; k < last; k++) put(y + k, get(row + packed_step<sizeof(Table) == 2>(k)));
+}
+inline void copy_columns(uint16_t* y, const uint16_t* row, uint32_t first, uint32_t last) {
+  uint32_t k = first;
+  for (; k + 2 <= last; k += 2) std::memcpy(y + k, row + packed_step<true>(k), 4);
+  if (k < last) y[k] = row[packed_step<true>(k)];
+}
+
 template <class T, class Table>
 void embed(Ctx& c, const args::EmbedFwd& a) {
   constexpr bool pairs = sizeof(Table) == 2;
@@ -47,7 +58,7 @@ void embed(Ctx& c, const args::EmbedFwd& a) {
     const Table* row = static_cast<const Table*>(a.table) + packed_base<pairs>(ids[t], a.cols);
     T* y = static_cast<T*>(a.y) + size_t(t) * a.cols;
     const uint32_t last = a.cols - first < kPiece ? a.cols : first + kPiece;
-    for (uint32_t k = first; k < last; k++) put(y + k, get(row + packed_step<pairs>(k)));
+    copy_columns(y, row, first, last);
   }
 }
 

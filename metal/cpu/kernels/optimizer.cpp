@@ -1,6 +1,6 @@
 // The optimizer step on flat parameters of n elements (in whatever layout: every element is on its own).
 //
-//   sq_norm    sums[slot] = sum of g^2 in float64 ("="): blocks of 65536 elements, each in 16 chains by index, then
+//   sq_norm    sums[slot] = sum of g^2 in float64 ("="): blocks of 65536 elements, each in 32 chains by index, then
 //              (after a barrier) the blocks in order. Threads take blocks. The squares are exact in float64.
 //   clip_coef  result = {norm, coefficient, nonfinite, 0} from the slots in order ("="); one thread.
 //   adamw      AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with torch.optim.AdamW's formulas, in place.
@@ -22,18 +22,30 @@ namespace RLV_ISA {
 
 namespace {
 
-constexpr uint32_t kSquareChains = 16;
+constexpr uint32_t kSquareChains = 32;
 constexpr int kBlock = 64;  // elements of one step of adamw
 
 double sum_squares(const float* g, uint32_t n) {
-  double s[kSquareChains] = {};
+  typedef float Floats __attribute__((vector_size(32)));
+  typedef double Doubles __attribute__((vector_size(64)));
+  Doubles s[kSquareChains / 8] = {};
+  const auto take = [&s](const float* from) {
+    for (uint32_t j = 0; j < kSquareChains / 8; j++) {
+      Floats f;
+      std::memcpy(&f, from + 8 * j, sizeof f);
+      const Doubles d = __builtin_convertvector(f, Doubles);
+      s[j] += d * d;
+    }
+  };
   uint32_t i = 0;
-  for (; i + kSquareChains <= n; i += kSquareChains)
-    for (uint32_t j = 0; j < kSquareChains; j++) s[j] += double(g[i + j]) * double(g[i + j]);
-  for (uint32_t j = 0; i < n; i++, j++) s[j] += double(g[i]) * double(g[i]);
-  for (uint32_t h = kSquareChains / 2; h > 0; h /= 2)
-    for (uint32_t j = 0; j < h; j++) s[j] += s[j + h];
-  return s[0];
+  for (; i + kSquareChains <= n; i += kSquareChains) take(g + i);
+  float rest[kSquareChains] = {};
+  std::memcpy(rest, g + i, (n - i) * sizeof(float));
+  take(rest);
+  double sum[8];
+  const Doubles all = (s[0] + s[2]) + (s[1] + s[3]);
+  std::memcpy(sum, &all, sizeof sum);
+  return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
 // The decimal a float32 setting was written as: the shortest that rounds to it. 1 - beta would otherwise magnify

@@ -1,0 +1,163 @@
+/**
+ * The whole suite: types, lint, generated files, native tests, TypeScript tests. Last line: `N passed, N failed`.
+ *
+ *   scripts/test [FILTER]      only test files whose path contains FILTER
+ *   scripts/test goldens       only what walks a goldens folder (RLV_GOLDENS=DIR names another one)
+ *   scripts/test asan | tsan   the native tests under a sanitizer
+ */
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, relative, resolve } from "node:path";
+
+const root = resolve(import.meta.dir, "..");
+const [filter, ...extra] = process.argv.slice(2);
+if (extra.length > 0) {
+  process.stderr.write(
+    `rlv: error: scripts/test takes one filter: ${extra.join(" ")}: run it once for each\n`,
+  );
+  process.exit(2);
+}
+
+const total = { passed: 0, failed: 0, skipped: 0 };
+
+function count(title: string, passed: number, failed: number, skipped = 0): void {
+  total.passed += passed;
+  total.failed += failed;
+  total.skipped += skipped;
+  process.stdout.write(`${failed === 0 ? "ok  " : "FAIL"} ${title}: ${passed} passed, ${failed} failed\n`);
+}
+
+const clock = (since: number) => `${((performance.now() - since) / 1000).toFixed(1)} s`;
+
+/** One check that passes or fails by its exit code; its output is shown when it fails. */
+function check(title: string, command: readonly string[]): boolean {
+  const since = performance.now();
+  const result = Bun.spawnSync([...command], { cwd: root });
+  if (result.exitCode !== 0) {
+    process.stdout.write(result.stdout);
+    process.stdout.write(result.stderr);
+  }
+  count(`${title} (${clock(since)})`, result.exitCode === 0 ? 1 : 0, result.exitCode === 0 ? 0 : 1);
+  return result.exitCode === 0;
+}
+
+const tool = (name: string) => join(root, "node_modules/.bin", name);
+
+function buildNative(variant?: "asan" | "tsan"): boolean {
+  const env = { ...process.env, ...(variant === undefined ? {} : { [variant.toUpperCase()]: "1" }) };
+  const command = [process.execPath, join(root, "scripts/native.ts"), "--quiet", "--tests"];
+  return Bun.spawnSync(command, { cwd: root, env, stdout: "inherit", stderr: "inherit" }).exitCode === 0;
+}
+
+/** What this processor cannot run, by the suffix of a test program. */
+function unsupported(isa: string): boolean {
+  const needs: Record<string, string[]> = {
+    avx2: ["avx2", "fma", "f16c"],
+    avx512: ["avx512f", "avx512bw", "avx512vl", "avx512dq"],
+    avx512bf16: ["avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16"],
+  };
+  const flags = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8").split(/\s+/) : [];
+  return (needs[isa] ?? []).some((flag) => !flags.includes(flag));
+}
+
+/** Native test programs end with the same line as this script. */
+function native(variant?: "asan" | "tsan"): void {
+  const folder = join(root, "build", variant ?? "", "native-tests");
+  const title = variant === undefined ? "" : ` under ${variant}`;
+  for (const name of readdirSync(folder).sort()) {
+    const isa = name.split(".")[1] ?? "";
+    if (unsupported(isa)) {
+      process.stdout.write(`skip native ${name}: this processor has no ${isa}\n`);
+      total.skipped += 1;
+      continue;
+    }
+    const since = performance.now();
+    const options = { ASAN_OPTIONS: "detect_leaks=1", UBSAN_OPTIONS: "print_stacktrace=1" };
+    const result = Bun.spawnSync([join(folder, name)], { cwd: root, env: { ...process.env, ...options } });
+    const text = result.stdout.toString();
+    const line = /(\d+) passed, (\d+) failed\s*$/.exec(text);
+    const passed = Number(line?.[1] ?? 0);
+    let failed = Number(line?.[2] ?? 1);
+    // A sanitizer's report or a crash comes after the count, or instead of it; a program without tests is none.
+    if (failed === 0 && (result.exitCode !== 0 || passed === 0)) failed = 1;
+    if (failed > 0) process.stdout.write(`${text}${result.stderr}\n`);
+    count(`native ${name}${title} (${clock(since)})`, passed, failed);
+  }
+}
+
+function testFiles(dir = join(root, "tests")): string[] {
+  return readdirSync(dir, { withFileTypes: true })
+    .sort((a, b) => (a.name < b.name ? -1 : 1))
+    .flatMap((entry) => {
+      const path = join(dir, entry.name);
+      if (entry.isDirectory()) return path === join(root, "tests/goldens") ? [] : testFiles(path);
+      return entry.name.endsWith(".test.ts") ? [path] : [];
+    });
+}
+
+/** A test walks goldens if it is named so or imports the walker. */
+function walksGoldens(path: string): boolean {
+  return /goldens?[^/]*\.test\.ts$/.test(path) || readFileSync(path, "utf8").includes("goldens-dirs");
+}
+
+function attribute(tag: string, name: string): number {
+  return Number(new RegExp(`\\b${name}="(\\d+)"`).exec(tag)?.[1] ?? 0);
+}
+
+/** Runs the files in one `bun test`; counts come from its JUnit report, which a crash leaves unwritten. */
+function typescript(files: readonly string[]): void {
+  if (files.length === 0) {
+    count(`no test file matches ${JSON.stringify(filter)}`, 0, 1);
+    return;
+  }
+  const since = performance.now();
+  const scratch = mkdtempSync(join(tmpdir(), "rlv-test-"));
+  try {
+    const report = join(scratch, "report.xml");
+    const paths = files.map((file) => `./${relative(root, file)}`);
+    const command = [process.execPath, "test", "--reporter=junit", `--reporter-outfile=${report}`, ...paths];
+    const result = Bun.spawnSync(command, { cwd: root, stdout: "inherit", stderr: "inherit" });
+    const tag = existsSync(report) ? /<testsuites[^>]*>/.exec(readFileSync(report, "utf8"))?.[0] : undefined;
+    if (tag === undefined) {
+      const how = result.signalCode ?? `code ${result.exitCode}`;
+      count(`bun test ended with ${how} and no report`, 0, 1);
+      return;
+    }
+    const skipped = attribute(tag, "skipped");
+    let failed = attribute(tag, "failures") + attribute(tag, "errors");
+    const passed = attribute(tag, "tests") - failed - skipped;
+    // An error outside of a test (a module that does not load) fails the run and no test.
+    if (result.exitCode !== 0 && failed === 0) failed = 1;
+    count(`TypeScript tests in ${files.length} files (${clock(since)})`, passed, failed, skipped);
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+if (filter === "asan" || filter === "tsan") {
+  if (buildNative(filter)) native(filter);
+  else count(`native library under ${filter}`, 0, 1);
+} else {
+  const files = testFiles();
+  const whole = filter === undefined;
+  if (whole) {
+    check("types", [tool("tsc"), "--noEmit"]);
+    check("lint", [tool("biome"), "check", "."]);
+    check("generated files", [process.execPath, "scripts/gen.ts", "--check"]);
+    check("C++ format", [join(root, "scripts/format-native"), "--check"]);
+  }
+  if (buildNative()) {
+    if (whole) native();
+    typescript(
+      whole
+        ? files
+        : filter === "goldens"
+          ? files.filter(walksGoldens)
+          : files.filter((file) => relative(root, file).includes(filter)),
+    );
+  } else count("native library", 0, 1);
+}
+
+if (total.skipped > 0) process.stdout.write(`${total.skipped} skipped, with their reasons above\n`);
+process.stdout.write(`${total.passed} passed, ${total.failed} failed\n`);
+process.exit(total.failed === 0 ? 0 : 1);

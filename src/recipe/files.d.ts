@@ -1,0 +1,8 @@
+declare module "*.jsonl" {
+  const path: string;
+  export default path;
+}
+declare module "*.safetensors" {
+  const path: string;
+  export default path;
+}

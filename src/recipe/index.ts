@@ -1,0 +1,18 @@
+import { Bug } from "../core/errors.ts";
+import type { Reporter, RunControl } from "../run/reporter.ts";
+import type { ArithmeticSettings } from "./arithmetic.ts";
+import type { SftSettings } from "./sft.ts";
+
+export type RecipeSettings = ArithmeticSettings | SftSettings;
+
+/** Runs a job to its end; each recipe is loaded when it is asked for. */
+export async function runTraining(settings: RecipeSettings, reporter: Reporter, control: RunControl): Promise<void> {
+  switch (settings.recipe) {
+    case "arithmetic":
+      return (await import("./arithmetic.ts")).trainArithmetic(settings, reporter, control);
+    case "sft":
+      return (await import("./sft.ts")).trainSft(settings, reporter, control);
+    default:
+      throw new Bug(`no recipe ${(settings as { recipe: string }).recipe}`);
+  }
+}

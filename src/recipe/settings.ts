@@ -1,0 +1,71 @@
+/** What recipes read of a resolved config. The schemas in src/config give objects of these shapes. */
+import type { LossType } from "../loss/options.ts";
+import type { KlEstimator } from "../loss/kl.ts";
+
+export interface DeviceSettings {
+  readonly device: string;
+  readonly threads: number | null;
+  readonly dtype: "float32" | "bfloat16";
+}
+
+export interface OptimizerSettings {
+  readonly learning_rate: number;
+  readonly lr_schedule: "constant" | "linear" | "cosine";
+  readonly warmup_steps: number;
+  readonly weight_decay: number;
+  readonly adam_beta1: number;
+  readonly adam_beta2: number;
+  readonly adam_epsilon: number;
+  readonly max_grad_norm: number;
+  readonly optimizer_dtype: "float32" | "bfloat16";
+}
+
+export interface ScheduleSettings {
+  readonly eval_every: number;
+  readonly save_every: number;
+  readonly keep_checkpoints: number;
+  readonly log_every: number;
+}
+
+export interface TrainSettings extends DeviceSettings, OptimizerSettings, ScheduleSettings {
+  readonly recipe: string;
+  readonly seed: number;
+  readonly micro_batch_tokens: number;
+  readonly gradient_checkpointing: boolean;
+}
+
+export interface GrpoSettings extends TrainSettings {
+  readonly num_train_steps: number;
+  readonly batch_size: number;
+  readonly group_size: number;
+  readonly num_iterations: number;
+  readonly steps_per_generation: number;
+  readonly grad_accum_steps: number;
+  readonly max_prompt_length: number;
+  readonly max_completion_length: number;
+  readonly temperature: number;
+  readonly top_p: number;
+  readonly top_k: number;
+  readonly min_p: number;
+  readonly loss_type: LossType;
+  readonly importance_sampling_level: "token" | "sequence";
+  readonly epsilon: number;
+  readonly epsilon_high: number | null;
+  readonly delta: number | null;
+  readonly kl_estimator: KlEstimator | null;
+  readonly scale_rewards: "group" | "batch" | "centered_batch" | "none";
+  readonly mask_truncated_completions: boolean;
+  readonly sapo_temperature_pos: number;
+  readonly sapo_temperature_neg: number;
+  readonly vespo_k_pos: number;
+  readonly vespo_lambda_pos: number;
+  readonly vespo_k_neg: number;
+  readonly vespo_lambda_neg: number;
+  readonly aggregation: "token" | "sequence";
+  readonly entropy_coef: number;
+  readonly top_entropy_quantile: number;
+  readonly off_policy_mask_threshold: number | null;
+  readonly compat: "none" | "trl";
+  readonly eval_num_prompts: number;
+  readonly save_rollouts: boolean;
+}

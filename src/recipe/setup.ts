@@ -1,0 +1,149 @@
+/** What every recipe opens: device, policy, tokenizer, reference and optimizer, fresh or from a checkpoint. */
+import { UsageError } from "../core/errors.ts";
+import { Device } from "../device/device.ts";
+import { checkWeights, type ModelConfig, openWeights } from "../io/hf-folder.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import { AdamW } from "../nn/optimizer.ts";
+import { Transformer } from "../nn/transformer.ts";
+import { loadOptimizer, readTrainState, type TrainState } from "../run/checkpoint.ts";
+import { dtypeCode, openTokenizer, readCausalConfig, weightsHash } from "../run/open-model.ts";
+import type { RunControl } from "../run/reporter.ts";
+import { StepMemory } from "../tape/tape.ts";
+import type { TrainSettings } from "./settings.ts";
+
+export interface Trained {
+  readonly device: Device;
+  readonly model: Transformer;
+  readonly reference: Transformer | null;
+  readonly tokenizer: Tokenizer;
+  readonly optimizer: AdamW;
+  readonly state: TrainState;
+  dispose(): void;
+}
+
+/** Where the policy at step 0 comes from. */
+export interface Source {
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  /** Fills a model with the weights of step 0. */
+  load(model: Transformer): void;
+}
+
+export function folderSource(folder: string): Source {
+  const config = readCausalConfig(folder);
+  return {
+    config,
+    tokenizer: openTokenizer(folder, config),
+    load: (model) => {
+      using weights = openWeights(folder);
+      checkWeights(config, weights);
+      model.loadWeights(weights);
+    },
+  };
+}
+
+export interface SetupOptions {
+  /** Tokens of the longest sequence. */
+  readonly maxPositions: number;
+  /** Whether the policy of step 0 is kept beside the trained one. */
+  readonly reference: boolean;
+}
+
+export function openTrained(
+  device: Device,
+  source: Source,
+  settings: TrainSettings,
+  control: RunControl,
+  options: SetupOptions,
+): Trained {
+  const { config, tokenizer } = source;
+  const { maxPositions } = options;
+  if (maxPositions > config.maxPositionEmbeddings) {
+    throw new UsageError(
+      `prompt and completion of ${maxPositions} tokens exceed the model's context of ${config.maxPositionEmbeddings}`,
+      settings.recipe,
+      "lower --max_prompt_length or --max_completion_length",
+    );
+  }
+  const dtype = dtypeCode(settings.dtype);
+  const model = new Transformer(device, config, {
+    dtype,
+    trainable: true,
+    momentDtype: dtypeCode(settings.optimizer_dtype),
+    maxPositions,
+    checkpointing: settings.gradient_checkpointing,
+  }, "policy");
+  const reference = options.reference
+    ? new Transformer(device, config, { dtype, trainable: false, maxPositions }, "reference")
+    : null;
+  let state: TrainState = { step: 0, recipe: settings.recipe, initial_sha256: "", generation: null };
+  if (device.hasMemory) {
+    source.load(model);
+    const initial = weightsHash(model);
+    reference?.copyFrom(model);
+    state = { ...state, initial_sha256: initial };
+    if (control.resumeFrom !== null) {
+      state = readTrainState(control.resumeFrom);
+      if (state.recipe !== settings.recipe) {
+        throw new UsageError(`checkpoint of recipe ${state.recipe}`, control.resumeFrom, `resume it as ${state.recipe}`);
+      }
+      if (state.initial_sha256 !== initial) {
+        throw new UsageError(
+          "the starting model is not the one this run began with",
+          control.resumeFrom,
+          "restore the model folder: it is the reference of the KL term",
+        );
+      }
+      using weights = openWeights(control.resumeFrom);
+      checkWeights(config, weights);
+      model.loadWeights(weights);
+      loadOptimizer(control.resumeFrom, model);
+    }
+  }
+  const optimizer = new AdamW(model.parameters, {
+    beta1: settings.adam_beta1,
+    beta2: settings.adam_beta2,
+    eps: settings.adam_epsilon,
+    weightDecay: settings.weight_decay,
+    maxGradNorm: settings.max_grad_norm,
+    seed: settings.seed,
+    decayOf: (name) => (model.parameters.get(name).matrix ? settings.weight_decay : 0),
+  });
+  return {
+    device,
+    model,
+    reference,
+    tokenizer,
+    optimizer,
+    state,
+    dispose: () => {
+      model.dispose();
+      reference?.dispose();
+      device.close();
+    },
+  };
+}
+
+/** Bytes by purpose, found by running one step of the largest shape on the device that computes nothing. */
+export async function planMemory(
+  open: (device: Device) => Trained,
+  step: (trained: Trained, memory: StepMemory) => Promise<{ readonly kv: number }>,
+): Promise<Record<string, number>> {
+  const trained = open(Device.open("null"));
+  const memory = new StepMemory(trained.device);
+  try {
+    const { kv } = await step(trained, memory);
+    const policy = trained.model.parameters.bytes;
+    const reference = trained.reference?.parameters.bytes.weights ?? 0;
+    return {
+      weights: policy.weights + reference,
+      gradients: policy.gradients,
+      optimizer: policy.optimizer,
+      kv,
+      activations: memory.peak,
+    };
+  } finally {
+    memory.dispose();
+    trained.dispose();
+  }
+}

@@ -1,0 +1,357 @@
+/**
+ * The rollout engine: packed prefill, a shared prefix per prompt, continuous batching. Kernels are batch-invariant
+ * and draws are keyed by (seed, purpose, step, prompt, completion, position), so what a request gets does not
+ * depend on what else is in the batch or on the order of admission.
+ */
+import { assert, UsageError } from "../core/errors.ts";
+import type { Finish } from "../core/records.ts";
+import type { Purpose } from "../core/rng.ts";
+import type { Transformer } from "../nn/transformer.ts";
+import * as F from "../nn/functional.ts";
+import { Dtype, NONE } from "../ops/define.ts";
+import { sample } from "../ops/head.ts";
+import { Graph, type StepMemory } from "../tape/tape.ts";
+import type { Tensor } from "../tape/tensor.ts";
+import { CachedSequence, KvStore, pagesFor } from "./kv.ts";
+
+export interface Sampling {
+  /** 0 = greedy. */
+  readonly temperature: number;
+  /** 0 = off. */
+  readonly topK: number;
+  /** 1 = off. */
+  readonly topP: number;
+  /** 0 = off. */
+  readonly minP: number;
+  readonly maxNewTokens: number;
+  readonly eosIds: readonly number[];
+}
+
+/** The random key of a request; its completions and positions are the further words. */
+export interface DrawKey {
+  readonly seed: number;
+  readonly purpose: Purpose;
+  readonly step: number;
+}
+
+export interface Request {
+  readonly ids: Int32Array;
+  /** Identifies the prompt in the random key. */
+  readonly prompt: number;
+  readonly completions: number;
+}
+
+export interface Completion {
+  /** The ending EOS included. */
+  readonly ids: Int32Array;
+  readonly logprobs: Float32Array;
+  readonly finish: Finish;
+}
+
+export interface EngineOptions {
+  /** Sequences that decode at once. */
+  readonly maxBatch: number;
+  /** Prompt plus completion tokens of the longest request. */
+  readonly maxLength: number;
+  /** Packed prompt tokens of one prefill. */
+  readonly prefillTokens: number;
+}
+
+/** A completion on its way. */
+interface Sequence {
+  readonly request: number;
+  readonly completion: number;
+  readonly cache: CachedSequence;
+  readonly ids: number[];
+  readonly logprobs: number[];
+  /** Pages it may still ask for. */
+  reserved: number;
+}
+
+/** A prompt that has been encoded and whose completions have not all started. */
+interface Encoded {
+  readonly request: number;
+  readonly prefix: CachedSequence;
+  readonly hidden: Tensor;
+  readonly row: number;
+  next: number;
+}
+
+export class RolloutEngine {
+  readonly store: KvStore;
+  constructor(
+    readonly memory: StepMemory,
+    readonly model: Transformer,
+    readonly options: EngineOptions,
+  ) {
+    this.store = new KvStore(
+      memory.device,
+      model.shape,
+      model.config.numLayers,
+      model.options.dtype,
+      RolloutEngine.pagesNeeded(options),
+    );
+  }
+
+  /** Enough for a full batch of the longest sequences, each with a prefix of its own. */
+  static pagesNeeded(options: EngineOptions): number {
+    const prefixes = Math.max(1, Math.ceil(options.prefillTokens / 16)) + options.maxBatch;
+    return options.maxBatch * pagesFor(options.maxLength) + prefixes + pagesFor(options.maxLength);
+  }
+
+  /**
+   * Samples every completion of every request. `onToken` sees tokens as they come (request, completion, id);
+   * returning false ends that completion with "stop".
+   */
+  generate(
+    requests: readonly Request[],
+    sampling: Sampling,
+    key: DrawKey,
+    onToken?: (request: number, completion: number, id: number) => boolean,
+  ): Completion[][] {
+    const results: Completion[][] = requests.map((r) => new Array(r.completions));
+    for (const r of requests) this.#check(r, sampling);
+    const eos = new Set(sampling.eosIds);
+    const waiting = requests.map((_, i) => i).filter((i) => requests[i]!.completions > 0);
+    let encoded: Encoded[] = [];
+    let active: Sequence[] = [];
+    let reserved = 0;
+
+    const finish = (s: Sequence, reason: Finish) => {
+      results[s.request]![s.completion] = {
+        ids: Int32Array.from(s.ids),
+        logprobs: Float32Array.from(s.logprobs),
+        finish: reason,
+      };
+      reserved -= s.reserved;
+      s.cache.release();
+    };
+    /** Takes one drawn token; false when the sequence has ended. */
+    const accept = (s: Sequence, id: number, logprob: number): boolean => {
+      s.ids.push(id);
+      s.logprobs.push(logprob);
+      const goOn = onToken?.(s.request, s.completion, id) ?? true;
+      if (eos.has(id)) finish(s, "eos");
+      else if (s.ids.length >= sampling.maxNewTokens) finish(s, "length");
+      else if (!goOn) finish(s, "stop");
+      else return true;
+      return false;
+    };
+
+    try {
+      while (waiting.length > 0 || encoded.length > 0 || active.length > 0) {
+        if (encoded.length === 0 && waiting.length > 0 && active.length < this.options.maxBatch) {
+          encoded = this.#prefill(requests, waiting, reserved);
+        }
+        const g = new Graph(this.memory, false);
+        const started: Sequence[] = [];
+        const rows: { hidden: Tensor; row: number }[] = [];
+        for (const e of encoded) {
+          const request = requests[e.request]!;
+          const perSequence = pagesFor(request.ids.length + sampling.maxNewTokens);
+          let count = 0;
+          while (
+            e.next + count < request.completions &&
+            active.length + started.length + count < this.options.maxBatch &&
+            this.store.freePages - reserved >= perSequence * (count + 1)
+          )
+            count++;
+          for (const cache of e.prefix.broadcast(g, count)) {
+            const pages = perSequence - cache.pages.length;
+            reserved += pages;
+            started.push({
+              request: e.request,
+              completion: e.next++,
+              cache,
+              ids: [],
+              logprobs: [],
+              reserved: pages,
+            });
+            rows.push({ hidden: e.hidden, row: e.row });
+          }
+        }
+        if (started.length > 0) {
+          const hidden = F.gather(g, rows[0]!.hidden, upload(g, rows.map((r) => r.row), "start rows"));
+          active.push(...this.#draw(g, hidden, started, requests, sampling, key, accept));
+          encoded = this.#retire(g, encoded, requests);
+          continue;
+        }
+        assert(active.length > 0, "rollout: no sequence fits the key-value store");
+        const hidden = this.#decode(g, active, (s) => {
+          reserved -= 1;
+          s.reserved -= 1;
+        });
+        active = this.#draw(g, hidden, active, requests, sampling, key, accept);
+      }
+    } catch (error) {
+      for (const s of active) s.cache.release();
+      for (const e of encoded) e.prefix.release();
+      throw error;
+    }
+    return results;
+  }
+
+  #check(request: Request, sampling: Sampling): void {
+    const total = request.ids.length + sampling.maxNewTokens;
+    if (request.ids.length === 0) throw new UsageError("empty prompt", `prompt ${request.prompt}`);
+    if (total > this.options.maxLength) {
+      throw new UsageError(
+        `prompt of ${request.ids.length} tokens plus ${sampling.maxNewTokens} new ones exceeds ${this.options.maxLength}`,
+        `prompt ${request.prompt}`,
+        "shorten the prompt, lower the completion length or raise the maximum prompt length",
+      );
+    }
+    const vocab = this.model.config.vocabSize;
+    for (const id of request.ids) {
+      if (id < 0 || id >= vocab) throw new UsageError(`token id ${id} is outside the vocabulary of ${vocab}`);
+    }
+  }
+
+  /** Encodes waiting prompts as one packed row, as many as fit. Removes them from `waiting`. */
+  #prefill(requests: readonly Request[], waiting: number[], reserved: number): Encoded[] {
+    const g = new Graph(this.memory, false);
+    const taken: { request: number; prefix: CachedSequence }[] = [];
+    const ids: number[] = [];
+    const positions: number[] = [];
+    const slots: number[] = [];
+    const segments: number[] = [];
+    const last: number[] = [];
+    let pairs = 0;
+    while (waiting.length > 0) {
+      const request = requests[waiting[0]!]!;
+      const length = request.ids.length;
+      const fits = ids.length + length <= this.options.prefillTokens;
+      if (taken.length > 0 && (!fits || taken.length >= this.options.maxBatch)) break;
+      if (this.store.freePages - reserved < pagesFor(length)) break;
+      const prefix = new CachedSequence(this.store);
+      segments.push(ids.length, length, NONE, 0, NONE, 0, taken.length, 0);
+      slots.push(...prefix.extend(length));
+      request.ids.forEach((id, i) => {
+        ids.push(id);
+        positions.push(i);
+      });
+      last.push(ids.length - 1);
+      pairs += (length * (length + 1)) / 2;
+      taken.push({ request: waiting.shift()!, prefix: prefix.snapshot() });
+    }
+    if (taken.length === 0) return [];
+    const inputs = {
+      ids: upload(g, ids, "prompt ids"),
+      positions: upload(g, positions, "prompt positions"),
+      segments: upload(g, segments, "prompt segments"),
+      slots: upload(g, slots, "prompt slots"),
+    };
+    const hidden = this.model.forward(g, {
+      ids: inputs.ids,
+      positions: inputs.positions,
+      segments: { segments: inputs.segments, count: taken.length, pairs, pages: null },
+      write: { cache: this.store, slots: inputs.slots },
+    });
+    const index = upload(g, last, "last rows");
+    const lastHidden = F.gather(g, hidden, index);
+    g.release(hidden, index, ...Object.values(inputs));
+    this.memory.device.submit();
+    return taken.map((t, row) => ({ ...t, hidden: lastHidden, row, next: 0 }));
+  }
+
+  /** Forgets prompts all of whose completions have started. */
+  #retire(g: Graph, encoded: readonly Encoded[], requests: readonly Request[]): Encoded[] {
+    const left = encoded.filter((e) => e.next < requests[e.request]!.completions);
+    for (const e of encoded) if (!left.includes(e)) e.prefix.release();
+    if (left.length === 0 && encoded.length > 0) g.release(encoded[0]!.hidden);
+    return left;
+  }
+
+  /** One token of every active sequence through the model; hidden states [B, C]. */
+  #decode(g: Graph, active: readonly Sequence[], onPage: (s: Sequence) => void): Tensor {
+    const batch = active.length;
+    const ids = new Uint32Array(batch);
+    const positions = new Uint32Array(batch);
+    const slots = new Uint32Array(batch);
+    const lens = new Uint32Array(batch);
+    let pairs = 0;
+    active.forEach((s, i) => {
+      const before = s.cache.pages.length;
+      ids[i] = s.ids[s.ids.length - 1]!;
+      positions[i] = s.cache.length;
+      slots[i] = s.cache.extend(1)[0]!;
+      lens[i] = s.cache.length;
+      pairs += s.cache.length;
+      if (s.cache.pages.length > before) onPage(s);
+    });
+    const maxPages = Math.max(...active.map((s) => s.cache.pages.length));
+    const table = new Uint32Array(batch * maxPages);
+    active.forEach((s, i) => {
+      table.set(s.cache.pages, i * maxPages);
+    });
+    const input = {
+      ids: g.upload(ids, "ids"),
+      positions: g.upload(positions, "positions"),
+      slots: g.upload(slots, "slots"),
+      lens: g.upload(lens, "lens"),
+      table: g.upload(table, "page table"),
+    };
+    const hidden = this.model.decode(g, {
+      ids: input.ids,
+      positions: input.positions,
+      rows: { table: input.table, maxPages, lens: input.lens, pairs },
+      cache: this.store,
+      slots: input.slots,
+    });
+    g.release(...Object.values(input));
+    return hidden;
+  }
+
+  /** Samples a token for each row of `hidden` (consumed) and returns the sequences that go on. */
+  #draw(
+    g: Graph,
+    hidden: Tensor,
+    sequences: readonly Sequence[],
+    requests: readonly Request[],
+    sampling: Sampling,
+    key: DrawKey,
+    accept: (s: Sequence, id: number, logprob: number) => boolean,
+  ): Sequence[] {
+    const batch = sequences.length;
+    const vocab = this.model.config.vocabSize;
+    const counters = new Uint32Array(batch * 4);
+    sequences.forEach((s, i) => {
+      counters.set([s.ids.length, s.completion, requests[s.request]!.prompt, key.step], 4 * i);
+    });
+    const logits = this.model.logits(g, hidden);
+    const ids = g.empty([batch], Dtype.f32, "sampled ids");
+    const logprob = g.empty([batch], Dtype.f32, "sampled logprobs");
+    const uploaded = g.upload(counters, "counters");
+    const greedy = sampling.temperature === 0;
+    g.apply(
+      sample,
+      { ids, logprob, logits, counters: uploaded },
+      {
+        batch,
+        vocab,
+        seed: key.seed >>> 0,
+        purpose: key.purpose,
+        inv_temp: greedy ? 1 : 1 / sampling.temperature,
+        top_k: sampling.topK,
+        top_p: sampling.topP,
+        min_p: sampling.minP,
+        greedy: greedy ? 1 : 0,
+      },
+    );
+    g.release(hidden, logits, uploaded);
+    this.memory.finish();
+    const drawn = ids.uint32();
+    const logps = logprob.float32();
+    const going = sequences.filter((s, i) => accept(s, drawn[i]!, logps[i]!));
+    g.release(ids, logprob);
+    return going;
+  }
+
+  dispose(): void {
+    this.store.dispose();
+  }
+}
+
+function upload(g: Graph, values: readonly number[], label: string): Tensor {
+  return g.upload(Uint32Array.from(values), label);
+}

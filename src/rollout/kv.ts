@@ -1,0 +1,144 @@
+/**
+ * The key-value store: pages of 16 positions per layer, counted by their users. A prefix is a list of pages that
+ * nobody writes any more; sequences that continue it share its full pages and own a copy of the last, partial one.
+ */
+import { assert, OutOfMemory } from "../core/errors.ts";
+import type { Buffer, Device } from "../device/device.ts";
+import type { HeadShape, KvLayer } from "../nn/functional.ts";
+import type { KvCache } from "../nn/transformer.ts";
+import { kvCopy } from "../ops/attention.ts";
+import { type DtypeCode, PAGE, sizeOf } from "../ops/define.ts";
+import type { Graph } from "../tape/tape.ts";
+import { Storage, Tensor } from "../tape/tensor.ts";
+
+export function pagesFor(tokens: number): number {
+  return Math.ceil(tokens / PAGE);
+}
+
+export class KvStore implements KvCache {
+  readonly layers: readonly KvLayer[];
+  readonly #buffers: Buffer[] = [];
+  readonly #users: Uint32Array;
+  #free: number[] = [];
+
+  constructor(
+    readonly device: Device,
+    readonly shape: HeadShape,
+    layers: number,
+    readonly dtype: DtypeCode,
+    readonly pages: number,
+  ) {
+    const bytes = pages * KvStore.pageBytes(shape, dtype);
+    this.layers = Array.from({ length: layers }, (_, i) => {
+      const buffer = device.buffer(bytes, `kv layer ${i}`);
+      this.#buffers.push(buffer);
+      return { kv: new Tensor([pages], dtype, Storage.inBuffer(buffer, 0, bytes), `kv layer ${i}`), pages };
+    });
+    this.#users = new Uint32Array(pages);
+    for (let page = pages - 1; page >= 0; page--) this.#free.push(page);
+  }
+
+  /** Bytes of a page of one layer. */
+  static pageBytes(shape: HeadShape, dtype: DtypeCode): number {
+    return shape.kvHeads * shape.headDim * 2 * PAGE * sizeOf(dtype);
+  }
+
+  get freePages(): number {
+    return this.#free.length;
+  }
+
+  alloc(): number {
+    const page = this.#free.pop();
+    if (page === undefined) throw new OutOfMemory(1, this.pages, this.pages, "kv pages");
+    this.#users[page] = 1;
+    return page;
+  }
+
+  retain(page: number): void {
+    assert(this.#users[page]! > 0, `kv page ${page} is free`);
+    this.#users[page]!++;
+  }
+
+  release(page: number): void {
+    assert(this.#users[page]! > 0, `kv page ${page} is free`);
+    if (--this.#users[page]! === 0) this.#free.push(page);
+  }
+
+  /** Emits copies of whole pages in every layer: pairs (source, destination). */
+  copyPages(g: Graph, pairs: readonly (readonly [number, number])[]): void {
+    if (pairs.length === 0) return;
+    const list = g.upload(Uint32Array.from(pairs.flat()), "kv page copies");
+    const { kvHeads: kv_heads, headDim: head_dim } = this.shape;
+    for (const layer of this.layers) {
+      g.apply(
+        kvCopy,
+        { kv: layer.kv, pairs: list },
+        { count: pairs.length, kv_heads, head_dim, kv_pages: this.pages, dt: this.dtype },
+      );
+    }
+    g.release(list);
+  }
+
+  dispose(): void {
+    this.device.finish();
+    for (const buffer of this.#buffers) buffer.free();
+  }
+}
+
+/** The cached positions of one sequence. */
+export class CachedSequence {
+  readonly pages: number[] = [];
+  length = 0;
+  #frozen = false;
+  constructor(readonly store: KvStore) {}
+
+  /** Makes room for `count` more positions and returns their slots (page·16 + position mod 16). */
+  extend(count: number): Uint32Array {
+    assert(!this.#frozen, "a snapshot is not written any more");
+    const slots = new Uint32Array(count);
+    for (let i = 0; i < count; i++) {
+      if (this.length % PAGE === 0) this.pages.push(this.store.alloc());
+      slots[i] = this.pages[this.pages.length - 1]! * PAGE + (this.length % PAGE);
+      this.length++;
+    }
+    return slots;
+  }
+
+  /** No more positions are added: others may share its pages. */
+  snapshot(): this {
+    this.#frozen = true;
+    return this;
+  }
+
+  /**
+   * `count` sequences that continue this snapshot: full pages are shared, the partial last page is copied (the
+   * copies are emitted on `g`).
+   */
+  broadcast(g: Graph, count: number): CachedSequence[] {
+    assert(this.#frozen, "broadcast needs a snapshot");
+    const full = Math.floor(this.length / PAGE);
+    const copies: [number, number][] = [];
+    const tails = Array.from({ length: count }, () => {
+      const tail = new CachedSequence(this.store);
+      for (let i = 0; i < full; i++) {
+        this.store.retain(this.pages[i]!);
+        tail.pages.push(this.pages[i]!);
+      }
+      if (this.length % PAGE !== 0) {
+        const page = this.store.alloc();
+        copies.push([this.pages[full]!, page]);
+        tail.pages.push(page);
+      }
+      tail.length = this.length;
+      return tail;
+    });
+    this.store.copyPages(g, copies);
+    return tails;
+  }
+
+  release(): void {
+    for (const page of this.pages) this.store.release(page);
+    this.pages.length = 0;
+    this.length = 0;
+  }
+}

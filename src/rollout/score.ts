@@ -1,0 +1,73 @@
+/** Log-probabilities of given completions by the packed forward pass: reference, scoring API and training alike. */
+import type { Transformer } from "../nn/transformer.ts";
+import { Graph, type StepMemory } from "../tape/tape.ts";
+import type { Tensor } from "../tape/tensor.ts";
+import { type Group, microBatches, type PackedRow, packGroups, selectGroups } from "./pack.ts";
+
+/** A packed row on the device: what `Transformer.forward` and `score` take. */
+export function uploadRow(g: Graph, row: PackedRow) {
+  const ids = g.upload(row.ids, "ids");
+  const positions = g.upload(row.positions, "positions");
+  const segments = g.upload(row.segments, "segments");
+  const index = g.upload(row.index, "target rows");
+  const targets = g.upload(row.targets, "targets");
+  return {
+    ids,
+    positions,
+    segments: { segments, count: row.segmentCount, pairs: row.pairs, pages: null },
+    index,
+    targets,
+    release: () => g.release(ids, positions, segments, index, targets),
+  };
+}
+
+/** Runs the forward pass of one packed row up to log-probabilities and entropies. The caller releases them. */
+export function forwardRow(
+  g: Graph,
+  model: Transformer,
+  row: PackedRow,
+  temperature: number,
+): { logprob: Tensor; entropy: Tensor } {
+  const input = uploadRow(g, row);
+  const hidden = model.forward(g, { ...input, write: null });
+  const result = model.score(g, hidden, input.index, input.targets, temperature);
+  g.release(hidden);
+  input.release();
+  return result;
+}
+
+export interface GroupScores {
+  /** Per group, per completion: natural log-probability of each token. */
+  readonly logprobs: Float32Array[][];
+  readonly entropies: Float32Array[][];
+}
+
+/** Scores every completion without gradients, a prompt encoded once per micro-batch it appears in. */
+export function scoreGroups(
+  memory: StepMemory,
+  model: Transformer,
+  groups: readonly Group[],
+  temperature: number,
+  budget: number,
+  sharePrefix = true,
+): GroupScores {
+  const logprobs: Float32Array[][] = groups.map((g) => new Array(g.completions.length));
+  const entropies: Float32Array[][] = groups.map((g) => new Array(g.completions.length));
+  for (const parts of microBatches(groups, budget, sharePrefix)) {
+    const graph = new Graph(memory, false);
+    const row = packGroups(selectGroups(groups, parts), sharePrefix);
+    const { logprob, entropy } = forwardRow(graph, model, row, temperature);
+    memory.finish();
+    const [l, e] = [logprob.float32(), entropy.float32()];
+    let i = 0;
+    for (const { group, completions } of parts) {
+      for (const c of completions) {
+        logprobs[group]![c] = l.slice(row.offsets[i]!, row.offsets[i + 1]!);
+        entropies[group]![c] = e.slice(row.offsets[i]!, row.offsets[i + 1]!);
+        i++;
+      }
+    }
+    graph.release(logprob, entropy);
+  }
+  return { logprobs, entropies };
+}

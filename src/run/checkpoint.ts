@@ -1,0 +1,136 @@
+/**
+ * What a checkpoint holds beside the model folder: optimizer.safetensors (float32 moments, and masters where the
+ * weights are bfloat16) and train_state.json. Nothing in it depends on time or place, so equal runs give equal bytes.
+ */
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Diverged, UsageError } from "../core/errors.ts";
+import type { Finish, Prompt, Scored } from "../core/records.ts";
+import { TRAIN_STATE, verifyCheckpoint, writeCheckpoint } from "../io/checkpoint-folder.ts";
+import { openSafetensors, type TensorSource, writeSafetensors } from "../io/safetensors.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import type { Transformer } from "../nn/transformer.ts";
+import { saveModel } from "./open-model.ts";
+import type { Generation } from "./policy-step.ts";
+
+const OPTIMIZER = "optimizer.safetensors";
+
+export interface TrainState {
+  /** Optimizer steps done. */
+  readonly step: number;
+  readonly recipe: string;
+  /** sha256 of the policy at step 0: the reference, and proof that a resumed run starts from the same model. */
+  readonly initial_sha256: string;
+  /** A generated batch from which steps are still to be made. */
+  readonly generation: SavedGeneration | null;
+}
+
+interface SavedGeneration {
+  readonly step: number;
+  readonly rollouts: readonly {
+    readonly prompt: number;
+    readonly completion: number;
+    readonly ids: readonly number[];
+    /** Bits of the float32 values: exact, and safe from JSON. */
+    readonly logprob_bits: readonly number[];
+    readonly text: string;
+    readonly finish: Finish;
+    readonly reward: number | null;
+    readonly components: Readonly<Record<string, number>>;
+  }[];
+}
+
+export function saveGeneration(generation: Generation): SavedGeneration {
+  return {
+    step: generation.step,
+    rollouts: generation.scored.map((s) => ({
+      prompt: s.prompt.index,
+      completion: s.completion,
+      ids: [...s.ids],
+      logprob_bits: [...new Uint32Array(s.logprobs.slice().buffer)],
+      text: s.text,
+      finish: s.finish,
+      reward: Number.isNaN(s.reward) ? null : s.reward,
+      components: s.components,
+    })),
+  };
+}
+
+export function loadGeneration(saved: SavedGeneration, prompts: readonly Prompt[]): Scored[] {
+  return saved.rollouts.map((r) => ({
+    prompt: prompts[r.prompt]!,
+    completion: r.completion,
+    ids: Int32Array.from(r.ids),
+    logprobs: new Float32Array(Uint32Array.from(r.logprob_bits).buffer),
+    text: r.text,
+    finish: r.finish,
+    reward: r.reward ?? Number.NaN,
+    components: r.components,
+  }));
+}
+
+/** Writes checkpoint `parent/name`, complete and verified or not at all. */
+export function saveCheckpoint(
+  parent: string,
+  name: string,
+  model: Transformer,
+  tokenizer: Tokenizer,
+  state: TrainState,
+  config: string,
+): string {
+  return writeCheckpoint(parent, name, (dir) => {
+    saveModel(dir, model, tokenizer);
+    writeOptimizer(join(dir, OPTIMIZER), model);
+    writeFileSync(join(dir, TRAIN_STATE), `${JSON.stringify(state)}\n`);
+    writeFileSync(join(dir, "train_config.json"), config);
+  });
+}
+
+function writeOptimizer(path: string, model: Transformer): void {
+  const { parameters } = model;
+  const tensors: TensorSource[] = [];
+  const tensor = (name: string, shape: readonly number[], read: () => Float32Array) => {
+    tensors.push({ name, dtype: "F32", shape, data: () => new Uint8Array(read().buffer) });
+  };
+  for (const p of parameters.list) {
+    tensor(`${p.name}.exp_avg`, p.shape, () => parameters.readMoment(p.name, 0));
+    tensor(`${p.name}.exp_avg_sq`, p.shape, () => parameters.readMoment(p.name, 1));
+    if (p.remainder) tensor(`${p.name}.master`, p.shape, () => parameters.read(p.name));
+  }
+  mkdirSync(join(path, ".."), { recursive: true });
+  writeSafetensors(path, tensors);
+}
+
+export function readTrainState(dir: string): TrainState {
+  const problems = verifyCheckpoint(dir);
+  if (problems.length > 0) {
+    throw new UsageError(`the checkpoint is not whole: ${problems.join("; ")}`, dir, "resume from another one");
+  }
+  return JSON.parse(readFileSync(join(dir, TRAIN_STATE), "utf8")) as TrainState;
+}
+
+/** Puts moments and exact masters back; the model's own weights have been loaded from the same folder. */
+export function loadOptimizer(dir: string, model: Transformer): void {
+  using file = openSafetensors(join(dir, OPTIMIZER));
+  const { parameters } = model;
+  const read = (name: string, shape: readonly number[]): Float32Array => {
+    const stored = file.tensors.get(name);
+    if (!stored || String(stored.shape) !== String(shape)) {
+      throw new UsageError(`${name} [${shape}] is missing or has another shape`, file.path, "resume from another one");
+    }
+    return file.readFloat32(name);
+  };
+  for (const p of parameters.list) {
+    parameters.loadMoment(p.name, 0, read(`${p.name}.exp_avg`, p.shape));
+    parameters.loadMoment(p.name, 1, read(`${p.name}.exp_avg_sq`, p.shape));
+    if (p.remainder) parameters.load(p.name, read(`${p.name}.master`, p.shape));
+  }
+}
+
+export function refuseNonFinite(model: Transformer, step: number): void {
+  for (const p of model.parameters.list) {
+    if (!model.parameters.readRounded(p.name).every(Number.isFinite)) {
+      throw new Diverged(`${p.name} has NaN or Inf`, `step ${step}`, "lower the learning rate");
+    }
+  }
+}

@@ -1,0 +1,111 @@
+/**
+ * The only training loop: steps, evaluation, checkpoints, stopping, divergence. What a step is comes from the task.
+ */
+import { join } from "node:path";
+import { Diverged, Interrupted } from "../core/errors.ts";
+import { cleanTemporary, pruneCheckpoints } from "../io/checkpoint-folder.ts";
+import type { Reporter, RunControl } from "./reporter.ts";
+import { Sinks } from "./sinks.ts";
+
+export interface TaskSample {
+  readonly prompt: string;
+  readonly completion: string;
+  readonly reward?: number;
+}
+
+/** One kind of training, as the loop sees it. */
+export interface Task {
+  /** Optimizer step `step` (1-based); returns its metrics under their TensorBoard names. */
+  step(step: number, sinks: Sinks): Promise<Record<string, number>>;
+  /** Metrics of an evaluation after `step` steps; null: nothing to evaluate on. */
+  evaluate(step: number, sinks: Sinks): Promise<Record<string, number> | null>;
+  /** A completion to show for the step just done. */
+  sample(): TaskSample | null;
+  /** Whether the state is that of the end of a step. */
+  readonly consistent: boolean;
+  /** Writes a checkpoint of the state after `step` steps and returns its path. */
+  save(parent: string, name: string, step: number): string;
+}
+
+export interface LoopOptions {
+  readonly totalSteps: number;
+  readonly startStep: number;
+  readonly evalEvery: number;
+  readonly saveEvery: number;
+  readonly keepCheckpoints: number;
+  readonly logEvery: number;
+  readonly saveRollouts: boolean;
+}
+
+const due = (step: number, every: number): boolean => every > 0 && step % every === 0;
+
+export async function runLoop(task: Task, options: LoopOptions, reporter: Reporter, control: RunControl): Promise<void> {
+  const { totalSteps, startStep } = options;
+  const parent = join(control.runDir, "checkpoints");
+  cleanTemporary(parent);
+  using sinks = new Sinks(control.runDir, startStep, options.saveRollouts);
+  const last: Record<string, number> = {};
+  let done = startStep;
+
+  const record = (step: number, metrics: Record<string, number>) => {
+    Object.assign(last, metrics);
+    sinks.write(step, metrics);
+  };
+  const evaluate = async (step: number) => {
+    const metrics = await task.evaluate(step, sinks);
+    if (!metrics) return;
+    record(step, metrics);
+    reporter.evaluation({ step, metrics });
+  };
+  const save = (name: string, reason: "schedule" | "final" | "interrupt" | "crash" | "diverged") => {
+    const path = task.save(parent, name, done);
+    reporter.checkpoint({ step: done, path, reason });
+    return path;
+  };
+
+  try {
+    // A resumed run has its evaluation of that step already.
+    if (startStep === 0 && options.evalEvery > 0) await evaluate(0);
+    for (let step = startStep + 1; step <= totalSteps; step++) {
+      const stop = control.stopRequested();
+      if (stop === "now") throw new Interrupted("stopped at once", `step ${done}`, "nothing was saved");
+      if (stop === "finish") {
+        const path = save(`step-${done}`, "interrupt");
+        throw new Interrupted("interrupted", `step ${done}`, `continue with --resume_from ${path}`);
+      }
+      const metrics = await task.step(step, sinks);
+      done = step;
+      record(step, metrics);
+      const print = due(step, options.logEvery) || step === totalSteps;
+      reporter.step({ step, metrics, print });
+      const sample = print ? task.sample() : null;
+      if (sample) {
+        reporter.sample({ step, ...sample });
+        sinks.text("sample_text", `${sample.prompt} -> ${sample.completion}`, step);
+      }
+      const final = step === totalSteps;
+      if (options.evalEvery > 0 && (final || due(step, options.evalEvery))) await evaluate(step);
+      if (!final && due(step, options.saveEvery)) {
+        save(`step-${step}`, "schedule");
+        pruneCheckpoints(parent, options.keepCheckpoints);
+      }
+      await Bun.sleep(0);
+    }
+    const path = save("final", "final");
+    reporter.done({ step: done, path, metrics: last });
+  } catch (error) {
+    keepState(error);
+    throw error;
+  }
+
+  /** After a failure the state of the last whole step is worth keeping, unless the failure is in that state. */
+  function keepState(error: unknown): void {
+    if (error instanceof Interrupted || !task.consistent || done === startStep) return;
+    const diverged = error instanceof Diverged;
+    try {
+      save(diverged ? `diverged-${done}` : `step-${done}`, diverged ? "diverged" : "crash");
+    } catch (second) {
+      reporter.note(`could not save after the failure: ${second instanceof Error ? second.message : second}`);
+    }
+  }
+}

@@ -1,0 +1,102 @@
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { UsageError } from "../core/errors.ts";
+import { f32ToBf16 } from "../core/float-formats.ts";
+import { Random, Purpose } from "../core/rng.ts";
+import { Device } from "../device/device.ts";
+import {
+  checkWeights,
+  type FolderTensor,
+  type ModelConfig,
+  openWeights,
+  readModelConfig,
+  writeModelFolder,
+} from "../io/hf-folder.ts";
+import { Tokenizer } from "../io/tokenizer.ts";
+import { Transformer, type TransformerOptions } from "../nn/transformer.ts";
+import { Dtype, type DtypeCode } from "../ops/define.ts";
+
+export function dtypeCode(name: "float32" | "bfloat16"): DtypeCode {
+  return name === "bfloat16" ? Dtype.bf16 : Dtype.f32;
+}
+
+/** The device a command asked for. `auto` takes the CPU device: the only one this build has. */
+export function openDevice(name: string, threads: number | null): Device {
+  if (name === "auto" || name === "cpu") return Device.open("cpu", threads);
+  throw new UsageError(`no device ${name} in this build`, "--device", "use --device cpu");
+}
+
+/** A folder whose config names a causal language model and whose weights fit it. */
+export function readCausalConfig(folder: string): ModelConfig {
+  const config = readModelConfig(folder);
+  if (config.kind !== "causal") {
+    throw new UsageError(`${config.architecture} is not a language model`, folder, "name a …ForCausalLM folder");
+  }
+  return config;
+}
+
+export function openModel(folder: string, device: Device, options: TransformerOptions, label = "model"): Transformer {
+  const config = readCausalConfig(folder);
+  using weights = openWeights(folder);
+  checkWeights(config, weights);
+  const model = new Transformer(device, config, options, label);
+  model.loadWeights(weights);
+  return model;
+}
+
+/** The tokenizer of a model folder; its ids must fit the model. */
+export function openTokenizer(folder: string, config: ModelConfig): Tokenizer {
+  const tokenizer = Tokenizer.load(folder);
+  if (tokenizer.vocabSize > config.vocabSize) {
+    throw new UsageError(
+      `tokenizer has ${tokenizer.vocabSize} tokens, the model ${config.vocabSize}`,
+      folder,
+      "take both from the same model",
+    );
+  }
+  return tokenizer;
+}
+
+/** Linear and embedding weights from N(0, std²), norms 1, biases 0: transformers' initialisation. */
+export function initialise(model: Transformer, seed: number, std = 0.02): void {
+  for (const [i, p] of model.parameters.list.entries()) {
+    const size = p.shape.reduce((a, b) => a * b, 1);
+    const values = new Float32Array(size);
+    if (p.name.endsWith("norm.weight")) values.fill(1);
+    else if (!p.name.endsWith(".bias")) {
+      const random = new Random(seed, Purpose.init, i);
+      for (let j = 0; j < size; j++) values[j] = random.normal() * std;
+    }
+    model.parameters.load(p.name, values);
+  }
+}
+
+/** sha256 of all parameters as float32, in order: names the policy at step 0. */
+export function weightsHash(model: Transformer): string {
+  const hash = createHash("sha256");
+  for (const p of model.parameters.list) {
+    const values = model.parameters.readRounded(p.name);
+    hash.update(p.name).update(new Uint8Array(values.buffer));
+  }
+  return hash.digest("hex");
+}
+
+/** Writes the model, its tokenizer and generation_config.json as a folder that transformers loads. */
+export function saveModel(folder: string, model: Transformer, source: Tokenizer): void {
+  const bf16 = model.options.dtype === Dtype.bf16;
+  const config: ModelConfig = { ...model.config, dtype: bf16 ? "bfloat16" : "float32" };
+  const tensors: FolderTensor[] = model.parameters.list.map((p) => ({
+    name: p.name,
+    shape: p.shape,
+    dtype: bf16 ? "BF16" : "F32",
+    data: () => {
+      const values = model.parameters.readRounded(p.name);
+      return new Uint8Array((bf16 ? f32ToBf16(values) : values).buffer);
+    },
+  }));
+  const files = source.files.map((file) => join(source.folder, file));
+  const generation = join(source.folder, "generation_config.json");
+  if (existsSync(generation) && !files.includes(generation)) files.push(generation);
+  writeModelFolder(folder, config, tensors, files);
+}

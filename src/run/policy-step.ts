@@ -1,0 +1,413 @@
+/**
+ * One generation batch of GRPO and the optimizer steps made from it: rollouts, rewards, advantages, reference,
+ * then per micro-batch forward, loss, backward; one AdamW step.
+ */
+import { assert, Diverged, UsageError } from "../core/errors.ts";
+import type { Prompt, Rollout, Scored } from "../core/records.ts";
+import { Purpose } from "../core/rng.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import {
+  type AdvantageOptions,
+  groupAdvantages,
+  zeroAdvantageGroups,
+} from "../loss/advantage.ts";
+import { globalNormaliser, type Normaliser, trlNormaliser } from "../loss/count.ts";
+import type { PolicyOptions } from "../loss/options.ts";
+import { combineLosses, type PolicyLoss, policyLoss } from "../loss/policy.ts";
+import { completionMask, type MaskedRows } from "../loss/rows.ts";
+import type { AdamW } from "../nn/optimizer.ts";
+import type { Transformer } from "../nn/transformer.ts";
+import { Graph, type StepMemory } from "../tape/tape.ts";
+import { type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
+import { type Group, type GroupPart, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
+import { forwardRow, scoreGroups } from "../rollout/score.ts";
+
+export interface PolicyStepOptions {
+  readonly seed: number;
+  readonly groupSize: number;
+  readonly numIterations: number;
+  readonly stepsPerGeneration: number;
+  readonly gradAccumSteps: number;
+  readonly sampling: Sampling;
+  readonly loss: PolicyOptions;
+  readonly advantage: AdvantageOptions;
+  readonly gamma: number;
+  readonly maskTruncated: boolean;
+  readonly microBatchTokens: number;
+  readonly sharePrefix: boolean;
+}
+
+export type Score = (rollouts: readonly Rollout[], step: number) => Promise<readonly Scored[]>;
+
+/** A generated batch, as long as optimizer steps are made from it. */
+export interface Generation {
+  /** First optimizer step that uses it, 1-based. */
+  readonly step: number;
+  /** Completions of one prompt are consecutive. */
+  readonly scored: readonly Scored[];
+  readonly advantages: Float64Array;
+  readonly metrics: Record<string, number>;
+  /** Per completion, under the reference; filled when first needed. */
+  reference: Float32Array[] | null;
+}
+
+/** Seconds spent in each phase since the last `take`. */
+class Clock {
+  #times: Record<string, number> = {};
+  async time<T>(phase: string, body: () => T | Promise<T>): Promise<T> {
+    const start = performance.now();
+    try {
+      return await body();
+    } finally {
+      this.#times[phase] = (this.#times[phase] ?? 0) + (performance.now() - start) / 1000;
+    }
+  }
+  take(): Record<string, number> {
+    const times = this.#times;
+    this.#times = {};
+    return times;
+  }
+}
+
+export class PolicyStep {
+  readonly engine: RolloutEngine;
+  readonly #clock = new Clock();
+  /** True while the optimizer writes: a checkpoint of that moment would be torn. */
+  updating = false;
+  generation: Generation | null = null;
+
+  constructor(
+    readonly memory: StepMemory,
+    readonly model: Transformer,
+    readonly reference: Transformer | null,
+    readonly tokenizer: Tokenizer,
+    readonly optimizer: AdamW,
+    readonly score: Score,
+    readonly options: PolicyStepOptions,
+    engine: { readonly maxBatch: number; readonly maxLength: number; readonly prefillTokens: number },
+  ) {
+    this.engine = new RolloutEngine(memory, model, engine);
+    assert(options.loss.beta === 0 || reference !== null, "a KL term needs a reference model");
+  }
+
+  /** Optimizer steps made from one generation. */
+  get window(): number {
+    return this.options.numIterations * this.options.stepsPerGeneration;
+  }
+
+  /** Samples completions of prompts. `draw` names the random key's step and purpose. */
+  rollouts(
+    prompts: readonly Prompt[],
+    completions: number,
+    sampling: Sampling,
+    key: Omit<DrawKey, "seed">,
+  ): Rollout[] {
+    const results = this.engine.generate(
+      prompts.map((p) => ({ ids: p.ids, prompt: p.index, completions })),
+      sampling,
+      { seed: this.options.seed, ...key },
+    );
+    return prompts.flatMap((prompt, i) =>
+      results[i]!.map((c, completion) => {
+        const text = this.tokenizer.decode(c.ids, { skipSpecialTokens: true });
+        return { prompt, completion, ids: c.ids, logprobs: c.logprobs, text, finish: c.finish };
+      }),
+    );
+  }
+
+  /** Makes the batch that steps step … step+window-1 train on. */
+  async generate(step: number, prompts: readonly Prompt[]): Promise<Generation> {
+    const { options } = this;
+    const rollouts = await this.#clock.time("rollout", () =>
+      this.rollouts(prompts, options.groupSize, options.sampling, { purpose: Purpose.rollout, step }),
+    );
+    const scored = await this.#clock.time("reward", () => this.score(rollouts, step));
+    this.generation = this.#weigh(step, scored);
+    return this.generation;
+  }
+
+  /** Puts back a generation from a checkpoint. */
+  restore(step: number, scored: readonly Scored[]): void {
+    this.generation = this.#weigh(step, scored);
+  }
+
+  #weigh(step: number, scored: readonly Scored[]): Generation {
+    const { options } = this;
+    const rewards = scored.map((s) => (Number.isNaN(s.reward) ? null : s.reward));
+    const result = groupAdvantages(rewards, options.groupSize, options.advantage);
+    const lengths = scored.map((s) => s.ids.length);
+    const tokens = lengths.reduce((a, b) => a + b, 0);
+    const metrics: Record<string, number> = {
+      "train/reward_mean": result.rewardMean,
+      "train/reward_std": result.rewardStd,
+      "train/frac_zero_std": result.fracZeroStd,
+      "train/completion_length_avg": tokens / scored.length,
+      "train/completion_length_max": Math.max(...lengths),
+      "train/proper_ending_rate": scored.filter((s) => s.finish === "eos").length / scored.length,
+    };
+    for (const name of Object.keys(scored[0]?.components ?? {})) {
+      if (Object.keys(scored[0]!.components).length < 2) break;
+      const values = scored.map((s) => s.components[name] ?? 0);
+      metrics[`train/rewards/${name}`] = values.reduce((a, b) => a + b, 0) / values.length;
+    }
+    return { step, scored, advantages: result.advantages, metrics, reference: null };
+  }
+
+  /** Optimizer step `step` of the current generation with learning rate `lr`. */
+  async update(step: number, lr: number): Promise<Record<string, number>> {
+    const generation = this.generation;
+    assert(generation, "update before generate");
+    const { options } = this;
+    const begin = performance.now();
+    const within = step - generation.step;
+    assert(within >= 0 && within < this.window, `step ${step} is outside its generation`);
+    const onPolicy = within === 0;
+    const prompts = generation.scored.length / options.groupSize;
+    const slice = within % options.stepsPerGeneration;
+    const perSlice = prompts / options.stepsPerGeneration;
+    const first = slice * perSlice * options.groupSize;
+    const rows = Array.from({ length: perSlice * options.groupSize }, (_, i) => first + i);
+
+    if (options.loss.beta !== 0 && !generation.reference) {
+      await this.#clock.time("reference", () => {
+        generation.reference = this.#referenceLogprobs(generation);
+      });
+    }
+    const outcome = await this.#clock.time("train", () => this.#train(generation, rows, onPolicy, step, lr));
+    const times = this.#clock.take();
+    const seconds = Object.values(times).reduce((a, b) => a + b, 0);
+    const tokens = generation.scored.reduce((sum, s) => sum + s.ids.length, 0);
+    return {
+      ...generation.metrics,
+      ...outcome,
+      "train/lr": lr,
+      "train/step_time": Math.max(seconds, (performance.now() - begin) / 1000),
+      "train/tokens_per_second": onPolicy ? tokens / seconds : 0,
+      "train/rollout_time": times.rollout ?? 0,
+      "train/reward_time": times.reward ?? 0,
+      "train/reference_time": times.reference ?? 0,
+      "train/train_time": times.train ?? 0,
+    };
+  }
+
+  #groups(generation: Generation, rows: readonly number[]): Group[] {
+    const { groupSize } = this.options;
+    const groups: Group[] = [];
+    for (let i = 0; i < rows.length; i += groupSize) {
+      const members = rows.slice(i, i + groupSize).map((row) => generation.scored[row]!);
+      groups.push({ prompt: members[0]!.prompt.ids, completions: members.map((m) => m.ids) });
+    }
+    return groups;
+  }
+
+  #referenceLogprobs(generation: Generation): Float32Array[] {
+    const all = generation.scored.map((_, i) => i);
+    const scores = scoreGroups(
+      this.memory,
+      this.reference!,
+      this.#groups(generation, all),
+      this.options.sampling.temperature,
+      this.options.microBatchTokens,
+      this.options.sharePrefix,
+    );
+    return scores.logprobs.flat();
+  }
+
+  async #train(
+    generation: Generation,
+    rows: readonly number[],
+    onPolicy: boolean,
+    step: number,
+    lr: number,
+  ): Promise<Record<string, number>> {
+    const { memory, model, options } = this;
+    const { groupSize } = options;
+    const groups = this.#groups(generation, rows);
+    const rowAt = (group: number, completion: number) => rows[group * groupSize + completion]!;
+    const batches = this.#cut(groups);
+    const masks = batches.map((parts) => this.#mask(generation, parts, rowAt));
+    const normaliser = this.#normaliser(generation, groups, batches, masks);
+
+    // Groups without any gradient are left out after the counts have been taken.
+    const advantages = Float64Array.from(rows, (row) => generation.advantages[row]!);
+    const skip = zeroAdvantageGroups(advantages, groupSize, options.loss);
+
+    model.parameters.zeroGradients();
+    const parts: PolicyLoss[] = [];
+    let difference = 0;
+    let trained = 0;
+    for (const [i, batch] of batches.entries()) {
+      const kept = batch.filter(({ group }) => !skip[group]);
+      if (kept.length === 0) continue;
+      trained += kept.length;
+      const g = new Graph(memory, true);
+      const row = packGroups(selectGroups(groups, kept), options.sharePrefix);
+      const { logprob, entropy } = forwardRow(g, model, row, options.sampling.temperature);
+      memory.finish();
+      const masked = kept.length === batch.length ? masks[i]! : this.#mask(generation, kept, rowAt);
+      const members = kept.flatMap(({ group, completions }) => completions.map((c) => rowAt(group, c)));
+      const sampled = concat(members.map((m) => generation.scored[m]!.logprobs));
+      const logprobs = logprob.float32().slice();
+      if (onPolicy) difference = Math.max(difference, largestDifference(logprobs, sampled));
+      const loss = policyLoss(
+        {
+          ...masked,
+          logprobs,
+          oldLogprobs: this.window > 1 ? sampled : null,
+          refLogprobs: generation.reference ? concat(members.map((m) => generation.reference![m]!)) : null,
+          entropy: entropy.float32().slice(),
+          samplingLogprobs: sampled,
+          advantages: Float64Array.from(members, (m) => generation.advantages[m]!),
+          discount: options.gamma === 1 ? null : discounts(masked.offsets, options.gamma),
+        },
+        options.loss,
+        normaliser,
+      );
+      if (memory.device.hasMemory && !Number.isFinite(loss.loss)) {
+        g.discard();
+        g.release(logprob, entropy);
+        throw new Diverged(`loss is ${loss.loss}`, `step ${step}`, "lower the learning rate or raise beta");
+      }
+      parts.push(loss);
+      const seeds: [typeof logprob, typeof logprob][] = [
+        [logprob, g.upload(Float32Array.from(loss.gradLogprobs), "logprob gradient")],
+      ];
+      if (loss.gradEntropy) {
+        seeds.push([entropy, g.upload(Float32Array.from(loss.gradEntropy), "entropy gradient")]);
+      }
+      g.backward(seeds);
+      g.release(logprob, entropy);
+      memory.device.submit();
+      // Signals and messages are served between micro-batches.
+      await Bun.sleep(0);
+    }
+    const metrics: Record<string, number> = { "train/loss": 0, "train/groups_trained": trained };
+    if (parts.length > 0) {
+      const combined = combineLosses(parts, options.loss);
+      metrics["train/loss"] = combined.loss;
+      for (const [name, value] of Object.entries(combined.metrics)) metrics[`train/${name}`] = value;
+    }
+    this.updating = true;
+    const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
+    this.updating = false;
+    metrics["train/grad_norm"] = gradNorm;
+    if (!finite) {
+      throw new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate");
+    }
+    if (onPolicy) metrics["train/sampler_logp_diff_max"] = difference;
+    return metrics;
+  }
+
+  #cut(groups: readonly Group[]): GroupPart[][] {
+    const { options } = this;
+    if (options.loss.compat !== "trl") return microBatches(groups, options.microBatchTokens, options.sharePrefix);
+    // TRL's conventions are about its own micro-batches: each generated batch is one.
+    const perBatch = groups.length / options.gradAccumSteps;
+    return Array.from({ length: options.gradAccumSteps }, (_, i) => {
+      const parts = groups.slice(i * perBatch, (i + 1) * perBatch).map((g, j) => ({
+        group: i * perBatch + j,
+        completions: g.completions.map((_, c) => c),
+      }));
+      const [only, ...more] = microBatches(
+        groups.slice(i * perBatch, (i + 1) * perBatch),
+        options.microBatchTokens,
+        options.sharePrefix,
+      );
+      if (!only || more.length > 0) {
+        throw new UsageError(
+          "compat trl needs a generated batch in one piece",
+          "micro_batch_tokens",
+          `raise it above ${options.microBatchTokens}`,
+        );
+      }
+      return parts;
+    });
+  }
+
+  #mask(
+    generation: Generation,
+    parts: readonly GroupPart[],
+    rowAt: (group: number, completion: number) => number,
+  ): MaskedRows {
+    const members = parts.flatMap(({ group, completions }) =>
+      completions.map((c) => generation.scored[rowAt(group, c)]!),
+    );
+    const offsets = new Int32Array(members.length + 1);
+    members.forEach((m, i) => {
+      offsets[i + 1] = offsets[i]! + m.ids.length;
+    });
+    const rows = { rows: members.length, offsets };
+    const truncated = Uint8Array.from(members, (m) => (m.finish === "length" ? 1 : 0));
+    return { ...rows, mask: completionMask(rows, { truncated: this.options.maskTruncated ? truncated : null }) };
+  }
+
+  #normaliser(
+    generation: Generation,
+    groups: readonly Group[],
+    batches: readonly GroupPart[][],
+    masks: readonly MaskedRows[],
+  ): Normaliser {
+    const { options } = this;
+    const maxCompletionLength = options.sampling.maxNewTokens;
+    if (options.loss.compat === "trl") {
+      const all = generation.scored.filter((s) => !(options.maskTruncated && s.finish === "length"));
+      return trlNormaliser({
+        gradientAccumulationSteps: options.gradAccumSteps,
+        stepsPerGeneration: options.gradAccumSteps * options.stepsPerGeneration,
+        generationTokens: all.reduce((sum, s) => sum + s.ids.length, 0),
+        maxCompletionLength,
+      });
+    }
+    if (options.loss.topEntropyQuantile >= 1) return globalNormaliser(masks, maxCompletionLength);
+    // The quantile is one of the whole step, so entropies are needed before the first gradient.
+    const scores = scoreGroups(
+      this.memory,
+      this.model,
+      groups,
+      options.sampling.temperature,
+      options.microBatchTokens,
+      options.sharePrefix,
+    );
+    const entropies = batches.map((parts) =>
+      concat(parts.flatMap(({ group, completions }) => completions.map((c) => scores.entropies[group]![c]!))),
+    );
+    return globalNormaliser(masks, maxCompletionLength, {
+      entropies,
+      topQuantile: options.loss.topEntropyQuantile,
+    });
+  }
+
+  dispose(): void {
+    this.engine.dispose();
+  }
+}
+
+function concat(parts: readonly Float32Array[]): Float32Array {
+  const out = new Float32Array(parts.reduce((sum, p) => sum + p.length, 0));
+  let at = 0;
+  for (const p of parts) {
+    out.set(p, at);
+    at += p.length;
+  }
+  return out;
+}
+
+function largestDifference(a: Float32Array, b: Float32Array): number {
+  assert(a.length === b.length, `${a.length} log-probabilities trained, ${b.length} sampled`);
+  let most = 0;
+  for (let i = 0; i < a.length; i++) {
+    const d = Math.abs(a[i]! - b[i]!);
+    if (!(d <= most)) most = d;
+  }
+  return most;
+}
+
+/** gamma^(T-1-t) for token t of a row of T. */
+function discounts(offsets: Int32Array, gamma: number): Float64Array {
+  const out = new Float64Array(offsets[offsets.length - 1]!);
+  for (let row = 0; row + 1 < offsets.length; row++) {
+    const end = offsets[row + 1]!;
+    for (let t = offsets[row]!; t < end; t++) out[t] = gamma ** (end - 1 - t);
+  }
+  return out;
+}

@@ -1,0 +1,96 @@
+/** One optimizer step of supervised fine-tuning: packed examples, token-mean cross-entropy, AdamW. */
+import { Diverged } from "../core/errors.ts";
+import { globalNormaliser } from "../loss/count.ts";
+import type { MaskedRows } from "../loss/rows.ts";
+import { sftLoss } from "../loss/sft.ts";
+import type { AdamW } from "../nn/optimizer.ts";
+import type { Transformer } from "../nn/transformer.ts";
+import { type Group, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
+import { forwardRow, scoreGroups } from "../rollout/score.ts";
+import { Graph, type StepMemory } from "../tape/tape.ts";
+import type { Example } from "./data.ts";
+
+export interface SupervisedOptions {
+  readonly microBatchTokens: number;
+  readonly trainOnPrompt: boolean;
+}
+
+export class SupervisedStep {
+  updating = false;
+  constructor(
+    readonly memory: StepMemory,
+    readonly model: Transformer,
+    readonly optimizer: AdamW,
+    readonly options: SupervisedOptions,
+  ) {}
+
+  async update(examples: readonly Example[], step: number, lr: number): Promise<Record<string, number>> {
+    const begin = performance.now();
+    const { memory, model } = this;
+    const groups = examples.map((e) => this.#group(e));
+    const batches = microBatches(groups, this.options.microBatchTokens);
+    const masks = batches.map((parts) => allTargets(selectGroups(groups, parts)));
+    const normaliser = globalNormaliser(masks, 1);
+    model.parameters.zeroGradients();
+    let loss = 0;
+    let tokens = 0;
+    for (const [i, parts] of batches.entries()) {
+      const g = new Graph(memory, true);
+      const { logprob, entropy } = forwardRow(g, model, packGroups(selectGroups(groups, parts)), 1);
+      memory.finish();
+      const part = sftLoss({ ...masks[i]!, logprobs: logprob.float32() }, normaliser);
+      loss += part.loss;
+      tokens += part.tokens;
+      g.backward([[logprob, g.upload(Float32Array.from(part.gradLogprobs), "logprob gradient")]]);
+      g.release(logprob, entropy);
+      memory.device.submit();
+      await Bun.sleep(0);
+    }
+    if (memory.device.hasMemory && !Number.isFinite(loss)) {
+      throw new Diverged(`loss is ${loss}`, `step ${step}`, "lower the learning rate");
+    }
+    this.updating = true;
+    const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
+    this.updating = false;
+    if (!finite) throw new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate");
+    const seconds = (performance.now() - begin) / 1000;
+    return {
+      "train/loss": loss,
+      "train/grad_norm": gradNorm,
+      "train/lr": lr,
+      "train/tokens": tokens,
+      "train/step_time": seconds,
+      "train/tokens_per_second": tokens / seconds,
+    };
+  }
+
+  /** Token-mean negative log-likelihood of held-out examples. */
+  evaluate(examples: readonly Example[]): Record<string, number> {
+    const groups = examples.map((e) => this.#group(e));
+    const { logprobs } = scoreGroups(this.memory, this.model, groups, 1, this.options.microBatchTokens);
+    let nll = 0;
+    let tokens = 0;
+    for (const rows of logprobs)
+      for (const row of rows) {
+        for (const l of row) nll -= l;
+        tokens += row.length;
+      }
+    return { "eval/loss": nll / tokens, "eval/perplexity": Math.exp(nll / tokens) };
+  }
+
+  /** With train_on_prompt every token but the first is a target. */
+  #group({ prompt, completion }: Example): Group {
+    if (!this.options.trainOnPrompt) return { prompt, completions: [completion] };
+    const all = Int32Array.from([...prompt, ...completion]);
+    return { prompt: all.slice(0, 1), completions: [all.slice(1)] };
+  }
+}
+
+function allTargets(groups: readonly Group[]): MaskedRows {
+  const lengths = groups.flatMap((g) => g.completions.map((c) => c.length));
+  const offsets = new Int32Array(lengths.length + 1);
+  lengths.forEach((length, i) => {
+    offsets[i + 1] = offsets[i]! + length;
+  });
+  return { rows: lengths.length, offsets, mask: new Uint8Array(offsets[lengths.length]!).fill(1) };
+}

@@ -61,11 +61,12 @@ function unsupported(isa: string): boolean {
 }
 
 /** Native test programs end with the same line as this script. */
-function native(variant?: "asan" | "tsan"): void {
+function native(variant?: "asan" | "tsan", wanted: (source: string) => boolean = () => true): void {
   const folder = join(root, "build", variant ?? "", "native-tests");
   const title = variant === undefined ? "" : ` under ${variant}`;
   for (const name of readdirSync(folder).sort()) {
-    const isa = name.split(".")[1] ?? "";
+    const [stem, isa = ""] = name.split(".");
+    if (!wanted(join(root, "tests/native", `${stem}.cpp`))) continue;
     if (unsupported(isa)) {
       process.stdout.write(`skip native ${name}: this processor has no ${isa}\n`);
       total.skipped += 1;
@@ -95,9 +96,11 @@ function testFiles(dir = join(root, "tests")): string[] {
     });
 }
 
-/** A test walks goldens if it is named so or imports the walker. */
+/** A test walks goldens if it is named so or uses a walker: tests/goldens-dirs.ts, tests/native/goldens.h. */
 function walksGoldens(path: string): boolean {
-  return /goldens?[^/]*\.test\.ts$/.test(path) || readFileSync(path, "utf8").includes("goldens-dirs");
+  return (
+    /goldens?[^/]*\.test\.ts$/.test(path) || /goldens-dirs|"goldens\.h"/.test(readFileSync(path, "utf8"))
+  );
 }
 
 function attribute(tag: string, name: string): number {
@@ -148,6 +151,8 @@ if (filter === "asan" || filter === "tsan") {
   }
   if (buildNative()) {
     if (whole) native();
+    else if (filter === "goldens") native(undefined, walksGoldens);
+    else native(undefined, (path) => relative(root, path).includes(filter));
     typescript(
       whole
         ? files

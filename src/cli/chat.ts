@@ -34,8 +34,9 @@ export const command: Command = {
     }
     const options = resolveOptions<ChatOptions>(chatSchema, given, "chat");
     requireFolder(options.model, "model");
+    const { resolveBuiltin } = await import("../recipe/builtin.ts");
     const { openChat }: InferenceModule = await import("../run/inference.ts");
-    const session = await openChat(options, talk);
+    const session = await openChat({ ...options, model: resolveBuiltin(options.model) }, talk);
     try {
       await converse(session);
     } finally {

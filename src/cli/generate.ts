@@ -21,8 +21,9 @@ export const command: Command = {
     requireFolder(options.model, "model");
     requireFile(options.in, "in");
     requireOutput(options.out, "out", options.in);
+    const { resolveBuiltin } = await import("../recipe/builtin.ts");
     const { generate }: InferenceModule = await import("../run/inference.ts");
-    const summary = await generate(options, talk);
+    const summary = await generate({ ...options, model: resolveBuiltin(options.model) }, talk);
     if (json) printJson(summary);
     else talk(summaryLine("made", summary));
     return 0;

@@ -18,8 +18,9 @@ export const command: Command = {
     requireFolder(options.model, "model");
     requireFile(options.in, "in");
     requireOutput(options.out, "out", options.in);
+    const { resolveBuiltin } = await import("../recipe/builtin.ts");
     const { logprob }: InferenceModule = await import("../run/inference.ts");
-    const summary = await logprob(options, talk);
+    const summary = await logprob({ ...options, model: resolveBuiltin(options.model) }, talk);
     if (json) printJson(summary);
     else talk(summaryLine("scored", summary));
     return 0;

@@ -48,6 +48,9 @@ export interface Completion {
   readonly finish: Finish;
 }
 
+/** Sees tokens as they come; returning false ends that completion with "stop". */
+export type OnToken = (request: number, completion: number, id: number) => boolean;
+
 export interface EngineOptions {
   /** Sequences that decode at once. */
   readonly maxBatch: number;
@@ -99,16 +102,36 @@ export class RolloutEngine {
     return options.maxBatch * pagesFor(options.maxLength) + prefixes + pagesFor(options.maxLength);
   }
 
-  /**
-   * Samples every completion of every request. `onToken` sees tokens as they come (request, completion, id);
-   * returning false ends that completion with "stop".
-   */
-  generate(
+  /** Samples every completion of every request. */
+  generate(requests: readonly Request[], sampling: Sampling, key: DrawKey, onToken?: OnToken): Completion[][] {
+    const steps = this.#steps(requests, sampling, key, onToken);
+    for (;;) {
+      const { done, value } = steps.next();
+      if (done) return value;
+    }
+  }
+
+  /** The same, giving way to timers, signals and messages after every token. */
+  async generateAsync(
     requests: readonly Request[],
     sampling: Sampling,
     key: DrawKey,
-    onToken?: (request: number, completion: number, id: number) => boolean,
-  ): Completion[][] {
+    onToken?: OnToken,
+  ): Promise<Completion[][]> {
+    const steps = this.#steps(requests, sampling, key, onToken);
+    for (;;) {
+      const { done, value } = steps.next();
+      if (done) return value;
+      await Bun.sleep(0);
+    }
+  }
+
+  *#steps(
+    requests: readonly Request[],
+    sampling: Sampling,
+    key: DrawKey,
+    onToken?: OnToken,
+  ): Generator<void, Completion[][]> {
     const results: Completion[][] = requests.map((r) => new Array(r.completions));
     for (const r of requests) this.#check(r, sampling);
     const eos = new Set(sampling.eosIds);
@@ -174,6 +197,7 @@ export class RolloutEngine {
           const hidden = F.gather(g, rows[0]!.hidden, upload(g, rows.map((r) => r.row), "start rows"));
           active.push(...this.#draw(g, hidden, started, requests, sampling, key, accept));
           encoded = this.#retire(g, encoded, requests);
+          yield;
           continue;
         }
         assert(active.length > 0, "rollout: no sequence fits the key-value store");
@@ -182,6 +206,7 @@ export class RolloutEngine {
           s.reserved -= 1;
         });
         active = this.#draw(g, hidden, active, requests, sampling, key, accept);
+        yield;
       }
     } catch (error) {
       for (const s of active) s.cache.release();

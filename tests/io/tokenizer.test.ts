@@ -8,28 +8,20 @@ import { type GoldenCase, goldenCases } from "../goldens-dirs.ts";
 import { errorOf, TemporaryFolder } from "./temporary.ts";
 
 const CASES = goldenCases("text").filter((c) => c.kind === "tokenizer");
-const loaded = new Map<string, Tokenizer>();
 
-function tokenizerOf(c: GoldenCase): Tokenizer {
-  let tokenizer = loaded.get(c.name);
-  if (tokenizer === undefined) {
-    tokenizer = Tokenizer.load(join(c.dir, c.spec.tokenizer));
-    loaded.set(c.name, tokenizer);
-  }
-  return tokenizer;
-}
+const tokenizerOf = (c: GoldenCase): Tokenizer => Tokenizer.load(join(c.dir, c.spec.tokenizer));
 
-function named(name: string): GoldenCase {
-  const found = CASES.find((c) => c.name === `text/${name}`);
-  if (found === undefined) throw new Error(`no golden case ${name}`);
-  return found;
+/** One of the project's own cases, whatever folder the goldens are walked in. */
+const own = (name: string): string => join(import.meta.dir, "../goldens/text", name, "tokenizer");
+
+function load(name: string): Tokenizer {
+  return Tokenizer.load(own(name));
 }
 
 /** A folder with the tokenizer of a golden case and the given files over it. */
 function folderWith(name: string, files: Record<string, unknown>): TemporaryFolder {
   const folder = new TemporaryFolder();
-  const c = named(name);
-  cpSync(join(c.dir, c.spec.tokenizer), folder.path, { recursive: true });
+  cpSync(own(name), folder.path, { recursive: true });
   for (const [file, content] of Object.entries(files)) {
     writeFileSync(folder.file(file), typeof content === "string" ? content : JSON.stringify(content));
   }
@@ -37,7 +29,7 @@ function folderWith(name: string, files: Record<string, unknown>): TemporaryFold
 }
 
 test("there are tokenizer goldens, and no text golden of an unknown kind", () => {
-  expect(CASES.length).toBeGreaterThanOrEqual(14);
+  expect(CASES.length).toBeGreaterThan(0);
   const known = ["tokenizer", "chat_template", "chat_template_files", "jinja"];
   expect(
     goldenCases("text")
@@ -111,7 +103,7 @@ describe.each(CASES.map((c) => [c.name, c] as const))("golden %s", (_, c) => {
   });
 
   test("encodes the same twice: the cache changes nothing", () => {
-    const fresh = Tokenizer.load(join(c.dir, c.spec.tokenizer));
+    const fresh = tokenizerOf(c);
     for (const k of [...c.spec.cases].reverse()) {
       expect([...fresh.encode(k.text)]).toEqual(k.ids);
       expect([...fresh.encode(k.text)]).toEqual(k.ids);
@@ -129,7 +121,7 @@ const TEXT = fc.oneof(
 
 describe("round trips", () => {
   test("byte-level BPE gives every NFC text back", () => {
-    const tokenizer = tokenizerOf(named("bytelevel_bpe_qwen"));
+    const tokenizer = load("bytelevel_bpe_qwen");
     fc.assert(
       fc.property(TEXT, (raw) => {
         const text = raw.toWellFormed().normalize("NFC");
@@ -140,7 +132,7 @@ describe("round trips", () => {
   });
 
   test("SentencePiece BPE with byte fallback gives every text back whose ▁ is no space", () => {
-    const tokenizer = tokenizerOf(named("sentencepiece_bpe_llama"));
+    const tokenizer = load("sentencepiece_bpe_llama");
     fc.assert(
       fc.property(TEXT, (raw) => {
         const text = raw.toWellFormed().replaceAll("▁", "_");
@@ -151,7 +143,7 @@ describe("round trips", () => {
   });
 
   test("what WordPiece decodes it encodes to the same ids, for text of known words", () => {
-    const tokenizer = tokenizerOf(named("wordpiece_simplestories"));
+    const tokenizer = load("wordpiece_simplestories");
     const words = Array.from({ length: tokenizer.vocabSize }, (_, id) => tokenizer.idToToken(id)!).filter(
       (token) => /^[a-z]{2,}$/.test(token),
     );
@@ -167,7 +159,7 @@ describe("round trips", () => {
 
 describe("invalid UTF-8", () => {
   test("byte-level: an unfinished character is one U+FFFD, and waits in a stream", () => {
-    const tokenizer = tokenizerOf(named("bytelevel_gpt2_prefix"));
+    const tokenizer = load("bytelevel_gpt2_prefix");
     // 🎉 is F0 9F 8E 89: ð Ł İ ī in GPT-2's alphabet.
     const ids = [..."ðŁİī"].map((letter) => tokenizer.tokenToId(letter)!);
     expect(ids.every((id) => id !== undefined)).toBe(true);
@@ -178,14 +170,14 @@ describe("invalid UTF-8", () => {
   });
 
   test("byte fallback: every byte of a broken run is a U+FFFD of its own", () => {
-    const tokenizer = tokenizerOf(named("sentencepiece_bpe_llama"));
+    const tokenizer = load("sentencepiece_bpe_llama");
     const ids = ["<0xF0>", "<0x9F>", "<0x8E>"].map((token) => tokenizer.tokenToId(token)!);
     expect(tokenizer.decode(ids)).toBe("\ufffd\ufffd\ufffd");
     expect(tokenizer.decode([...ids, tokenizer.tokenToId("<0x89>")!])).toBe("🎉");
   });
 
   test("a lone surrogate is encoded as U+FFFD", () => {
-    const tokenizer = tokenizerOf(named("bytelevel_gpt2_prefix"));
+    const tokenizer = load("bytelevel_gpt2_prefix");
     expect(tokenizer.decode(tokenizer.encode("a\ud83c"))).toBe(" a\ufffd");
   });
 });
@@ -219,7 +211,7 @@ describe("files beside tokenizer.json", () => {
         eos_token: "[EOS]",
       },
     });
-    const bare = tokenizerOf(named("wordpiece_unk_not_added"));
+    const bare = load("wordpiece_unk_not_added");
     const tokenizer = Tokenizer.load(folder.path);
     expect(bare.encode("[UNK]").length).toBeGreaterThan(1);
     expect([...tokenizer.encode("[UNK]")]).toEqual([0]);
@@ -359,8 +351,7 @@ test("speed of encoding a megabyte, cold (printed, not judged)", () => {
     text += words[seed % words.length] + (seed % 31 === 0 ? ` ${seed.toString(36)} ` : " ");
   }
   for (const name of ["bytelevel_bpe_qwen", "sentencepiece_bpe_llama", "wordpiece_simplestories"]) {
-    const c = named(name);
-    const tokenizer = Tokenizer.load(join(c.dir, c.spec.tokenizer));
+    const tokenizer = load(name);
     const start = performance.now();
     const ids = tokenizer.encode(text);
     const encoded = performance.now();

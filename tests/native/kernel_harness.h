@@ -130,9 +130,10 @@ struct Array {
   bool operator==(const Array& o) const { return bytes == o.bytes; }
 };
 
-// Every error of `got` against float64 is small beside the largest value (at least `scale`: that of the terms, where
-// they cancel) and, in bfloat16, the rounding of the value itself.
-inline bool close(const Array& got, const vector<double>& want, double f32_tolerance = 3e-6, double scale = 0) {
+// Every error of `got` against float64 is small beside the largest value (at least `scale`: that of the
+// terms, where they cancel) and, in bfloat16, the rounding of the value itself.
+inline bool close(const Array& got, const vector<double>& want, double f32_tolerance = 3e-6,
+                  double scale = 0) {
   for (double w : want) scale = std::max(scale, std::abs(w));
   for (size_t i = 0; i < want.size(); i++) {
     const double tolerance =
@@ -148,8 +149,8 @@ inline bool close(const Array& got, const vector<double>& want, double f32_toler
 using Complex = std::complex<double>;
 constexpr double kStep = 1e-30;
 // gradient[i] = d/dx_i of sum(cotangent * f(x)), by the complex step.
-inline vector<double> gradient(const std::function<vector<Complex>(const vector<Complex>&)>& f, const vector<double>& x,
-                        const vector<double>& cotangent) {
+inline vector<double> gradient(const std::function<vector<Complex>(const vector<Complex>&)>& f,
+                               const vector<double>& x, const vector<double>& cotangent) {
   vector<Complex> z(x.begin(), x.end());
   vector<double> g(x.size());
   for (size_t i = 0; i < x.size(); i++) {

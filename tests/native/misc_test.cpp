@@ -1,6 +1,6 @@
-// Tests of the layer kernels (norm, rope, mlp, embedding, elementwise) on one instruction set, without the library:
-// g++ -DRLV_ISA=... -Imetal/include, from the project's root. Truth: float64 forwards, their complex-step
-// gradients, and plain loops in the documented order.
+// Tests of the layer kernels (norm, rope, mlp, embedding, elementwise) on one instruction set, without the
+// library: g++ -DRLV_ISA=... -Imetal/include, from the project's root. Truth: float64 forwards, their
+// complex-step gradients, and plain loops in the documented order.
 #include "../../metal/cpu/kernels/elementwise.cpp"
 #include "../../metal/cpu/kernels/embedding.cpp"
 #include "../../metal/cpu/kernels/mlp.cpp"
@@ -10,7 +10,8 @@
 
 namespace {
 
-// ---- norm --------------------------------------------------------------------------------------------------
+// ---- norm
+// --------------------------------------------------------------------------------------------------
 vector<Complex> norm_reference(const vector<Complex>& x_and_weight, double eps) {
   const size_t n = x_and_weight.size() / 2;
   Complex sum = 0;
@@ -30,15 +31,20 @@ void test_norm(uint32_t dt, uint32_t rows, uint32_t cols, bool fused) {
   const Array dw_before(RLV_F32, cols, 1);
   for (uint32_t threads = 1; threads <= 3; threads++) {
     Array y(dt, n), h(dt, n), dx(dt, n), dw = dw_before, partial(RLV_F32, lines * cols, 1e9);
-    run(rms_norm_fwd, args::RmsNormFwd{y.ptr(), fused ? h.ptr() : nullptr, x.ptr(), fused ? delta.ptr() : nullptr,
-                                       weight.ptr(), rows, cols, eps, dt}, threads);
+    run(rms_norm_fwd,
+        args::RmsNormFwd{y.ptr(), fused ? h.ptr() : nullptr, x.ptr(), fused ? delta.ptr() : nullptr,
+                         weight.ptr(), rows, cols, eps, dt},
+        threads);
     if (!fused) h = x;
-    run(rms_norm_bwd, args::RmsNormBwd{dx.ptr(), dw.ptr(), dy.ptr(), h.ptr(), weight.ptr(),
-                                       fused ? dres.ptr() : nullptr, partial.ptr(), rows, cols, eps, dt}, threads);
+    run(rms_norm_bwd,
+        args::RmsNormBwd{dx.ptr(), dw.ptr(), dy.ptr(), h.ptr(), weight.ptr(), fused ? dres.ptr() : nullptr,
+                         partial.ptr(), rows, cols, eps, dt},
+        threads);
     if (threads == 1) {
       first_y = y, first_dx = dx, first_dw = dw, first_h = h;
     } else {
-      check(y == first_y && dx == first_dx && dw == first_dw && h == first_h, name + ": thread count changes bits");
+      check(y == first_y && dx == first_dx && dw == first_dw && h == first_h,
+            name + ": thread count changes bits");
     }
   }
   vector<double> want_y(n), want_dx(n), want_dw(cols);
@@ -69,15 +75,19 @@ void test_norm(uint32_t dt, uint32_t rows, uint32_t cols, bool fused) {
   check(close(first_dw, want_dw, 1e-5), name + ": dweight");
   // One row alone gives the bits it has in the batch.
   const size_t at = size_t(rows - 1) * cols;
-  Array y(dt, cols), dx(dt, cols), hr = first_h.slice(at, cols), dyr = dy.slice(at, cols), dr = dres.slice(at, cols);
+  Array y(dt, cols), dx(dt, cols), hr = first_h.slice(at, cols), dyr = dy.slice(at, cols),
+                                   dr = dres.slice(at, cols);
   run(rms_norm_fwd, args::RmsNormFwd{y.ptr(), nullptr, hr.ptr(), nullptr, weight.ptr(), 1, cols, eps, dt});
-  run(rms_norm_bwd, args::RmsNormBwd{dx.ptr(), nullptr, dyr.ptr(), hr.ptr(), weight.ptr(), fused ? dr.ptr() : nullptr,
-                                     nullptr, 1, cols, eps, dt});
-  check(y == first_y.slice(at, cols) && dx == first_dx.slice(at, cols), name + ": a row depends on its batch");
+  run(rms_norm_bwd, args::RmsNormBwd{dx.ptr(), nullptr, dyr.ptr(), hr.ptr(), weight.ptr(),
+                                     fused ? dr.ptr() : nullptr, nullptr, 1, cols, eps, dt});
+  check(y == first_y.slice(at, cols) && dx == first_dx.slice(at, cols),
+        name + ": a row depends on its batch");
 }
 
-// ---- rope --------------------------------------------------------------------------------------------------
-vector<Complex> rope_reference(const vector<Complex>& x_and_weight, bool normed, double eps, const double* angles) {
+// ---- rope
+// --------------------------------------------------------------------------------------------------
+vector<Complex> rope_reference(const vector<Complex>& x_and_weight, bool normed, double eps,
+                               const double* angles) {
   const size_t n = x_and_weight.size() / 2, half = n / 2;
   vector<Complex> v(x_and_weight.begin(), x_and_weight.begin() + long(n)), y(n);
   if (normed) v = norm_reference(x_and_weight, eps);
@@ -107,11 +117,14 @@ void test_rope(uint32_t dt, uint32_t rows, uint32_t heads, uint32_t dim, bool no
   void* w = normed ? weight.ptr() : nullptr;
   for (uint32_t threads = 1; threads <= 3; threads++) {
     Array y(dt, n), dx(dt, n), dw = dw_before, partial(RLV_F32, lines * dim, 1e9);
-    run(qk_norm_rope_fwd, args::QkNormRopeFwd{y.ptr(), x.ptr(), w, positions.data(), rope.ptr(), rows, heads, dim,
-                                              max_pos, eps, dt}, threads);
-    run(qk_norm_rope_bwd, args::QkNormRopeBwd{dx.ptr(), normed ? dw.ptr() : nullptr, dy.ptr(), x.ptr(), w,
-                                              positions.data(), rope.ptr(), partial.ptr(), rows, heads, dim, max_pos,
-                                              eps, dt}, threads);
+    run(qk_norm_rope_fwd,
+        args::QkNormRopeFwd{y.ptr(), x.ptr(), w, positions.data(), rope.ptr(), rows, heads, dim, max_pos, eps,
+                            dt},
+        threads);
+    run(qk_norm_rope_bwd,
+        args::QkNormRopeBwd{dx.ptr(), normed ? dw.ptr() : nullptr, dy.ptr(), x.ptr(), w, positions.data(),
+                            rope.ptr(), partial.ptr(), rows, heads, dim, max_pos, eps, dt},
+        threads);
     if (threads == 1)
       first_y = y, first_dx = dx, first_dw = dw;
     else
@@ -138,23 +151,27 @@ void test_rope(uint32_t dt, uint32_t rows, uint32_t heads, uint32_t dim, bool no
   check(close(first_dw, want_dw, 1e-5), name + ": dweight");
   const size_t row = size_t(heads) * dim, at = (rows - 1) * row;
   Array y(dt, row), xr = x.slice(at, row);
-  run(qk_norm_rope_fwd, args::QkNormRopeFwd{y.ptr(), xr.ptr(), w, &positions[rows - 1], rope.ptr(), 1, heads, dim,
-                                            max_pos, eps, dt});
+  run(qk_norm_rope_fwd, args::QkNormRopeFwd{y.ptr(), xr.ptr(), w, &positions[rows - 1], rope.ptr(), 1, heads,
+                                            dim, max_pos, eps, dt});
   check(y == first_y.slice(at, row), name + ": a row depends on its batch");
   positions[0] = max_pos;
   Array ignored(dt, n);
-  check(!run(qk_norm_rope_fwd, args::QkNormRopeFwd{ignored.ptr(), x.ptr(), w, positions.data(), rope.ptr(), rows,
-                                                   heads, dim, max_pos, eps, dt}).empty(), name + ": max_pos");
+  check(!run(qk_norm_rope_fwd, args::QkNormRopeFwd{ignored.ptr(), x.ptr(), w, positions.data(), rope.ptr(),
+                                                   rows, heads, dim, max_pos, eps, dt})
+             .empty(),
+        name + ": max_pos");
 }
 
-// ---- element-wise ------------------------------------------------------------------------------------------
+// ---- element-wise
+// ------------------------------------------------------------------------------------------
 void test_elementwise(uint32_t dt, uint32_t n) {
   const std::string name = label("element-wise", dt, n, 1);
   Array gate(dt, n, 3), up(dt, n, 1), dy(dt, n, 1);
   if (n > 2) gate.set(0, 200), gate.set(1, -200), gate.set(2, -30);
   Array first_y(dt, 0), first_g(dt, 0), first_u(dt, 0);
   for (uint32_t threads = 1; threads <= 3; threads++) {
-    Array y(dt, n), dgate(dt, n), dup(dt, n), sum(dt, n), wide(RLV_F32, n), narrow(RLV_BF16, n), copied(dt, n);
+    Array y(dt, n), dgate(dt, n), dup(dt, n), sum(dt, n), wide(RLV_F32, n), narrow(RLV_BF16, n),
+        copied(dt, n);
     run(swiglu_fwd, args::SwigluFwd{y.ptr(), gate.ptr(), up.ptr(), n, dt}, threads);
     run(swiglu_bwd, args::SwigluBwd{dgate.ptr(), dup.ptr(), dy.ptr(), gate.ptr(), up.ptr(), n, dt}, threads);
     if (threads == 1)
@@ -196,7 +213,8 @@ void test_elementwise(uint32_t dt, uint32_t n) {
   check(close(first_u, u, 1e-6), name + ": dup");
 }
 
-// ---- embedding ---------------------------------------------------------------------------------------------
+// ---- embedding
+// ---------------------------------------------------------------------------------------------
 size_t packed(uint32_t id, uint32_t k, uint32_t cols, uint32_t wdt) {
   if (wdt == RLV_F32) return (size_t(id / 32) * cols + k) * 32 + id % 32;
   return ((size_t(id / 32) * ((cols + 1) / 2) + k / 2) * 32 + id % 32) * 2 + k % 2;
@@ -228,7 +246,8 @@ void test_embedding(uint32_t dt, uint32_t wdt, uint32_t rows, uint32_t cols, uin
     Array y(dt, n), dtable = before, gathered(dt, n), dx(dt, size_t(vocab) * cols, 1);
     run(embed_fwd, args::EmbedFwd{y.ptr(), ids.data(), table.ptr(), rows, cols, vocab, dt, wdt}, threads);
     run(embed_bwd, args::EmbedBwd{dtable.ptr(), ids.data(), dy.ptr(), rows, cols, vocab, dt, wdt}, threads);
-    run(gather_rows, args::GatherRows{gathered.ptr(), source.ptr(), ids.data(), rows, vocab, cols, dt}, threads);
+    run(gather_rows, args::GatherRows{gathered.ptr(), source.ptr(), ids.data(), rows, vocab, cols, dt},
+        threads);
     run(gather_rows_bwd, args::GatherRowsBwd{dx.ptr(), dy.ptr(), ids.data(), rows, vocab, cols, dt}, threads);
     check(y == want_y, name + ": embed_fwd");
     check(dtable == want_dtable, name + ": embed_bwd");
@@ -237,11 +256,15 @@ void test_embedding(uint32_t dt, uint32_t wdt, uint32_t rows, uint32_t cols, uin
   }
   ids[rows / 2] = vocab;
   Array y(dt, n), dtable = before, dx(dt, size_t(vocab) * cols);
-  check(!run(embed_fwd, args::EmbedFwd{y.ptr(), ids.data(), table.ptr(), rows, cols, vocab, dt, wdt}).empty() &&
-            !run(embed_bwd, args::EmbedBwd{dtable.ptr(), ids.data(), dy.ptr(), rows, cols, vocab, dt, wdt}).empty() &&
-            !run(gather_rows, args::GatherRows{y.ptr(), source.ptr(), ids.data(), rows, vocab, cols, dt}).empty() &&
-            !run(gather_rows_bwd, args::GatherRowsBwd{dx.ptr(), dy.ptr(), ids.data(), rows, vocab, cols, dt}).empty(),
-        name + ": an id out of range is an error");
+  check(
+      !run(embed_fwd, args::EmbedFwd{y.ptr(), ids.data(), table.ptr(), rows, cols, vocab, dt, wdt}).empty() &&
+          !run(embed_bwd, args::EmbedBwd{dtable.ptr(), ids.data(), dy.ptr(), rows, cols, vocab, dt, wdt})
+               .empty() &&
+          !run(gather_rows, args::GatherRows{y.ptr(), source.ptr(), ids.data(), rows, vocab, cols, dt})
+               .empty() &&
+          !run(gather_rows_bwd, args::GatherRowsBwd{dx.ptr(), dy.ptr(), ids.data(), rows, vocab, cols, dt})
+               .empty(),
+      name + ": an id out of range is an error");
 }
 
 }  // namespace

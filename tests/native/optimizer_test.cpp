@@ -73,12 +73,13 @@ struct State {
 struct Hyper {
   double lr = 1e-2, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, decay = 0.1;
 };
-std::string step(State& s, const vector<float>& g, const Hyper& h, uint32_t t, ClipResult result = {1, 1, 0, 0},
-                 uint32_t threads = 1, uint32_t seed = 3) {
+std::string step(State& s, const vector<float>& g, const Hyper& h, uint32_t t,
+                 ClipResult result = {1, 1, 0, 0}, uint32_t threads = 1, uint32_t seed = 3) {
   return run(adamw,
-             args::Adamw{s.p.ptr(), s.wdt == RLV_BF16 ? s.lo.ptr() : nullptr, g.data(), s.m.ptr(), s.v.ptr(), &result,
-                         s.n, s.wdt, s.mdt, float(h.lr), float(h.beta1), float(h.beta2), float(h.eps), float(h.decay),
-                         float(1 - std::pow(h.beta1, t)), float(1 - std::pow(h.beta2, t)), seed, 4, t},
+             args::Adamw{s.p.ptr(), s.wdt == RLV_BF16 ? s.lo.ptr() : nullptr, g.data(), s.m.ptr(), s.v.ptr(),
+                         &result, s.n, s.wdt, s.mdt, float(h.lr), float(h.beta1), float(h.beta2),
+                         float(h.eps), float(h.decay), float(1 - std::pow(h.beta1, t)),
+                         float(1 - std::pow(h.beta2, t)), seed, 4, t},
              threads);
 }
 
@@ -93,16 +94,21 @@ void test_goldens() {
     const float max_norm = float(goldens::number(g.json, "max_grad_norm", 0));
     for (uint32_t wdt : {RLV_F32, RLV_BF16}) {
       vector<State> params;
-      const auto floats = [&](const std::string& name) { return vector<float>(g[name].begin(), g[name].end()); };
-      const auto agree = [&](const std::string& name, uint32_t n, const std::function<double(uint32_t)>& got) {
+      const auto floats = [&](const std::string& name) {
+        return vector<float>(g[name].begin(), g[name].end());
+      };
+      const auto agree = [&](const std::string& name, uint32_t n,
+                             const std::function<double(uint32_t)>& got) {
         bool ok = true;
         for (uint32_t i = 0; i < n; i++) {
           const double want = g[name][i];
-          ok = ok && std::abs(got(i) - want) <= 1e-6 * std::abs(want) + (name.find("sq") != std::string::npos ? 0 : 1e-7);
+          ok = ok && std::abs(got(i) - want) <=
+                         1e-6 * std::abs(want) + (name.find("sq") != std::string::npos ? 0 : 1e-7);
         }
         check(ok, g.name + ": " + name);
       };
-      for (int i = 0; i < 3; i++) params.emplace_back(wdt, RLV_F32, floats("p" + std::to_string(i) + ".init"));
+      for (int i = 0; i < 3; i++)
+        params.emplace_back(wdt, RLV_F32, floats("p" + std::to_string(i) + ".init"));
       for (uint32_t t = 0; t < g["lr"].size(); t++) {
         const std::string suffix = ".step" + std::to_string(t);
         vector<double> sums;
@@ -129,7 +135,8 @@ void test_split_master() {
   vector<float> init(1003), g(1003);
   for (float& x : init) x = float(normal());
   init[0] = float_of(0x3f808000), init[1] = float_of(0x3f818000);  // ties of an even and an odd high half
-  init[2] = float_of(0xbf807fff), init[3] = 0, init[4] = -0.0f, init[5] = float_of(0x7f7fffff), init[6] = 1e-42f;
+  init[2] = float_of(0xbf807fff), init[3] = 0, init[4] = -0.0f, init[5] = float_of(0x7f7fffff),
+  init[6] = 1e-42f;
   Hyper h, still;
   still.lr = 0;
   State wide(RLV_F32, RLV_F32, init), split(RLV_BF16, RLV_F32, init);
@@ -145,15 +152,18 @@ void test_split_master() {
   bool same = true, nearest = true;
   for (uint32_t i = 0; i < split.n; i++) {
     same = same && bits_of(split.master(i)) == bits_of(wide.master(i));
-    if (i != 5) nearest = nearest && std::abs(split.p[i] - wide.p[i]) <= std::abs(bf16_to_f32(f32_to_bf16(float(wide.p[i]))) - wide.p[i]);
+    if (i != 5)
+      nearest = nearest && std::abs(split.p[i] - wide.p[i]) <=
+                               std::abs(bf16_to_f32(f32_to_bf16(float(wide.p[i]))) - wide.p[i]);
   }
   check(same, "split master: bit-equal to float32 weights");
   check(nearest, "split master: the high half is a nearest bfloat16");
   check(split.m == wide.m && split.v == wide.v, "split master: moments");
   State missing(RLV_BF16, RLV_F32, init);
   ClipResult one{1, 1, 0, 0};
-  check(!run(adamw, args::Adamw{missing.p.ptr(), nullptr, g.data(), missing.m.ptr(), missing.v.ptr(), &one, missing.n,
-                                RLV_BF16, RLV_F32, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1}).empty(),
+  check(!run(adamw, args::Adamw{missing.p.ptr(), nullptr, g.data(), missing.m.ptr(), missing.v.ptr(), &one,
+                                missing.n, RLV_BF16, RLV_F32, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1})
+             .empty(),
         "adamw: bfloat16 without remainder is an error");
 }
 

@@ -1,6 +1,6 @@
-// Tests of `sample` and Philox on one instruction set, without the library: g++ -DRLV_ISA=... -Imetal/include, run
-// from the project's root. Truth: Random123's known answers, the goldens of transformers' logits warpers, a
-// float64 reference that sorts, and chi-square tests of drawn frequencies.
+// Tests of `sample` and Philox on one instruction set, without the library: g++ -DRLV_ISA=...
+// -Imetal/include, run from the project's root. Truth: Random123's known answers, the goldens of
+// transformers' logits warpers, a float64 reference that sorts, and chi-square tests of drawn frequencies.
 #include "../../metal/cpu/kernels/sample.cpp"
 #include "goldens.h"
 #include "kernel_harness.h"
@@ -14,15 +14,15 @@ void test_philox() {
     uint32_t key[2], counter[4], words[4];
   };
   const uint32_t ones = 0xffffffffu;
-  const Known known[] = {  // Random123's kat_vectors: philox 4x32 10
+  const Known known[] = {
+      // Random123's kat_vectors: philox 4x32 10
       {{0, 0}, {0, 0, 0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
       {{ones, ones}, {ones, ones, ones, ones}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
       {{0xa4093822, 0x299f31d0},
        {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
        {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}};
   for (const Known& k : known) {
-    const PhiloxWords w =
-        philox(k.key[0], k.key[1], k.counter[0], k.counter[1], k.counter[2], k.counter[3]);
+    const PhiloxWords w = philox(k.key[0], k.key[1], k.counter[0], k.counter[1], k.counter[2], k.counter[3]);
     check(std::equal(w.w, w.w + 4, k.words), "philox: known answers");
   }
   uint32_t row[64];
@@ -55,8 +55,8 @@ Drawn draw_rows(const vector<float>& logits, uint32_t vocab, const Settings& s, 
   vector<uint32_t> counters;
   for (uint32_t b = 0; b < batch; b++) counters.insert(counters.end(), {first + b, 1, 2, 3});
   d.error = run(sample,
-                args::Sample{d.ids.data(), d.logprob.data(), logits.data(), counters.data(), batch, vocab, s.seed, 1,
-                             s.inv_temp, s.filter.top_k, s.filter.top_p, s.filter.min_p, s.greedy},
+                args::Sample{d.ids.data(), d.logprob.data(), logits.data(), counters.data(), batch, vocab,
+                             s.seed, 1, s.inv_temp, s.filter.top_k, s.filter.top_p, s.filter.min_p, s.greedy},
                 threads);
   return d;
 }
@@ -70,9 +70,12 @@ vector<float> distribution(const float* logits, uint32_t vocab, float inv_temp, 
     vector<float>* probs;
   };
   vector<float> probs(vocab);
-  run<Call>([](Ctx& c, const Call& a) {
-    check(sample_distribution(c, a.logits, a.vocab, a.inv_temp, a.filter, a.probs->data()), "finite logits");
-  }, Call{logits, vocab, inv_temp, filter, &probs});
+  run<Call>(
+      [](Ctx& c, const Call& a) {
+        check(sample_distribution(c, a.logits, a.vocab, a.inv_temp, a.filter, a.probs->data()),
+              "finite logits");
+      },
+      Call{logits, vocab, inv_temp, filter, &probs});
   return probs;
 }
 
@@ -83,7 +86,8 @@ void test_goldens() {
     const vector<double>&probs = g["probs"], &keep = g["keep"];
     const uint32_t vocab = uint32_t(goldens::numbers(g.json, "shape")[1]);
     const SampleFilter filter{uint32_t(goldens::number(g.json, "top_k", 0)),
-                              float(goldens::number(g.json, "top_p", 1)), float(goldens::number(g.json, "min_p", 0))};
+                              float(goldens::number(g.json, "top_p", 1)),
+                              float(goldens::number(g.json, "min_p", 0))};
     const float inv_temp = float(1 / goldens::number(g.json, "temperature", 1));
     const vector<float> logits(g["logits"].begin(), g["logits"].end());
     double error = 0;
@@ -102,7 +106,8 @@ void test_goldens() {
 }
 
 // The rules as written, in float64, by sorting. ambiguous: some cumulative is within 1e-6 of the threshold.
-vector<double> reference(const float* logits, uint32_t n, float inv_temp, const SampleFilter& f, bool& ambiguous) {
+vector<double> reference(const float* logits, uint32_t n, float inv_temp, const SampleFilter& f,
+                         bool& ambiguous) {
   vector<double> z(n), p(n);
   for (uint32_t j = 0; j < n; j++) z[j] = double(logits[j] * inv_temp);
   if (f.top_k > 0 && f.top_k < n) {
@@ -183,7 +188,8 @@ double chi_square_z(const vector<double>& expected, const vector<uint32_t>& seen
       cells++;
     }
   }
-  if (rest_expected >= 8) chi += (rest_seen - rest_expected) * (rest_seen - rest_expected) / rest_expected, cells++;
+  if (rest_expected >= 8)
+    chi += (rest_seen - rest_expected) * (rest_seen - rest_expected) / rest_expected, cells++;
   const double k = cells - 1;
   return (std::cbrt(chi / k) - (1 - 2 / (9 * k))) / std::sqrt(2 / (9 * k));
 }
@@ -231,13 +237,15 @@ void test_rows() {
       for (uint32_t b = 0; b < batch; b++) {
         const vector<float> row(&logits[b * vocab], &logits[b * vocab] + vocab);
         const Drawn alone = draw_rows(row, vocab, s, 100 + b);
-        check(alone.ids[0] == all.ids[b] && alone.logprob[0] == all.logprob[b], "sample: a row depends on its batch");
+        check(alone.ids[0] == all.ids[b] && alone.logprob[0] == all.logprob[b],
+              "sample: a row depends on its batch");
         bool ignored = false;
         const double p = reference(row.data(), vocab, s.inv_temp, {0, 1, 0}, ignored)[all.ids[b]];
         check(std::abs(all.logprob[b] - std::log(p)) < 2e-6 * (1 + std::abs(std::log(p))),
               "sample: logprob is that of the unfiltered distribution");
         if (greedy)
-          check(all.ids[b] == uint32_t(std::max_element(row.begin(), row.end()) - row.begin()), "sample: greedy");
+          check(all.ids[b] == uint32_t(std::max_element(row.begin(), row.end()) - row.begin()),
+                "sample: greedy");
       }
     }
 }
@@ -251,7 +259,8 @@ void test_edges() {
   check(draw_rows(row, 1100, greedy).ids[0] == 30, "greedy: lowest index of equal logits");
   vector<float> near = {1.0f, std::nextafter(1.0f, 2.0f)};  // equal once scaled
   greedy.inv_temp = 1e-38f;
-  check(draw_rows(near, 2, greedy).ids[0] == 1, "greedy: the larger logit even where scaling makes them equal");
+  check(draw_rows(near, 2, greedy).ids[0] == 1,
+        "greedy: the larger logit even where scaling makes them equal");
   greedy.inv_temp = 1;
   check(draw_rows({3.0f}, 1, s).ids[0] == 0 && draw_rows({3.0f}, 1, s).logprob[0] == 0, "vocabulary of one");
   check(draw_rows({3.0f}, 1, narrow).ids[0] == 0, "vocabulary of one, filtered");
@@ -271,7 +280,8 @@ void test_edges() {
         row[at] = bad;
         const Drawn d = draw_rows(row, 1100, x);
         row[at] = before;
-        check(!d.error.empty() && std::isnan(d.logprob[0]), "NaN or +inf at " + std::to_string(at) + " is an error");
+        check(!d.error.empty() && std::isnan(d.logprob[0]),
+              "NaN or +inf at " + std::to_string(at) + " is an error");
       }
   }
   // A wide, cold row: far tiles weigh nothing and must not be reached.

@@ -37,9 +37,7 @@ void copy_elements(Ctx& c, void* y, const void* x, uint32_t n, size_t size) {
 }  // namespace
 
 // y = a + b [n]; y may be a or b.
-void add(Ctx& c, const args::Add& a) {
-  a.dt == RLV_BF16 ? add_as<uint16_t>(c, a) : add_as<float>(c, a);
-}
+void add(Ctx& c, const args::Add& a) { a.dt == RLV_BF16 ? add_as<uint16_t>(c, a) : add_as<float>(c, a); }
 
 // y = value [n].
 void fill(Ctx& c, const args::Fill& a) {

@@ -1,8 +1,10 @@
 // Token embedding and row gathering.
 //
-//   embed_fwd        y[t] = table[ids[t]] ("="); table [vocab, cols] in the packed layout of dtype wdt (shared with
+//   embed_fwd        y[t] = table[ids[t]] ("="); table [vocab, cols] in the packed layout of dtype wdt
+//   (shared with
 //                    a tied head), y [rows, cols] of dtype dt. Threads take pieces of 64 columns of a row.
-//   embed_bwd        dtable[ids[t]] += dy[t], starting from what dtable holds, tokens ascending for every element;
+//   embed_bwd        dtable[ids[t]] += dy[t], starting from what dtable holds, tokens ascending for every
+//   element;
 //                    dtable float32 in the layout of wdt. Threads take columns.
 //   gather_rows      y[r] = x[index[r]] ("="). Threads take rows.
 //   gather_rows_bwd  dx[t] = sum of dy[r] over index[r] = t, r ascending, in float32, zero if there is none

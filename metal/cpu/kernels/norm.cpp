@@ -7,8 +7,8 @@
 //             `partial` [ceil(rows/64), cols]; after a barrier threads take columns and add the lines, in
 //             order, to what dweight holds.
 //
-// A row's sums run over its own columns in four chains of lanes, whatever the row's place. Saved: h (x without
-// delta); r is recomputed.
+// A row's sums run over its own columns in four chains of lanes, whatever the row's place. Saved: h (x
+// without delta); r is recomputed.
 #include "args.gen.hpp"
 #include "rms.h"
 

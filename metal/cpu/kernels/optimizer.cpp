@@ -1,16 +1,18 @@
 // The optimizer step on flat parameters of n elements (in whatever layout: every element is on its own).
 //
-//   sq_norm    sums[slot] = sum of g^2 in float64 ("="): blocks of 65536 elements, each in 32 chains by index, then
+//   sq_norm    sums[slot] = sum of g^2 in float64 ("="): blocks of 65536 elements, each in 32 chains by
+//   index, then
 //              (after a barrier) the blocks in order. Threads take blocks. The squares are exact in float64.
 //   clip_coef  result = {norm, coefficient, nonfinite, 0} from the slots in order ("="); one thread.
-//   adamw      AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with torch.optim.AdamW's formulas, in place.
+//   adamw      AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with torch.optim.AdamW's formulas, in
+//   place.
 //              Threads take ranges of elements.
 //
-// A bfloat16 parameter is the high half of a float32 master whose bits are exactly (p << 16) + lo, lo signed. The
-// high half is the nearest bfloat16; a tie goes up, because the other way the remainder 32768 would not fit.
-// bfloat16 moments are rounded stochastically: 16 random bits are added below the kept half, so the expected
-// value is the unrounded one. The bits are the upper half of word 0 of Philox with key (seed, tensor) and
-// counter (element, step, 0 for m and 1 for v, 0).
+// A bfloat16 parameter is the high half of a float32 master whose bits are exactly (p << 16) + lo, lo signed.
+// The high half is the nearest bfloat16; a tie goes up, because the other way the remainder 32768 would not
+// fit. bfloat16 moments are rounded stochastically: 16 random bits are added below the kept half, so the
+// expected value is the unrounded one. The bits are the upper half of word 0 of Philox with key (seed,
+// tensor) and counter (element, step, 0 for m and 1 for v, 0).
 #include <cmath>
 #include <cstring>
 #include "args.gen.hpp"
@@ -48,8 +50,8 @@ double sum_squares(const float* g, uint32_t n) {
   return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
-// The decimal a float32 setting was written as: the shortest that rounds to it. 1 - beta would otherwise magnify
-// the rounding of the parameter (1 - 0.999f is 1.3e-5 off).
+// The decimal a float32 setting was written as: the shortest that rounds to it. 1 - beta would otherwise
+// magnify the rounding of the parameter (1 - 0.999f is 1.3e-5 off).
 double decimal_of(float x) {
   for (double scale = 1; scale <= 1e9; scale *= 10) {
     const double decimal = std::nearbyint(double(x) * scale) / scale;
@@ -83,17 +85,21 @@ inline void store_master(uint16_t* p, int16_t* lo, const float* x) {
   }
 }
 
-struct Moment {
-  uint32_t seed, tensor, step, which;
+// Key and step of the random bits that round a bfloat16 moment.
+struct Rounding {
+  uint32_t seed, tensor, step;
 };
+constexpr uint32_t kFirstMoment = 0, kSecondMoment = 1;
 inline void load_moment(float* out, const float* m) { std::memcpy(out, m, kBlock * 4); }
 inline void load_moment(float* out, const uint16_t* m) {
   for (int i = 0; i < kBlock; i++) out[i] = bf16_to_f32(m[i]);
 }
-inline void store_moment(float* m, const float* x, const Moment&, uint32_t) { std::memcpy(m, x, kBlock * 4); }
-inline void store_moment(uint16_t* m, const float* x, const Moment& k, uint32_t element) {
+inline void store_moment(float* m, const float* x, const Rounding&, uint32_t, uint32_t) {
+  std::memcpy(m, x, kBlock * 4);
+}
+inline void store_moment(uint16_t* m, const float* x, const Rounding& k, uint32_t which, uint32_t element) {
   uint32_t random[kBlock];
-  philox_row<kBlock>(random, k.seed, k.tensor, element, k.step, k.which, 0);
+  philox_row<kBlock>(random, k.seed, k.tensor, element, k.step, which, 0);
   for (int i = 0; i < kBlock; i++) m[i] = uint16_t((bits_of(x[i]) + (random[i] >> 16)) >> 16);
 }
 
@@ -131,7 +137,7 @@ inline void update(const Adam& k, float* p, float* m, float* v, const float* g) 
 }
 
 template <class P, class M>
-inline void step_block(const Adam& k, P* p, int16_t* lo, const float* g, M* m, M* v, const Moment& key,
+inline void step_block(const Adam& k, P* p, int16_t* lo, const float* g, M* m, M* v, const Rounding& key,
                        uint32_t element) {
   alignas(64) float master[kBlock], first[kBlock], second[kBlock];
   load_master(master, p, lo);
@@ -139,14 +145,14 @@ inline void step_block(const Adam& k, P* p, int16_t* lo, const float* g, M* m, M
   load_moment(second, v);
   update(k, master, first, second, g);
   store_master(p, lo, master);
-  store_moment(m, first, {key.seed, key.tensor, key.step, 0}, element);
-  store_moment(v, second, {key.seed, key.tensor, key.step, 1}, element);
+  store_moment(m, first, key, kFirstMoment, element);
+  store_moment(v, second, key, kSecondMoment, element);
 }
 
 template <class P, class M>
 void adamw_as(Ctx& c, const args::Adamw& a, float coef) {
   const Adam k = constants(a, coef);
-  const Moment key{a.seed, a.tensor, a.step, 0};
+  const Rounding key{a.seed, a.tensor, a.step};
   P* p = static_cast<P*>(a.p);
   int16_t* lo = static_cast<int16_t*>(a.lo);
   const float* g = static_cast<const float*>(a.g);
@@ -217,9 +223,11 @@ void adamw(Ctx& c, const args::Adamw& a) {
   if (result.nonfinite) return;
   if (a.wdt == RLV_BF16 && !a.lo) return c.fail("adamw: a bfloat16 parameter needs its remainder");
   if (a.wdt == RLV_BF16)
-    a.mdt == RLV_BF16 ? adamw_as<uint16_t, uint16_t>(c, a, result.coef) : adamw_as<uint16_t, float>(c, a, result.coef);
+    a.mdt == RLV_BF16 ? adamw_as<uint16_t, uint16_t>(c, a, result.coef)
+                      : adamw_as<uint16_t, float>(c, a, result.coef);
   else
-    a.mdt == RLV_BF16 ? adamw_as<float, uint16_t>(c, a, result.coef) : adamw_as<float, float>(c, a, result.coef);
+    a.mdt == RLV_BF16 ? adamw_as<float, uint16_t>(c, a, result.coef)
+                      : adamw_as<float, float>(c, a, result.coef);
 }
 
 }  // namespace RLV_ISA

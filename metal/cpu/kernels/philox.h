@@ -1,7 +1,10 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a draw is a pure function
-// of key and counter. src/core/rng.ts is the same function in TypeScript.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a draw is a pure
+// function of key and counter. src/core/rng.ts is the same function in TypeScript.
 #pragma once
 #include <cstdint>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 #include "../vec.h"
 
 namespace rlv {
@@ -24,20 +27,45 @@ inline PhiloxWords philox(uint32_t key0, uint32_t key1, uint32_t c0, uint32_t c1
   return {{c0, c1, c2, c3}};
 }
 
-// The first words of N consecutive counters (first + i, c1, c2, c3), N a multiple of 8. Eight counters side by side
-// in 64-bit lanes: a 32x32 multiply reads the low halves alone, so what the high halves collect does no harm.
+// Counters side by side in 64-bit lanes, and the full product of their low halves with a word. Compilers do
+// not find the 32x32 multiply by themselves.
+#if defined(__AVX512F__)
+constexpr int kPhiloxLanes = 8;
+typedef uint64_t PhiloxLanes __attribute__((vector_size(64)));
+inline PhiloxLanes mul_low(PhiloxLanes a, uint32_t m) {
+  return (PhiloxLanes)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
+}
+#elif defined(__AVX2__)
+constexpr int kPhiloxLanes = 4;
+typedef uint64_t PhiloxLanes __attribute__((vector_size(32)));
+inline PhiloxLanes mul_low(PhiloxLanes a, uint32_t m) {
+  return (PhiloxLanes)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
+}
+#else
+constexpr int kPhiloxLanes = 2;
+typedef uint64_t PhiloxLanes __attribute__((vector_size(16)));
+inline PhiloxLanes mul_low(PhiloxLanes a, uint32_t m) {
+#if defined(__SSE2__)
+  return (PhiloxLanes)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
+#else
+  return PhiloxLanes{(a[0] & 0xffffffffu) * m, (a[1] & 0xffffffffu) * m};
+#endif
+}
+#endif
+
+// The first words of N consecutive counters (first + i, c1, c2, c3), N a multiple of 8. The high halves of
+// lanes collect rubbish that no multiplication reads.
 template <int N>
 inline void philox_row(uint32_t* out, uint32_t key0, uint32_t key1, uint32_t first, uint32_t c1, uint32_t c2,
                        uint32_t c3) {
-  typedef uint64_t Lanes __attribute__((vector_size(64)));
-  const Lanes none = {};
-  const Lanes low = none + 0xffffffffu;
-  for (int i = 0; i < N; i += 8) {
-    Lanes x0 = none + (first + uint32_t(i)) + Lanes{0, 1, 2, 3, 4, 5, 6, 7};
-    Lanes x1 = none + c1, x2 = none + c2, x3 = none + c3;
+  const PhiloxLanes none = {};
+  PhiloxLanes steps;
+  for (int j = 0; j < kPhiloxLanes; j++) steps[j] = uint64_t(j);
+  for (int i = 0; i < N; i += kPhiloxLanes) {
+    PhiloxLanes x0 = none + (first + uint32_t(i)) + steps, x1 = none + c1, x2 = none + c2, x3 = none + c3;
     uint32_t k0 = key0, k1 = key1;
     for (int round = 0; round < 10; round++) {
-      const Lanes p0 = (x0 & low) * 0xd2511f53u, p1 = (x2 & low) * 0xcd9e8d57u;
+      const PhiloxLanes p0 = mul_low(x0, 0xd2511f53u), p1 = mul_low(x2, 0xcd9e8d57u);
       x0 = (p1 >> 32) ^ x1 ^ k0;
       x1 = p1;
       x2 = (p0 >> 32) ^ x3 ^ k1;
@@ -45,7 +73,7 @@ inline void philox_row(uint32_t* out, uint32_t key0, uint32_t key1, uint32_t fir
       k0 += 0x9e3779b9u;
       k1 += 0xbb67ae85u;
     }
-    for (int j = 0; j < 8; j++) out[i + j] = uint32_t(x0[j]);
+    for (int j = 0; j < kPhiloxLanes; j++) out[i + j] = uint32_t(x0[j]);
   }
 }
 

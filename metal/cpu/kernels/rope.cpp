@@ -1,7 +1,7 @@
 // Per-head RMSNorm of queries and keys (Qwen3; identity without weight) followed by rotary position embedding
-// (Su et al. 2021, arXiv:2104.09864) in the rotate-half convention. x, y, dy, dx are [rows, heads, head_dim] of
-// dtype dt, head_dim even; weight and dweight float32 [head_dim]; rope float32 [max_pos, head_dim], a line is
-// the cosines of head_dim/2 angles and then their sines.
+// (Su et al. 2021, arXiv:2104.09864) in the rotate-half convention. x, y, dy, dx are [rows, heads, head_dim]
+// of dtype dt, head_dim even; weight and dweight float32 [head_dim]; rope float32 [max_pos, head_dim], a line
+// is the cosines of head_dim/2 angles and then their sines.
 //
 //   forward   n = x/sqrt(mean(x^2) + eps)*w (x without weight); y = n*cos -+ swapped half of n * sin ("=").
 //             Threads take rows.
@@ -110,7 +110,8 @@ inline void backward_normed_head(const T* dy, const T* x, const float* weight, c
       store_part(partial + half + i, fma(d.high, high, load_part(partial + half + i, count)), count);
     }
     store_part(dx + i, mul(r, fnma(low, mean, mul(d.low, load_part(weight + i, count)))), count);
-    store_part(dx + half + i, mul(r, fnma(high, mean, mul(d.high, load_part(weight + half + i, count)))), count);
+    store_part(dx + half + i, mul(r, fnma(high, mean, mul(d.high, load_part(weight + half + i, count)))),
+               count);
   }
 }
 

@@ -1,15 +1,16 @@
-// Drawing tokens. logits float32 [batch, vocab], counters u32 [batch, 4], ids u32 [batch], logprob float32 [batch],
-// all outputs "=". Threads take rows; a row's result depends on its logits, its counter and the settings alone.
+// Drawing tokens. logits float32 [batch, vocab], counters u32 [batch, 4], ids u32 [batch], logprob float32
+// [batch], all outputs "=". Threads take rows; a row's result depends on its logits, its counter and the
+// settings alone.
 //
 //   z = logits*inv_temp. logprob = z[id] - lse of the unfiltered distribution, reduced exactly as logprob_fwd
 //   reduces it (softmax_tile.h: tiles of 512 columns, merged in ascending order), hence bit-equal to it.
-//   Filters in transformers' order: top-k keeps everything >= the k-th largest; top-p drops the ascending tail
-//   (equal values by index) whose cumulative probability is <= 1 - top_p and keeps at least one; min-p drops
-//   p < min_p*p_max of what is left (Holtzman et al. 2020, arXiv:1904.09751; Nguyen et al. 2024, arXiv:2407.01082).
-//   All three are one cutoff in (value, index) and one in weight, found by a histogram over max - z: no sort of the
-//   vocabulary.
-//   The draw inverts the cumulative sum in index order, in float64: tile by tile, then within the tile. Its uniform
-//   is word 0 of Philox with key (seed, purpose) and counter counters[b].
+//   Filters in transformers' order: top-k keeps everything >= the k-th largest; top-p drops the ascending
+//   tail (equal values by index) whose cumulative probability is <= 1 - top_p and keeps at least one; min-p
+//   drops p < min_p*p_max of what is left (Holtzman et al. 2020, arXiv:1904.09751; Nguyen et al. 2024,
+//   arXiv:2407.01082). All three are one cutoff in (value, index) and one in weight, found by a histogram
+//   over max - z: no sort of the vocabulary. The draw inverts the cumulative sum in index order, in float64:
+//   tile by tile, then within the tile. Its uniform is word 0 of Philox with key (seed, purpose) and counter
+//   counters[b].
 //
 // Scratch (thread-local): 0 tiles, 1 weights, 2 histogram, 3 candidates.
 #include "sample.h"
@@ -97,7 +98,7 @@ struct Candidate {
   uint32_t index;
 };
 
-// The kept tokens of one bucket, ascending by value and index unless `sorted` is false.
+// The kept tokens of one bucket, in index order.
 uint32_t collect(const Row& row, const Cutoff& cut, uint32_t bucket, Candidate* out) {
   uint32_t n = 0;
   for (uint32_t j = 0; j < row.vocab; j++) {
@@ -225,8 +226,8 @@ uint32_t draw_filtered(Ctx& c, const Row& row, const SampleFilter& filter, doubl
 
 }  // namespace
 
-bool sample_distribution(Ctx& c, const float* logits, uint32_t vocab, float inv_temp, const SampleFilter& filter,
-                         float* probs) {
+bool sample_distribution(Ctx& c, const float* logits, uint32_t vocab, float inv_temp,
+                         const SampleFilter& filter, float* probs) {
   const Row row = reduce(c, logits, vocab, inv_temp);
   if (!std::isfinite(row.lse)) return false;
   const float* weights = filtered_weights(c, row, filter);

@@ -12,10 +12,10 @@ struct SampleFilter {
   float top_p, min_p;
 };
 
-// probs[vocab] = softmax(logits*inv_temp) after the filters, dropped tokens exactly 0. False if the logits are
-// not finite (NaN, +inf, or nothing but -inf).
-bool sample_distribution(Ctx& c, const float* logits, uint32_t vocab, float inv_temp, const SampleFilter& filter,
-                         float* probs);
+// probs[vocab] = softmax(logits*inv_temp) after the filters, dropped tokens exactly 0. False if the logits
+// are not finite (NaN, +inf, or nothing but -inf).
+bool sample_distribution(Ctx& c, const float* logits, uint32_t vocab, float inv_temp,
+                         const SampleFilter& filter, float* probs);
 
 }  // namespace RLV_ISA
 }  // namespace rlv

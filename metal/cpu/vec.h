@@ -216,13 +216,22 @@ inline void store_part(T* p, V v, int n) {
 inline void store_part(float* p, V v, int n) { n == W ? store(p, v) : store_n(p, v, n); }
 
 // Sum over lanes as a fixed binary tree, folding the upper half onto the lower.
-inline float hsum(V v) {
-  float f[W];
-  store(f, v);
-  for (int h = W / 2; h > 0; h /= 2)
-    for (int i = 0; i < h; i++) f[i] = f[i] + f[i + h];
-  return f[0];
+#if defined(__AVX2__)
+inline float hsum4(__m128 v) {
+  v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps(v, v, 1)));
 }
+#endif
+#if defined(__AVX512F__)
+inline float hsum(V v) {
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  return hsum4(_mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
+}
+#elif defined(__AVX2__)
+inline float hsum(V v) { return hsum4(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))); }
+#else
+inline float hsum(V v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+#endif
 inline float hmax(V v) {
   float f[W];
   store(f, v);

@@ -1,0 +1,206 @@
+// Attention forward. q, o [rows][H][D], k, v [rows][K][D], H/K query heads share a kv head.
+//
+//   attn_fwd     units (segment, kv head), balanced over threads by query-key pairs. Keys of the cached prefix, the
+//                ancestors and the segment are packed once per unit (slots 0, 1); tiles of 8 query rows (tokens times
+//                shared heads) take scores, softmax and weighted sum with a full row of weights in scratch (slot 2).
+//   attn_decode  units (sequence, kv head); pages are read in place.
+// o and lse are "=". Rows outside every segment are not written.
+#include "attention.h"
+
+namespace rlv {
+namespace RLV_ISA {
+
+namespace {
+
+// One tile of R query rows: q [R][padded], valid[r] keys each.
+template <int R, class Keys>
+inline void attend(const float* q, size_t ldq, const uint32_t* valid, const Keys& keys, uint32_t dim, float scale,
+                   float* weights, size_t ldw, float* out, size_t ldo, float* lse) {
+  uint32_t most = 0;
+  for (int r = 0; r < R; r++) most = std::max(most, valid[r]);
+  const uint32_t panels = pages_of(most);
+  scores<R>(q, ldq, dim, keys, panels, scale, weights, ldw);
+  float factor[R];
+  for (int r = 0; r < R; r++) {
+    float m;
+    const float l = softmax_row(weights + size_t(r) * ldw, valid[r], panels, m);
+    factor[r] = 1.0f / l;
+    lse[r] = float(double(m) + std::log(double(l)));
+  }
+  weighted_rows<R>(weights, ldw, most, keys, dim, factor, out, ldo);
+}
+
+template <class Keys>
+inline void attend_rows(int rows, const float* q, size_t ldq, const uint32_t* valid, const Keys& keys, uint32_t dim,
+                        float scale, float* weights, size_t ldw, float* out, size_t ldo, float* lse) {
+  switch (rows) {
+#define CASE(n) \
+  case n: return attend<n>(q, ldq, valid, keys, dim, scale, weights, ldw, out, ldo, lse);
+    CASE(1) CASE(2) CASE(3) CASE(4)
+#if defined(__AVX2__)
+    CASE(5) CASE(6) CASE(7) CASE(8)
+#endif
+#undef CASE
+  }
+}
+
+// A tile of query rows: packed queries, their key counts, results.
+struct Tile {
+  float* q;
+  float* out;
+  uint32_t valid[8];
+  uint32_t token[8], head[8];
+  float lse[8];
+  int rows = 0;
+};
+
+template <class T>
+void forward(Ctx& c, const args::AttnFwd& a) {
+  const auto* segs = static_cast<const Segment*>(a.segs);
+  const auto* pages = static_cast<const uint32_t*>(a.pages);
+  const char* message;
+  uint32_t which;
+  if (!segments_valid(segs, a.n_segs, a.rows, pages, a.n_pages, a.kv ? a.kv_pages : 0, message, which)) {
+    if (c.tid == 0) c.fail(message, which);
+    return;
+  }
+  const T* q = static_cast<const T*>(a.q);
+  const T* k = static_cast<const T*>(a.k);
+  const T* v = static_cast<const T*>(a.v);
+  const T* kv = static_cast<const T*>(a.kv);
+  T* o = static_cast<T*>(a.o);
+  float* lse = static_cast<float*>(a.lse);
+  const uint32_t D = a.head_dim, K = a.kv_heads, H = a.heads, rep = H / K, padded = padded_dim(D);
+  uint64_t total = 0;
+  for (uint32_t s = 0; s < a.n_segs; s++) total += pairs_of(segs[s]) * K;
+  const uint64_t first = total * c.tid / c.threads, last = total * (c.tid + 1) / c.threads;
+
+  uint64_t before = 0;
+  for (uint32_t s = 0; s < a.n_segs; s++) {
+    const Segment& g = segs[s];
+    const uint64_t cost = pairs_of(g);
+    for (uint32_t h = 0; h < K; h++, before += cost) {
+      // A unit belongs to the thread in whose share it begins.
+      if (g.len == 0 || before < first || before >= last) continue;
+      const uint32_t n = g.pos0 + g.len;
+      float* panels = static_cast<float*>(c.local(0, size_t(pages_of(n)) * kPage * D * sizeof(float)));
+      float* rows = static_cast<float*>(c.local(1, size_t(n) * padded * sizeof(float)));
+      uint32_t j = 0;
+      const Segment& root = segs[g.root];
+      if (root.cached_len > 0) {
+        const size_t page_size = size_t(K) * D * 2 * kPage;
+        const PagedKeys<T> cached{kv, pages + root.page_start, page_size, size_t(h) * D * 2 * kPage, D};
+        for (; j < root.cached_len; j++) {
+          const T* panel = cached.keys(j / kPage) + j % kPage;
+          float* to = panels + size_t(j / kPage) * D * kPage + j % kPage;
+          for (uint32_t d = 0; d < D; d++) to[size_t(d) * kPage] = get(panel + size_t(d) * kPage);
+          pack_row(cached.values(j), D, padded, rows + size_t(j) * padded);
+        }
+      }
+      Lineage line;
+      line.walk(segs, s);
+      for (uint32_t i = 0; i < line.count; i++) {
+        const Segment& part = segs[line.index[i]];
+        for (uint32_t t = part.start; t < part.start + part.len; t++, j++) {
+          pack_key(k + (size_t(t) * K + h) * D, D, j, panels);
+          pack_row(v + (size_t(t) * K + h) * D, D, padded, rows + size_t(j) * padded);
+        }
+      }
+      clear_tail(panels, D, n);
+      const PackedKeys keys{panels, rows, D, padded};
+      const size_t ldw = size_t(pages_of(n)) * kPage;
+      float* weights = static_cast<float*>(c.local(2, (ldw + 2 * padded) * kQueryRows * sizeof(float)));
+      Tile tile;
+      tile.q = weights + ldw * kQueryRows;
+      tile.out = tile.q + size_t(padded) * kQueryRows;
+      auto flush = [&] {
+        if (tile.rows == 0) return;
+        attend_rows(tile.rows, tile.q, padded, tile.valid, keys, D, a.scale, weights, ldw, tile.out, padded, tile.lse);
+        for (int r = 0; r < tile.rows; r++) {
+          const size_t row = size_t(tile.token[r]) * H + tile.head[r];
+          for (uint32_t d = 0; d < D; d += W)
+            store_part(o + row * D + d, load(tile.out + size_t(r) * padded + d), int(std::min<uint32_t>(W, D - d)));
+          if (lse) lse[row] = tile.lse[r];
+        }
+        tile.rows = 0;
+      };
+      for (uint32_t i = 0; i < g.len; i++)
+        for (uint32_t r = 0; r < rep; r++) {
+          const int at = tile.rows++;
+          tile.token[at] = g.start + i;
+          tile.head[at] = h * rep + r;
+          tile.valid[at] = g.pos0 + i + 1;
+          pack_row(q + (size_t(tile.token[at]) * H + tile.head[at]) * D, D, padded, tile.q + size_t(at) * padded);
+          if (tile.rows == kQueryRows) flush();
+        }
+      flush();
+    }
+  }
+}
+
+template <class T>
+void decode(Ctx& c, const args::AttnDecode& a) {
+  const uint32_t D = a.head_dim, K = a.kv_heads, H = a.heads, rep = H / K, padded = padded_dim(D);
+  const auto* table = static_cast<const uint32_t*>(a.table);
+  const auto* lens = static_cast<const uint32_t*>(a.lens);
+  for (uint32_t b = 0; b < a.batch; b++) {
+    const bool fits = lens[b] > 0 && pages_of(lens[b]) <= a.max_pages;
+    if (!fits) {
+      if (c.tid == 0) c.fail("attn_decode: length does not fit the page table", b);
+      return;
+    }
+    for (uint32_t p = 0; p < pages_of(lens[b]); p++)
+      if (table[size_t(b) * a.max_pages + p] >= a.kv_pages) {
+        if (c.tid == 0) c.fail("attn_decode: page outside the store", table[size_t(b) * a.max_pages + p]);
+        return;
+      }
+  }
+  const T* q = static_cast<const T*>(a.q);
+  T* o = static_cast<T*>(a.o);
+  const size_t page_size = size_t(K) * D * 2 * kPage;
+  const Range mine = split(a.batch * K, c);
+  for (uint32_t unit = mine.begin; unit < mine.end; unit++) {
+    const uint32_t b = unit / K, h = unit % K, n = lens[b];
+    const PagedKeys<T> keys{static_cast<const T*>(a.kv), table + size_t(b) * a.max_pages, page_size,
+                            size_t(h) * D * 2 * kPage, D};
+    const size_t ldw = size_t(pages_of(n)) * kPage;
+    float* weights = static_cast<float*>(c.local(2, (ldw + 2 * padded) * kQueryRows * sizeof(float)));
+    float* qs = weights + ldw * kQueryRows;
+    float* out = qs + size_t(padded) * kQueryRows;
+    for (uint32_t r0 = 0; r0 < rep; r0 += kQueryRows) {
+      const int rows = int(std::min<uint32_t>(kQueryRows, rep - r0));
+      uint32_t valid[8];
+      float lse[8];
+      for (int r = 0; r < rows; r++) {
+        valid[r] = n;
+        pack_row(q + (size_t(b) * H + h * rep + r0 + uint32_t(r)) * D, D, padded, qs + size_t(r) * padded);
+      }
+      attend_rows(rows, qs, padded, valid, keys, D, a.scale, weights, ldw, out, padded, lse);
+      for (int r = 0; r < rows; r++)
+        for (uint32_t d = 0; d < D; d += W)
+          store_part(o + (size_t(b) * H + h * rep + r0 + uint32_t(r)) * D + d, load(out + size_t(r) * padded + d),
+                     int(std::min<uint32_t>(W, D - d)));
+    }
+  }
+}
+
+}  // namespace
+
+void attn_fwd(Ctx& c, const args::AttnFwd& a) {
+  if (a.kv_heads == 0 || a.heads % a.kv_heads != 0) {
+    if (c.tid == 0) c.fail("attn_fwd: heads must be a multiple of kv heads", a.kv_heads);
+    return;
+  }
+  a.dt == RLV_F32 ? forward<float>(c, a) : forward<uint16_t>(c, a);
+}
+
+void attn_decode(Ctx& c, const args::AttnDecode& a) {
+  if (a.kv_heads == 0 || a.heads % a.kv_heads != 0) {
+    if (c.tid == 0) c.fail("attn_decode: heads must be a multiple of kv heads", a.kv_heads);
+    return;
+  }
+  a.dt == RLV_F32 ? decode<float>(c, a) : decode<uint16_t>(c, a);
+}
+
+}  // namespace RLV_ISA
+}  // namespace rlv

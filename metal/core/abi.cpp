@@ -158,7 +158,8 @@ uint32_t rlv_ref_vjp(uint32_t handle, const uint32_t* record, uint32_t words, co
 
 void rlv_fail_allocation(uint32_t n) { rlv::fail_allocation(n); }
 
-uint32_t rlv_read_file(uint32_t handle, uint32_t buffer, uint32_t unit, int32_t fd, double offset, double bytes) {
+uint32_t rlv_read_file(uint32_t handle, uint32_t buffer, uint32_t unit, int32_t fd, double offset,
+                       double bytes) {
   rlv::Device* d = device_of(handle);
   if (!d || offset < 0 || bytes < 0) return 1;
   uint64_t size = 0;

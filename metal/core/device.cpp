@@ -94,7 +94,8 @@ bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
   const auto* refs = reinterpret_cast<const rlv_ref*>(record);
   auto reject = [&](int field, const std::string& why) {
     if (!failed_)
-      error_ = std::string("[") + op.name + "] " + (field >= 0 ? op.field[field].name : "record") + ": " + why;
+      error_ =
+          std::string("[") + op.name + "] " + (field >= 0 ? op.field[field].name : "record") + ": " + why;
     failed_ = true;
     return false;
   };
@@ -105,8 +106,8 @@ bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
     if (!s) return reject(i, handles_.describe(refs[i].buffer));
     const uint64_t begin = uint64_t(refs[i].offset) * 16, bytes = uint64_t(refs[i].length) * 16;
     if (begin + bytes > s->bytes)
-      return reject(i, "range [" + std::to_string(begin) + ", " + std::to_string(begin + bytes) + ") beyond '" +
-                           s->label + "' of " + std::to_string(s->bytes) + " bytes");
+      return reject(i, "range [" + std::to_string(begin) + ", " + std::to_string(begin + bytes) +
+                           ") beyond '" + s->label + "' of " + std::to_string(s->bytes) + " bytes");
     if (s->data) pointers[i] = static_cast<char*>(s->data) + begin;
   }
   const int bad = op.check(record);
@@ -125,8 +126,8 @@ bool Device::decode(const uint32_t* words, uint32_t count, Program& program) {
     const uint32_t id = words[at] & 0xffffu, length = words[at] >> 16;
     if (id == 0 || id >= RLV_OP_COUNT || length != 1 + op_info(id).record_bytes / 4 || at + length > count) {
       if (!failed_)
-        error_ = "[submit] malformed record at word " + std::to_string(at) + ": operation " + std::to_string(id) +
-                 ", " + std::to_string(length) + " words";
+        error_ = "[submit] malformed record at word " + std::to_string(at) + ": operation " +
+                 std::to_string(id) + ", " + std::to_string(length) + " words";
       failed_ = true;
       return false;
     }
@@ -223,9 +224,15 @@ uint32_t Device::profile(double* out, uint32_t capacity, bool enable) {
 
 uint32_t Device::stats(double* out, uint32_t capacity) {
   std::lock_guard<std::mutex> lock(mutex_);
-  const double values[9] = {double(live_bytes_),    double(live_buffers_), double(peak_bytes_),
-                            ops_,                   double(batches_),      double(barriers_),
-                            flops_,                 bytes_,                double(scratch_bytes())};
+  const double values[9] = {double(live_bytes_),
+                            double(live_buffers_),
+                            double(peak_bytes_),
+                            ops_,
+                            double(batches_),
+                            double(barriers_),
+                            flops_,
+                            bytes_,
+                            double(scratch_bytes())};
   const uint32_t n = std::min<uint32_t>(capacity, 9);
   std::memcpy(out, values, n * sizeof(double));
   return n;

@@ -11,9 +11,9 @@
 
 namespace rlv {
 
-#define DECLARE_ISA(isa)                              \
-  namespace isa {                                     \
-  extern const Kernel kKernels[RLV_OP_COUNT];         \
+#define DECLARE_ISA(isa)                                     \
+  namespace isa {                                            \
+  extern const Kernel kKernels[RLV_OP_COUNT];                \
   double measure_limit(Ctx&, uint32_t what, double seconds); \
   }
 #if defined(__x86_64__)
@@ -42,7 +42,8 @@ std::vector<Isa> instruction_sets() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  list.push_back({"avx512bf16", avx512 && __builtin_cpu_supports("avx512bf16"), avx512bf16::kKernels, avx512bf16::measure_limit});
+  list.push_back({"avx512bf16", avx512 && __builtin_cpu_supports("avx512bf16"), avx512bf16::kKernels,
+                  avx512bf16::measure_limit});
   list.push_back({"avx512", avx512, avx512::kKernels, avx512::measure_limit});
   list.push_back({"avx2", avx2, avx2::kKernels, avx2::measure_limit});
 #elif defined(__aarch64__)

@@ -55,7 +55,8 @@ inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }    // a*b + c
 inline V fnma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }  // c - a*b
 inline V round_even(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline V pow2i(V n) {  // 2^n for integral n in [-126, 127]
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
 }
 inline V load_bf16(const uint16_t* p) {
   return _mm512_castsi512_ps(
@@ -64,15 +65,20 @@ inline V load_bf16(const uint16_t* p) {
 inline __m256i narrow_bf16(V v) {
   const __m512i u = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i r = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __m512i r =
+      _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
   const __m512i nan = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
   return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), nan));
 }
-inline void store_bf16(uint16_t* p, V v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(v)); }
+inline void store_bf16(uint16_t* p, V v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(v));
+}
 inline P load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
 inline P set1_pair(uint32_t pair) { return _mm512_set1_epi32(int(pair)); }
 inline V pair_low(P p) { return _mm512_castsi512_ps(_mm512_slli_epi32(p, 16)); }
-inline V pair_high(P p) { return _mm512_castsi512_ps(_mm512_and_si512(p, _mm512_set1_epi32(int(0xffff0000u)))); }
+inline V pair_high(P p) {
+  return _mm512_castsi512_ps(_mm512_and_si512(p, _mm512_set1_epi32(int(0xffff0000u))));
+}
 #if defined(__AVX512BF16__)
 inline V dot_pairs(V acc, P a, P b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
 #define RLV_NATIVE_BF16_DOT 1
@@ -101,7 +107,8 @@ inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 inline V fnma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }
 inline V round_even(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline V pow2i(V n) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 inline V load_bf16(const uint16_t* p) {
   return _mm256_castsi256_ps(
@@ -115,7 +122,9 @@ inline void store_bf16(uint16_t* p, V v) {
 inline P load_pairs(const uint16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline P set1_pair(uint32_t pair) { return _mm256_set1_epi32(int(pair)); }
 inline V pair_low(P p) { return _mm256_castsi256_ps(_mm256_slli_epi32(p, 16)); }
-inline V pair_high(P p) { return _mm256_castsi256_ps(_mm256_and_si256(p, _mm256_set1_epi32(int(0xffff0000u)))); }
+inline V pair_high(P p) {
+  return _mm256_castsi256_ps(_mm256_and_si256(p, _mm256_set1_epi32(int(0xffff0000u))));
+}
 #else
 // Compiler vectors of 16 bytes: NEON on arm64 (with fused multiply-add), SSE2 or whatever there is elsewhere.
 constexpr int W = 4;
@@ -173,19 +182,11 @@ inline V pair_low(P p) { return (V)(p << 16); }
 inline V pair_high(P p) { return (V)(p & 0xffff0000u); }
 #endif
 
-#if defined(__aarch64__)
-#define RLV_VECTOR_REGISTER(v) "w"(v)
-#elif defined(__AVX512F__)
-#define RLV_VECTOR_REGISTER(v) "v"(v)
-#elif defined(__x86_64__)
-#define RLV_VECTOR_REGISTER(v) "x"(v)
-#else
-#define RLV_VECTOR_REGISTER(v) "m"(v)
-#endif
-
 #ifndef RLV_NATIVE_BF16_DOT
 // Without a dot instruction a pair is two links of the chain: low first, then high.
-inline V dot_pairs(V acc, P a, P b) { return fma(pair_high(a), pair_high(b), fma(pair_low(a), pair_low(b), acc)); }
+inline V dot_pairs(V acc, P a, P b) {
+  return fma(pair_high(a), pair_high(b), fma(pair_low(a), pair_low(b), acc));
+}
 #endif
 
 // Storage types: float, or uint16_t holding bfloat16. All arithmetic is float32.

@@ -29,11 +29,12 @@ export class OutOfMemory extends DeviceError {
   constructor(
     readonly asked: number,
     readonly inUse: number,
-    readonly budget: number,
+    /** null: the system refused, no limit of ours was reached. */
+    readonly budget: number | null,
     label: string,
   ) {
     super(
-      `out of memory: asked ${asked} bytes, ${inUse} in use, budget ${budget}`,
+      `out of memory: asked ${asked} bytes, ${inUse} in use${budget === null ? "" : `, budget ${budget}`}`,
       label,
       "lower --batch_size or --micro_batch_tokens, or set --gradient_checkpointing true",
     );

@@ -96,7 +96,7 @@ export class Device {
     const handle = lib().rlv_buffer_new(this.handle, units, cString(label));
     if (handle === 0) {
       const stats = this.stats();
-      throw new OutOfMemory(bytes, stats.liveBytes, Number.NaN, label);
+      throw new OutOfMemory(bytes, stats.liveBytes, null, label);
     }
     return new Buffer(this, handle, units * 16, label);
   }
@@ -271,4 +271,10 @@ export class Buffer {
     this.#address = null;
     lib().rlv_buffer_free(this.device.handle, this.handle);
   }
+}
+
+/** Forces a file's data to the medium; on macOS fsync alone does not. */
+export function fullSync(fd: number): void {
+  const code = lib().rlv_fullsync(fd);
+  if (code !== 0) throw new DeviceError(`sync failed with errno ${code}`);
 }

@@ -1,9 +1,10 @@
 /** What recipes read of a resolved config. The schemas in src/config give objects of these shapes. */
+import type { DeviceName } from "../core/env.ts";
 import type { LossType } from "../loss/options.ts";
 import type { KlEstimator } from "../loss/kl.ts";
 
 export interface DeviceSettings {
-  readonly device: string;
+  readonly device: DeviceName;
   readonly threads: number | null;
   readonly dtype: "float32" | "bfloat16";
 }

@@ -33,13 +33,14 @@ export interface SftSettings extends TrainSettings {
 
 export async function trainSft(settings: SftSettings, reporter: Reporter, control: RunControl): Promise<void> {
   const source = sourceOf(settings);
-  const examples = readExamples(settings.dataset, source.tokenizer, settings.max_length);
-  const held = settings.eval_file ? readExamples(settings.eval_file, source.tokenizer, settings.max_length) : [];
+  const maxLength = Math.min(settings.max_length, source.config.maxPositionEmbeddings);
+  const examples = readExamples(settings.dataset, source.tokenizer, maxLength);
+  const held = settings.eval_file ? readExamples(settings.eval_file, source.tokenizer, maxLength) : [];
   const perStep = settings.batch_size * settings.grad_accum_steps;
   const totalSteps = settings.num_train_steps ?? Math.ceil(((settings.epochs ?? 1) * examples.length) / perStep);
   const options = { microBatchTokens: settings.micro_batch_tokens, trainOnPrompt: settings.train_on_prompt };
   const open = (device: Device) =>
-    openTrained(device, source, settings, control, { maxPositions: settings.max_length, reference: false });
+    openTrained(device, source, settings, control, { maxPositions: maxLength, reference: false });
 
   const plan = await planMemory(open, async (trained, memory) => {
     const longest = [...examples].sort(

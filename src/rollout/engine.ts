@@ -111,7 +111,7 @@ export class RolloutEngine {
     }
   }
 
-  /** The same, giving way to timers, signals and messages after every token. */
+  /** The same, giving way to timers, signals and messages about twenty times a second. */
   async generateAsync(
     requests: readonly Request[],
     sampling: Sampling,
@@ -119,10 +119,13 @@ export class RolloutEngine {
     onToken?: OnToken,
   ): Promise<Completion[][]> {
     const steps = this.#steps(requests, sampling, key, onToken);
+    let since = performance.now();
     for (;;) {
       const { done, value } = steps.next();
       if (done) return value;
+      if (performance.now() - since < 50) continue;
       await Bun.sleep(0);
+      since = performance.now();
     }
   }
 

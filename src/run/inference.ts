@@ -1,4 +1,5 @@
 /** Generation, scoring and chat with a model folder: what the commands generate, logprob and chat do. */
+import type { DeviceName } from "../core/env.ts";
 import type { Finish } from "../core/records.ts";
 import { UsageError } from "../core/errors.ts";
 import { Purpose } from "../core/rng.ts";
@@ -17,7 +18,7 @@ import { dtypeCode, openDevice, openModel, openTokenizer, readCausalConfig } fro
 interface Common {
   readonly model: string;
   readonly seed: number;
-  readonly device: string;
+  readonly device: DeviceName;
   readonly threads: number | null;
   readonly dtype: "float32" | "bfloat16";
 }

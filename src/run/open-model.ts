@@ -1,10 +1,12 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { type DeviceName, deviceChoice } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
 import { f32ToBf16 } from "../core/float-formats.ts";
 import { Random, Purpose } from "../core/rng.ts";
-import { Device } from "../device/device.ts";
+import { Device, fullSync } from "../device/device.ts";
+import { setFullSync } from "../io/atomic.ts";
 import {
   checkWeights,
   type FolderTensor,
@@ -21,9 +23,13 @@ export function dtypeCode(name: "float32" | "bfloat16"): DtypeCode {
   return name === "bfloat16" ? Dtype.bf16 : Dtype.f32;
 }
 
-/** The device a command asked for. `auto` takes the CPU device: the only one this build has. */
-export function openDevice(name: string, threads: number | null): Device {
-  if (name === "auto" || name === "cpu") return Device.open("cpu", threads);
+/** The device a command asked for. `auto` takes the CPU device: the only one of this build. */
+export function openDevice(configured: DeviceName, threads: number | null): Device {
+  const name = deviceChoice(configured);
+  if (name === "auto" || name === "cpu") {
+    setFullSync(fullSync);
+    return Device.open("cpu", threads);
+  }
   throw new UsageError(`no device ${name} in this build`, "--device", "use --device cpu");
 }
 

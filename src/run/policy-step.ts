@@ -96,13 +96,13 @@ export class PolicyStep {
   }
 
   /** Samples completions of prompts. `draw` names the random key's step and purpose. */
-  rollouts(
+  async rollouts(
     prompts: readonly Prompt[],
     completions: number,
     sampling: Sampling,
     key: Omit<DrawKey, "seed">,
-  ): Rollout[] {
-    const results = this.engine.generate(
+  ): Promise<Rollout[]> {
+    const results = await this.engine.generateAsync(
       prompts.map((p) => ({ ids: p.ids, prompt: p.index, completions })),
       sampling,
       { seed: this.options.seed, ...key },

@@ -82,7 +82,7 @@ export class PolicyTask implements Task {
   }
 
   async #evaluateWith(sampling: Sampling, step: number, mode: string, sinks: Sinks): Promise<number> {
-    const rollouts = this.policy.rollouts(this.held, 1, sampling, { purpose: Purpose.evaluation, step });
+    const rollouts = await this.policy.rollouts(this.held, 1, sampling, { purpose: Purpose.evaluation, step });
     const scored = await this.policy.score(rollouts, step);
     for (const s of scored) {
       if (Number.isNaN(s.reward)) continue;

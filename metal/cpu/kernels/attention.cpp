@@ -1,8 +1,10 @@
 // Attention forward. q, o [rows][H][D], k, v [rows][K][D], H/K query heads share a kv head.
 //
-//   attn_fwd     units (segment, kv head), balanced over threads by query-key pairs. Keys of the cached prefix, the
-//                ancestors and the segment are packed once per unit (slots 0, 1); tiles of 8 query rows (tokens times
-//                shared heads) take scores, softmax and weighted sum with a full row of weights in scratch (slot 2).
+//   attn_fwd     units (segment, kv head), balanced over threads by query-key pairs. Keys of the cached
+//   prefix, the
+//                ancestors and the segment are packed once per unit (slots 0, 1); tiles of 8 query rows
+//                (tokens times shared heads) take scores, softmax and weighted sum with a full row of weights
+//                in scratch (slot 2).
 //   attn_decode  units (sequence, kv head); pages are read in place.
 // o and lse are "=". Rows outside every segment are not written.
 #include "attention.h"
@@ -14,8 +16,8 @@ namespace {
 
 // One tile of R query rows: q [R][padded], valid[r] keys each.
 template <int R, class Keys>
-inline void attend(const float* q, size_t ldq, const uint32_t* valid, const Keys& keys, uint32_t dim, float scale,
-                   float* weights, size_t ldw, float* out, size_t ldo, float* lse) {
+inline void attend(const float* q, size_t ldq, const uint32_t* valid, const Keys& keys, uint32_t dim,
+                   float scale, float* weights, size_t ldw, float* out, size_t ldo, float* lse) {
   uint32_t most = 0;
   for (int r = 0; r < R; r++) most = std::max(most, valid[r]);
   const uint32_t panels = pages_of(most);
@@ -31,14 +33,17 @@ inline void attend(const float* q, size_t ldq, const uint32_t* valid, const Keys
 }
 
 template <class Keys>
-inline void attend_rows(int rows, const float* q, size_t ldq, const uint32_t* valid, const Keys& keys, uint32_t dim,
-                        float scale, float* weights, size_t ldw, float* out, size_t ldo, float* lse) {
+inline void attend_rows(int rows, const float* q, size_t ldq, const uint32_t* valid, const Keys& keys,
+                        uint32_t dim, float scale, float* weights, size_t ldw, float* out, size_t ldo,
+                        float* lse) {
   switch (rows) {
 #define CASE(n) \
-  case n: return attend<n>(q, ldq, valid, keys, dim, scale, weights, ldw, out, ldo, lse);
-    CASE(1) CASE(2) CASE(3) CASE(4)
+  case n:       \
+    return attend<n>(q, ldq, valid, keys, dim, scale, weights, ldw, out, ldo, lse);
+    CASE(1)
+    CASE(2) CASE(3) CASE(4)
 #if defined(__AVX2__)
-    CASE(5) CASE(6) CASE(7) CASE(8)
+        CASE(5) CASE(6) CASE(7) CASE(8)
 #endif
 #undef CASE
   }
@@ -115,11 +120,13 @@ void forward(Ctx& c, const args::AttnFwd& a) {
       tile.out = tile.q + size_t(padded) * kQueryRows;
       auto flush = [&] {
         if (tile.rows == 0) return;
-        attend_rows(tile.rows, tile.q, padded, tile.valid, keys, D, a.scale, weights, ldw, tile.out, padded, tile.lse);
+        attend_rows(tile.rows, tile.q, padded, tile.valid, keys, D, a.scale, weights, ldw, tile.out, padded,
+                    tile.lse);
         for (int r = 0; r < tile.rows; r++) {
           const size_t row = size_t(tile.token[r]) * H + tile.head[r];
           for (uint32_t d = 0; d < D; d += W)
-            store_part(o + row * D + d, load(tile.out + size_t(r) * padded + d), int(std::min<uint32_t>(W, D - d)));
+            store_part(o + row * D + d, load(tile.out + size_t(r) * padded + d),
+                       int(std::min<uint32_t>(W, D - d)));
           if (lse) lse[row] = tile.lse[r];
         }
         tile.rows = 0;
@@ -130,7 +137,8 @@ void forward(Ctx& c, const args::AttnFwd& a) {
           tile.token[at] = g.start + i;
           tile.head[at] = h * rep + r;
           tile.valid[at] = g.pos0 + i + 1;
-          pack_row(q + (size_t(tile.token[at]) * H + tile.head[at]) * D, D, padded, tile.q + size_t(at) * padded);
+          pack_row(q + (size_t(tile.token[at]) * H + tile.head[at]) * D, D, padded,
+                   tile.q + size_t(at) * padded);
           if (tile.rows == kQueryRows) flush();
         }
       flush();
@@ -178,8 +186,8 @@ void decode(Ctx& c, const args::AttnDecode& a) {
       attend_rows(rows, qs, padded, valid, keys, D, a.scale, weights, ldw, out, padded, lse);
       for (int r = 0; r < rows; r++)
         for (uint32_t d = 0; d < D; d += W)
-          store_part(o + (size_t(b) * H + h * rep + r0 + uint32_t(r)) * D + d, load(out + size_t(r) * padded + d),
-                     int(std::min<uint32_t>(W, D - d)));
+          store_part(o + (size_t(b) * H + h * rep + r0 + uint32_t(r)) * D + d,
+                     load(out + size_t(r) * padded + d), int(std::min<uint32_t>(W, D - d)));
     }
   }
 }

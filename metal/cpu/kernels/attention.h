@@ -1,8 +1,9 @@
 // What the attention kernels share. For every (query, head):
-//   s_j = scale*(q.k_j)   one chain over d; 16 keys of a panel are lanes, panels counted from absolute position 0
-//   m = max s, p_j = exp(s_j - m), l = sum p_j   lanes add up panel by panel, then fold as a fixed tree
-//   o = (sum p_j v_j)/l   one chain over j per element
-// so the bits depend on the sequence alone, not on where its keys lie: in pages, in ancestors or in the batch.
+//   s_j = scale*(q.k_j)   one chain over d; 16 keys of a panel are lanes, panels counted from absolute
+//   position 0 m = max s, p_j = exp(s_j - m), l = sum p_j   lanes add up panel by panel, then fold as a fixed
+//   tree o = (sum p_j v_j)/l   one chain over j per element
+// so the bits depend on the sequence alone, not on where its keys lie: in pages, in ancestors or in the
+// batch.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -49,8 +50,8 @@ struct PackedKeys {
 
 // s[r][j] = scale*(a_r . b_j) for R rows of a and N neighbouring panels of b.
 template <int R, int N, class Keys>
-inline void score_panels(const float* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t p0, float scale, float* s,
-                         size_t lds) {
+inline void score_panels(const float* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t p0, float scale,
+                         float* s, size_t lds) {
   V acc[R][N][kPanelVecs];
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++)
@@ -74,8 +75,8 @@ inline void score_panels(const float* a, size_t lda, uint32_t dim, const Keys& k
 
 // The same over `panels` panels; few rows take several panels at once to hide the latency of the chain.
 template <int R, class Keys>
-inline void scores(const float* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t panels, float scale, float* s,
-                   size_t lds) {
+inline void scores(const float* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t panels, float scale,
+                   float* s, size_t lds) {
   constexpr int kAtOnce = R * kPanelVecs >= 8 ? 1 : R * kPanelVecs >= 4 ? 2 : 4;
   uint32_t p = 0;
   for (; p + kAtOnce <= panels; p += kAtOnce) score_panels<R, kAtOnce>(a, lda, dim, keys, p, scale, s, lds);
@@ -84,8 +85,8 @@ inline void scores(const float* a, size_t lda, uint32_t dim, const Keys& keys, u
 
 // out[r][d] = factor_r * sum_j w[r][j]*value_j[d], one chain over j. `part` loads N vectors at column d.
 template <int R, class Keys>
-inline void weighted_rows(const float* w, size_t ldw, uint32_t count, const Keys& keys, uint32_t dim, const float* factor,
-                          float* out, size_t ldo) {
+inline void weighted_rows(const float* w, size_t ldw, uint32_t count, const Keys& keys, uint32_t dim,
+                          const float* factor, float* out, size_t ldo) {
   for (uint32_t d = 0; d < dim; d += kDimVecs * W) {
     V acc[R][kDimVecs];
     for (int r = 0; r < R; r++)
@@ -119,7 +120,8 @@ inline void weighted_rows(const float* w, size_t ldw, uint32_t count, const Keys
     }
     for (int r = 0; r < R; r++)
       for (int v = 0; v < kDimVecs; v++)
-        if (parts[v] > 0) store_part(out + size_t(r) * ldo + d + v * W, mul(acc[r][v], set1(factor[r])), parts[v]);
+        if (parts[v] > 0)
+          store_part(out + size_t(r) * ldo + d + v * W, mul(acc[r][v], set1(factor[r])), parts[v]);
   }
 }
 
@@ -144,7 +146,8 @@ inline float softmax_row(float* s, uint32_t valid, uint32_t panels, float& m) {
   return hsum(sum[0]);
 }
 
-// ---- packed rows ---------------------------------------------------------------------------------------------
+// ---- packed rows
+// ---------------------------------------------------------------------------------------------
 
 struct Segment {
   uint32_t start, len, parent, pos0, page_start, cached_len, root, reserved;
@@ -175,8 +178,8 @@ struct Lineage {
 };
 
 // Checks a segment table; every thread gets the same answer. `message` is set on failure.
-inline bool segments_valid(const Segment* segs, uint32_t n, uint32_t rows, const uint32_t* pages, uint32_t n_pages,
-                           uint32_t kv_pages, const char*& message, uint32_t& which) {
+inline bool segments_valid(const Segment* segs, uint32_t n, uint32_t rows, const uint32_t* pages,
+                           uint32_t n_pages, uint32_t kv_pages, const char*& message, uint32_t& which) {
   Lineage line;
   for (uint32_t s = 0; s < n; s++) {
     const Segment& g = segs[s];
@@ -198,7 +201,8 @@ inline bool segments_valid(const Segment* segs, uint32_t n, uint32_t rows, const
     if (before != g.pos0) return false;
     message = "attention: pages of a cached prefix are missing";
     if (g.cached_len > 0) {
-      if (!pages || g.page_start == RLV_NONE || uint64_t(g.page_start) + pages_of(g.cached_len) > n_pages) return false;
+      if (!pages || g.page_start == RLV_NONE || uint64_t(g.page_start) + pages_of(g.cached_len) > n_pages)
+        return false;
       for (uint32_t p = 0; p < pages_of(g.cached_len); p++)
         if (pages[g.page_start + p] >= kv_pages) return false;
     }
@@ -206,7 +210,9 @@ inline bool segments_valid(const Segment* segs, uint32_t n, uint32_t rows, const
   return true;
 }
 
-inline uint64_t pairs_of(const Segment& g) { return uint64_t(g.len) * g.pos0 + uint64_t(g.len) * (g.len + 1) / 2; }
+inline uint64_t pairs_of(const Segment& g) {
+  return uint64_t(g.len) * g.pos0 + uint64_t(g.len) * (g.len + 1) / 2;
+}
 
 // Puts row `row` (D values of a kv head) at key position j of transposed panels.
 template <class T>

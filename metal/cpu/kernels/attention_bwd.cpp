@@ -1,8 +1,8 @@
 // Attention backward over packed rows without cached prefix. With P from lse:
 //   dP = dout*v^T, D = sum_d dout*o, dS = scale*P*(dP - D);  dq = dS*k,  dk = dS^T*q,  dv = P^T*dout
-// Units (tree, kv head): a tree's dk and dv are summed in float32 in segment order, then query order, by one thread,
-// so a shared prefix gets the fixed-order sum over what continues it. dq, dk, dv are "=".
-// Scratch: 0 key panels, 1 value panels, 2 key rows, 3 P and dS, 4 query tile, 5 a segment's dk and dv, 6 the tree's.
+// Units (tree, kv head): a tree's dk and dv are summed in float32 in segment order, then query order, by one
+// thread, so a shared prefix gets the fixed-order sum over what continues it. dq, dk, dv are "=". Scratch: 0
+// key panels, 1 value panels, 2 key rows, 3 P and dS, 4 query tile, 5 a segment's dk and dv, 6 the tree's.
 #include "attention.h"
 
 namespace rlv {
@@ -11,7 +11,8 @@ namespace RLV_ISA {
 namespace {
 
 // to[j][d] += sum_r w[r][j]*x[r][d] for j < count: one chain over the tile's rows per element.
-inline void add_outer(const float* w, size_t ldw, int rows, uint32_t count, const float* x, uint32_t padded, float* to) {
+inline void add_outer(const float* w, size_t ldw, int rows, uint32_t count, const float* x, uint32_t padded,
+                      float* to) {
   for (uint32_t d = 0; d < padded; d += kDimVecs * W) {
     const int vecs = d + W < padded ? kDimVecs : 1;
     V xs[kQueryRows][kDimVecs];
@@ -142,7 +143,8 @@ struct Backward {
         V dot = zero();
         const T* o = query(a.o, t, head);
         for (uint32_t d = 0; d < D; d += W)
-          dot = fma(load(dout + size_t(r) * padded + d), load_part(o + d, int(std::min<uint32_t>(W, D - d))), dot);
+          dot = fma(load(dout + size_t(r) * padded + d), load_part(o + d, int(std::min<uint32_t>(W, D - d))),
+                    dot);
         delta[r] = hsum(dot);
       }
       const uint32_t used = pages_of(most);
@@ -188,7 +190,8 @@ struct Backward {
 template <class T>
 void clear_rows(Ctx& c, const args::AttnBwd& a) {
   const Range mine = split(a.rows, c);
-  const size_t n = mine.end - mine.begin, q = size_t(a.heads) * a.head_dim, k = size_t(a.kv_heads) * a.head_dim;
+  const size_t n = mine.end - mine.begin, q = size_t(a.heads) * a.head_dim,
+               k = size_t(a.kv_heads) * a.head_dim;
   std::memset(static_cast<T*>(a.dq) + mine.begin * q, 0, n * q * sizeof(T));
   std::memset(static_cast<T*>(a.dk) + mine.begin * k, 0, n * k * sizeof(T));
   std::memset(static_cast<T*>(a.dv) + mine.begin * k, 0, n * k * sizeof(T));

@@ -1,5 +1,6 @@
-// Matrix products with packed weights. x, dy, dx row-major [m][.]; w packed panels of 32 outputs; accumulation in
-// float32. Work split: (panel of 32 outputs, tile of rows) over threads; results do not depend on it.
+// Matrix products with packed weights. x, dy, dx row-major [m][.]; w packed panels of 32 outputs;
+// accumulation in float32. Work split: (panel of 32 outputs, tile of rows) over threads; results do not
+// depend on it.
 //
 //   gemm_nt    y = x*w^T (+ bias) (+ y)     each output: chain over k, then + bias, then + y, rounded once
 //   gemm_nn    dx = dy*w (+ dx)             chain over n; panels of w^T are made per thread (scratch 0)
@@ -28,8 +29,8 @@ void product_nt(Ctx& c, const args::GemmNt& a) {
   const RowTiles rows(a.m);
   for_tiles(c, (a.n + kPanel - 1) / kPanel, rows.count, [&](uint32_t panel, uint32_t t) {
     const uint32_t r0 = rows.begin(t), n0 = panel * kPanel;
-    panel_product(int(rows.size(t)), x + size_t(r0) * a.k, a.k, w + panel * panel_elements<T>(a.k), a.k, start_zero,
-                  [&](int r, uint32_t column, V value) {
+    panel_product(int(rows.size(t)), x + size_t(r0) * a.k, a.k, w + panel * panel_elements<T>(a.k), a.k,
+                  start_zero, [&](int r, uint32_t column, V value) {
                     const uint32_t n = n0 + column;
                     if (n >= a.n) return;
                     const int count = int(std::min<uint32_t>(W, a.n - n));
@@ -106,10 +107,11 @@ void gemm_nn(Ctx& c, const args::GemmNn& a) {
 void gemm_tn(Ctx& c, const args::GemmTn& a) {
   float* dw = static_cast<float*>(a.dw);
   if (a.dt == RLV_F32)
-    weight_gradient(c, dw, static_cast<const float*>(a.dy), a.n, static_cast<const float*>(a.x), a.k, a.m, a.n, a.k);
+    weight_gradient(c, dw, static_cast<const float*>(a.dy), a.n, static_cast<const float*>(a.x), a.k, a.m,
+                    a.n, a.k);
   else
-    weight_gradient(c, dw, static_cast<const uint16_t*>(a.dy), a.n, static_cast<const uint16_t*>(a.x), a.k, a.m, a.n,
-                    a.k);
+    weight_gradient(c, dw, static_cast<const uint16_t*>(a.dy), a.n, static_cast<const uint16_t*>(a.x), a.k,
+                    a.m, a.n, a.k);
 }
 
 void bias_bwd(Ctx& c, const args::BiasBwd& a) {

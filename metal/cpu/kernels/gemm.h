@@ -1,5 +1,5 @@
-// Register tiles of the matrix products. One accumulation chain per output element, over the depth in ascending
-// order (pairs for bfloat16), whatever the tile, its position, the batch or the number of threads.
+// Register tiles of the matrix products. One accumulation chain per output element, over the depth in
+// ascending order (pairs for bfloat16), whatever the tile, its position, the batch or the number of threads.
 //
 //   panel_product   C[rows][32] (+)= A[rows][depth] * B, B a packed panel [depth][32]
 //   token_product   C[rows][32] += sum_t A[t][rows] * B[t][32]: gradients of weights
@@ -60,7 +60,8 @@ inline uint32_t pair_at(const uint16_t* p) {
 }
 
 template <int MR>
-inline void chain(V (&acc)[MR][kTileVecs], const uint16_t* a, size_t lda, const uint16_t* panel, uint32_t depth) {
+inline void chain(V (&acc)[MR][kTileVecs], const uint16_t* a, size_t lda, const uint16_t* panel,
+                  uint32_t depth) {
   const uint32_t pairs = depth / 2;
   auto step = [&](uint32_t p, auto pair) {
     P b[kTileVecs];
@@ -77,8 +78,8 @@ inline void chain(V (&acc)[MR][kTileVecs], const uint16_t* a, size_t lda, const 
   if (depth % 2) step(pairs, [](const uint16_t* x) { return uint32_t(*x); });
 }
 
-// One tile: start(r, column) gives the initial vector, finish(r, column, value) takes the result; `column` counts
-// from the panel's first output.
+// One tile: start(r, column) gives the initial vector, finish(r, column, value) takes the result; `column`
+// counts from the panel's first output.
 template <int MR, class T, class Start, class Finish>
 inline void tile(const T* a, size_t lda, const T* panel, uint32_t depth, Start&& start, Finish&& finish) {
   for (uint32_t column = 0; column < kPanel; column += kTileCols) {
@@ -97,10 +98,12 @@ inline void panel_product(int rows, const T* a, size_t lda, const T* panel, uint
                           Finish&& finish) {
   switch (rows) {
 #define CASE(n) \
-  case n: return tile<n>(a, lda, panel, depth, start, finish);
-    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+  case n:       \
+    return tile<n>(a, lda, panel, depth, start, finish);
+    CASE(1)
+    CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #if defined(__AVX512F__)
-    CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #endif
 #undef CASE
   }
@@ -108,7 +111,8 @@ inline void panel_product(int rows, const T* a, size_t lda, const T* panel, uint
 
 inline V start_zero(int, uint32_t) { return zero(); }
 
-// Rows of a matrix of m in tiles of nearly equal height: no tile is left with a single row when it can be helped.
+// Rows of a matrix of m in tiles of nearly equal height: no tile is left with a single row when it can be
+// helped.
 struct RowTiles {
   uint32_t m, count;
   explicit RowTiles(uint32_t rows) : m(rows), count((rows + kTileRows - 1) / kTileRows) {}
@@ -167,12 +171,14 @@ constexpr uint32_t kTokenBlock = 256;
 // Packs A[t][column0 + r] for t < tokens as [token step][kTileRows] (pairs of tokens for bfloat16).
 inline void pack_rows(const float* a, size_t lda, uint32_t tokens, int rows, float* out) {
   for (uint32_t t = 0; t < tokens; t++)
-    for (int r = 0; r < kTileRows; r++) out[size_t(t) * kTileRows + r] = r < rows ? a[size_t(t) * lda + r] : 0.0f;
+    for (int r = 0; r < kTileRows; r++)
+      out[size_t(t) * kTileRows + r] = r < rows ? a[size_t(t) * lda + r] : 0.0f;
 }
 inline void pack_rows(const uint16_t* a, size_t lda, uint32_t tokens, int rows, uint16_t* out) {
   for (uint32_t t = 0; t < tokens + tokens % 2; t++)
     for (int r = 0; r < kTileRows; r++)
-      out[(size_t(t / 2) * kTileRows + r) * 2 + t % 2] = t < tokens && r < rows ? a[size_t(t) * lda + r] : uint16_t(0);
+      out[(size_t(t / 2) * kTileRows + r) * 2 + t % 2] =
+          t < tokens && r < rows ? a[size_t(t) * lda + r] : uint16_t(0);
 }
 // Packs B[t][n0 + j] for j < 32 as a panel whose depth is tokens.
 inline void pack_panel(const float* b, size_t ldb, uint32_t tokens, uint32_t cols, float* out) {
@@ -184,7 +190,8 @@ inline void pack_panel(const float* b, size_t ldb, uint32_t tokens, uint32_t col
 inline void pack_panel(const uint16_t* b, size_t ldb, uint32_t tokens, uint32_t cols, uint16_t* out) {
   for (uint32_t t = 0; t < tokens + tokens % 2; t++)
     for (uint32_t j = 0; j < kPanel; j++)
-      out[(size_t(t / 2) * kPanel + j) * 2 + t % 2] = t < tokens && j < cols ? b[size_t(t) * ldb + j] : uint16_t(0);
+      out[(size_t(t / 2) * kPanel + j) * 2 + t % 2] =
+          t < tokens && j < cols ? b[size_t(t) * ldb + j] : uint16_t(0);
 }
 
 inline void token_chain(V (&acc)[kTileRows][kTileVecs], const float* a, const float* b, uint32_t tokens) {
@@ -199,7 +206,8 @@ inline void token_chain(V (&acc)[kTileRows][kTileVecs], const float* a, const fl
     }
   }
 }
-inline void token_chain(V (&acc)[kTileRows][kTileVecs], const uint16_t* a, const uint16_t* b, uint32_t tokens) {
+inline void token_chain(V (&acc)[kTileRows][kTileVecs], const uint16_t* a, const uint16_t* b,
+                        uint32_t tokens) {
   for (uint32_t t = 0; t < (tokens + 1) / 2; t++) {
     P bv[kTileVecs];
     for (int v = 0; v < kTileVecs; v++) bv[v] = load_pairs(b + (size_t(t) * kPanel + size_t(v) * W) * 2);
@@ -232,11 +240,12 @@ inline void store_gradient(float* panel, uint32_t p, uint32_t column, V v, uint1
   for (int i = 0; i < W; i++) to[2 * i] = f[i];
 }
 
-// dw[panels][k][32] += dy[m][..]^T * x[m][k]: dy has `n` columns, `dw` the panels of all of them. Threads take
-// (panel, tile of k); a tile's chain runs over all tokens before the next begins, in blocks that stay in cache.
+// dw[panels][k][32] += dy[m][..]^T * x[m][k]: dy has `n` columns, `dw` the panels of all of them. Threads
+// take (panel, tile of k); a tile's chain runs over all tokens before the next begins, in blocks that stay in
+// cache.
 template <class T>
-inline void weight_gradient(Ctx& c, float* dw, const T* dy, size_t ldy, const T* x, size_t ldx, uint32_t m, uint32_t n,
-                            uint32_t k) {
+inline void weight_gradient(Ctx& c, float* dw, const T* dy, size_t ldy, const T* x, size_t ldx, uint32_t m,
+                            uint32_t n, uint32_t k) {
   const uint32_t panels = (n + kPanel - 1) / kPanel;
   const uint32_t tiles = (k + kTileRows - 1) / kTileRows;
   const uint32_t depth = Depth<T>::kWide == 2 ? (k + 1) / 2 * 2 : k;
@@ -271,8 +280,9 @@ inline void weight_gradient(Ctx& c, float* dw, const T* dy, size_t ldy, const T*
         V acc[kTileRows][kTileVecs];
         for (int r = 0; r < kTileRows; r++)
           for (int v = 0; v < kTileVecs; v++)
-            acc[r][v] = r < rows ? load_gradient(out, t * kTileRows + uint32_t(r), column + uint32_t(v * W), T())
-                                 : zero();
+            acc[r][v] = r < rows
+                            ? load_gradient(out, t * kTileRows + uint32_t(r), column + uint32_t(v * W), T())
+                            : zero();
         token_chain(acc, a + t * tile_size, b + size_t(column) * Depth<T>::kWide, tokens);
         for (int r = 0; r < rows; r++)
           for (int v = 0; v < kTileVecs; v++)

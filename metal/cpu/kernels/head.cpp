@@ -1,11 +1,13 @@
 // The language-model head fused with log-softmax, gather and entropy. x [rows][cols], w packed [vocab][cols].
 // z = (x*w^T)*inv_temp; logits of a batch never exist.
 //
-//   logprob_fwd  a tile of 512 columns for a block of rows at a time in thread-local memory (slot 0), reduced to
+//   logprob_fwd  a tile of 512 columns for a block of rows at a time in thread-local memory (slot 0), reduced
+//   to
 //                {max, sum, zsum} in `partial`; then rows merge their tiles in ascending order.
-//   logprob_bwd  chunks of 256 rows x 4096 columns: logits again, dz into `work`; then dw += dz^T*x and dx += dz*w
-//                (float32 in the front of `work`, one chain over the vocabulary, rounded once). In bfloat16 dz is
-//                rounded to bfloat16 for the two products.
+//   logprob_bwd  chunks of 256 rows x 4096 columns: logits again, dz into `work`; then dw += dz^T*x and dx +=
+//   dz*w
+//                (float32 in the front of `work`, one chain over the vocabulary, rounded once). In bfloat16
+//                dz is rounded to bfloat16 for the two products.
 #include "gemm.h"
 #include "softmax_tile.h"
 
@@ -51,9 +53,10 @@ void forward(Ctx& c, const args::LogprobFwd& a) {
       const RowTiles split_rows(rows);
       for (uint32_t t = 0; t < split_rows.count; t++) {
         float* out = logits + size_t(split_rows.begin(t)) * kTile + n;
-        panel_product(int(split_rows.size(t)), x + size_t(r0 + split_rows.begin(t)) * a.cols, a.cols, panel, a.cols,
-                      start_zero,
-                      [&](int r, uint32_t column, V value) { store(out + size_t(r) * kTile + column, value); });
+        panel_product(int(split_rows.size(t)), x + size_t(r0 + split_rows.begin(t)) * a.cols, a.cols, panel,
+                      a.cols, start_zero, [&](int r, uint32_t column, V value) {
+                        store(out + size_t(r) * kTile + column, value);
+                      });
       }
     }
     for (uint32_t r = 0; r < rows; r++) {
@@ -104,22 +107,22 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
       const T* w0 = w + size_t(v0 / kPanel) * per_panel;
       for_tiles(c, panels, tiles.count, [&](uint32_t panel, uint32_t t) {
         const uint32_t first = tiles.begin(t);
-        panel_product(
-            int(tiles.size(t)), x + size_t(r0 + first) * a.cols, a.cols, w0 + panel * per_panel, a.cols, start_zero,
-            [&](int r, uint32_t column, V value) {
-              const uint32_t row = r0 + first + uint32_t(r), n = panel * kPanel + column;
-              const V logp = sub(mul(value, set1(a.inv_temp)), set1(lse[row]));
-              const V p = vexp(logp);
-              V d = mul(set1(-dlogprob[row]), p);
-              if (dentropy) d = fnma(mul(set1(dentropy[row]), p), add(logp, set1(entropy[row])), d);
-              float f[W];
-              store(f, d);
-              const uint32_t target = targets[row] - v0;
-              if (target >= n && target < n + W) f[target - n] += dlogprob[row];
-              // Columns beyond the vocabulary have zero weights, not zero probability.
-              for (int i = 0; i < W; i++) f[i] = n + uint32_t(i) < columns ? f[i] * a.inv_temp : 0.0f;
-              store_as(dz + size_t(first + uint32_t(r)) * ld + n, load(f));
-            });
+        panel_product(int(tiles.size(t)), x + size_t(r0 + first) * a.cols, a.cols, w0 + panel * per_panel,
+                      a.cols, start_zero, [&](int r, uint32_t column, V value) {
+                        const uint32_t row = r0 + first + uint32_t(r), n = panel * kPanel + column;
+                        const V logp = sub(mul(value, set1(a.inv_temp)), set1(lse[row]));
+                        const V p = vexp(logp);
+                        V d = mul(set1(-dlogprob[row]), p);
+                        if (dentropy) d = fnma(mul(set1(dentropy[row]), p), add(logp, set1(entropy[row])), d);
+                        float f[W];
+                        store(f, d);
+                        const uint32_t target = targets[row] - v0;
+                        if (target >= n && target < n + W) f[target - n] += dlogprob[row];
+                        // Columns beyond the vocabulary have zero weights, not zero probability.
+                        for (int i = 0; i < W; i++)
+                          f[i] = n + uint32_t(i) < columns ? f[i] * a.inv_temp : 0.0f;
+                        store_as(dz + size_t(first + uint32_t(r)) * ld + n, load(f));
+                      });
       });
       c.barrier();
       if (a.dw)

@@ -1,6 +1,7 @@
 // Row-major matrices to and from the packed layout; every conversion of a weight at load and save.
 //   float32 [n/32][k][32], bfloat16 [n/32][k/2][32][2]; padding is zero.
-// With `lo` a bfloat16 weight is the float32 value's nearest high half and lo the signed rest: bits = (hi << 16) + lo.
+// With `lo` a bfloat16 weight is the float32 value's nearest high half and lo the signed rest: bits = (hi <<
+// 16) + lo.
 #include <cstring>
 #include "../ctx.h"
 #include "../vec.h"

@@ -56,7 +56,7 @@ export interface Row {
 export interface CaseSpec {
   readonly name: string;
   readonly params: Params;
-  /** Optional tensors that are present without being given. */
+  /** Optional tensors that are present without being given: inputs with random values, outputs. */
   readonly with?: readonly string[];
   readonly given?: (rng: Random) => Readonly<Record<string, Data | null>>;
 }

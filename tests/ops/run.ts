@@ -100,14 +100,20 @@ export function argumentsOf(c: Case, placed: Readonly<Record<string, Slot>>): Re
   return args;
 }
 
+function inputsOf(c: Case, placed: Readonly<Record<string, Slot>>): Slot[] {
+  return Object.keys(placed)
+    .filter((name) => c.op.tensors[name]!.access === "in")
+    .map((name) => placed[name]!);
+}
+
 /** Everything the operation writes, after one run. */
 export function run(device: Device, c: Case): Record<string, Data> {
   return withMemory(device, (memory) => {
     const placed = memory.placeAll(c);
     device.emit(c.op, argumentsOf(c, placed) as never);
     device.finish();
+    memory.check(inputsOf(c, placed));
     const access = (name: string) => c.op.tensors[name]!.access;
-    memory.check(Object.keys(placed).filter((name) => access(name) === "in").map((name) => placed[name]!));
     const written = Object.keys(placed).filter((name) => access(name) === "out" || access(name) === "inout");
     return Object.fromEntries(written.map((name) => [name, placed[name]!.data]));
   });
@@ -213,7 +219,7 @@ export function gradients(device: Device, c: Case, options: GradientRun): Gradie
     const context = new RuleContext(memory, c, placed, options);
     c.op.vjp!(context as never);
     device.finish();
-    memory.check(Object.keys(c.tensors).flatMap((name) => (placed[name] ? [placed[name]] : [])));
+    memory.check(inputsOf(c, placed));
     const wanted = options.wanted.filter((name) => context.found.has(name));
     return {
       gradients: Object.fromEntries(wanted.map((name) => [name, context.found.get(name)!.data])),

@@ -1,0 +1,30 @@
+/** The operation table: one row for every operation of the catalogue; a missing one does not compile. */
+import type * as attention from "../../src/ops/attention.ts";
+import type { OpDef } from "../../src/ops/define.ts";
+import type * as elementwise from "../../src/ops/elementwise.ts";
+import type * as embedding from "../../src/ops/embedding.ts";
+import type * as gemm from "../../src/ops/gemm.ts";
+import type * as head from "../../src/ops/head.ts";
+import type * as mlp from "../../src/ops/mlp.ts";
+import type * as norm from "../../src/ops/norm.ts";
+import type * as optimizer from "../../src/ops/optimizer.ts";
+import type { Row } from "./row.ts";
+import { denseRows } from "./rows-dense.ts";
+import { backwardRows, stateRows } from "./rows-state.ts";
+import { tokenRows } from "./rows-tokens.ts";
+
+// biome-ignore lint/suspicious/noExplicitAny: any operation, whatever its tensors
+type AnyOp = OpDef<any, any>;
+type OpsOf<M> = { [K in keyof M]: M[K] extends AnyOp ? K : never }[keyof M];
+
+export type OpName =
+  | OpsOf<typeof attention>
+  | OpsOf<typeof elementwise>
+  | OpsOf<typeof embedding>
+  | OpsOf<typeof gemm>
+  | OpsOf<typeof head>
+  | OpsOf<typeof mlp>
+  | OpsOf<typeof norm>
+  | OpsOf<typeof optimizer>;
+
+export const rows: Readonly<Record<OpName, Row>> = { ...denseRows, ...tokenRows, ...stateRows, ...backwardRows };

@@ -125,7 +125,7 @@ function stepOptions({ settings, beta, gamma, source }: GrpoJob): PolicyStepOpti
   const loss = policyOptions({
     lossType: settings.loss_type,
     beta,
-    klEstimator: settings.kl_estimator ?? "k3",
+    ...(settings.kl_estimator === null ? {} : { klEstimator: settings.kl_estimator }),
     importanceSamplingLevel: settings.importance_sampling_level,
     epsilonLow: settings.epsilon,
     epsilonHigh: settings.epsilon_high,

@@ -1,5 +1,5 @@
 /** How far two results are apart, and how far they may be. */
-import { type Case } from "./run.ts";
+import type { Case } from "./run.ts";
 import { type Data, type Element, valuesOf } from "./tensors.ts";
 
 /** Largest relative error of one rounding to nearest. */

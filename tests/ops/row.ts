@@ -1,8 +1,9 @@
 /** What the operation table says about one operation, and how its cases are built. */
+
+import type { Random } from "../../src/core/rng.ts";
 import type { OpDef } from "../../src/ops/define.ts";
 import type { Case, Mutation } from "./run.ts";
 import { type Data, type Params, random, randomTensor } from "./tensors.ts";
-import type { Random } from "../../src/core/rng.ts";
 
 /** A broken variant; null where it does not apply to a case. */
 export interface Mutant {

@@ -17,7 +17,7 @@ import {
   withParam,
   withTensor,
 } from "./row.ts";
-import { f32, floats, i16, mapped, normals, packed, u32 } from "./tensors.ts";
+import { type Data, f32, floats, i16, mapped, normals, packed, u32 } from "./tensors.ts";
 
 const { f32: F32, bf16: BF16 } = Dtype;
 const dtypeName = (dt: number) => (dt === BF16 ? "bf16" : "f32");
@@ -30,16 +30,22 @@ const rotated = (name: string) =>
     const size = data.bytes.length / (data.element === "bf16" ? 2 : 4);
     if (size < 2) return data;
     const unit = data.bytes.length / size;
-    return { ...data, bytes: Uint8Array.from([...data.bytes.subarray(unit), ...data.bytes.subarray(0, unit)]) };
+    return {
+      ...data,
+      bytes: Uint8Array.from([...data.bytes.subarray(unit), ...data.bytes.subarray(0, unit)]),
+    };
   });
 
 function gemmSpec(m: number, n: number, k: number, dt: number, ydt = dt, extra: string[] = []): CaseSpec {
   const accumulate = extra.includes("accumulate") ? 1 : 0;
   return {
-    name: [dtypeName(dt), ...(ydt === dt ? [] : [`to ${dtypeName(ydt)}`]), `${m}x${n}x${k}`, ...extra].join(" "),
+    name: [dtypeName(dt), ...(ydt === dt ? [] : [`to ${dtypeName(ydt)}`]), `${m}x${n}x${k}`, ...extra].join(
+      " ",
+    ),
     params: { m, n, k, dt, ydt, accumulate },
     with: extra.includes("bias") ? ["bias"] : [],
-    given: (rng) => (accumulate ? { y: floats(dtypeName(ydt), normals(rng, m * n, 3)) } : {}),
+    given: (rng): Record<string, Data> =>
+      accumulate ? { y: floats(dtypeName(ydt), normals(rng, m * n, 3)) } : {},
   };
 }
 
@@ -61,7 +67,10 @@ const gemmNt: Row = {
   mutants: [
     { name: "no bias", change: dropped("bias") },
     { name: "shifted x", change: (c) => (c.params.m! * c.params.k! > 1 ? rotated("x")(c) : null) },
-    { name: "accumulate flipped", change: (c) => (c.params.accumulate ? withParam("accumulate", 0)(c) : null) },
+    {
+      name: "accumulate flipped",
+      change: (c) => (c.params.accumulate ? withParam("accumulate", 0)(c) : null),
+    },
     { name: "shifted w", change: (c) => (c.params.n! * c.params.k! > 1 ? rotated("w")(c) : null) },
   ],
   grads: {
@@ -113,7 +122,10 @@ const rmsNormFwd: Row = {
   ]),
   mutants: [
     { name: "eps x 100", change: scaledParam("eps", 100) },
-    { name: "x for the residual", change: (c) => (c.tensors.delta ? { ...c, tensors: { ...c.tensors, delta: c.tensors.x! } } : null) },
+    {
+      name: "x for the residual",
+      change: (c) => (c.tensors.delta ? { ...c, tensors: { ...c.tensors, delta: c.tensors.x! } } : null),
+    },
     { name: "shifted weight", change: (c) => (c.params.cols! > 1 ? rotated("weight")(c) : null) },
   ],
   refusals: [
@@ -208,8 +220,16 @@ const qkNormRopeFwd: Row = {
       { case: "bf16 65x2x16 weight", from: ["y"] },
     ],
     mutants: [
-      { name: "no norm", op: "qk_norm_rope_bwd", change: (args) => (args.weight ? { ...args, weight: null, dweight: null } : null) },
-      { name: "eps x 100", op: "qk_norm_rope_bwd", change: (args) => (args.weight ? { ...args, eps: (args.eps as number) * 100 } : null) },
+      {
+        name: "no norm",
+        op: "qk_norm_rope_bwd",
+        change: (args) => (args.weight ? { ...args, weight: null, dweight: null } : null),
+      },
+      {
+        name: "eps x 100",
+        op: "qk_norm_rope_bwd",
+        change: (args) => (args.weight ? { ...args, eps: (args.eps as number) * 100 } : null),
+      },
       { name: "x for dy", op: "qk_norm_rope_bwd", change: replacedArg("dy", "x") },
     ],
   },
@@ -251,7 +271,12 @@ const swigluFwd: Row = {
 const add: Row = {
   op: elementwise.add as unknown as OpDef,
   slack: 0,
-  cases: casesOf(elementwise.add as unknown as OpDef, [flat(1, F32), flat(77, F32), flat(1, BF16), flat(133, BF16)]),
+  cases: casesOf(elementwise.add as unknown as OpDef, [
+    flat(1, F32),
+    flat(77, F32),
+    flat(1, BF16),
+    flat(133, BF16),
+  ]),
   mutants: [{ name: "a twice", change: (c) => ({ ...c, tensors: { ...c.tensors, b: c.tensors.a! } }) }],
   grads: {
     inputs: ["a", "b"],
@@ -286,13 +311,28 @@ const copy: Row = {
   mutants: [
     {
       name: "another byte",
-      change: withTensor("x", (data) => ({ ...data, bytes: data.bytes.map((b, i) => (i === 0 ? b ^ 1 : b)) })),
+      change: withTensor("x", (data) => ({
+        ...data,
+        bytes: data.bytes.map((b, i) => (i === 0 ? b ^ 1 : b)),
+      })),
     },
   ],
 };
 
 /** Ties, subnormals, infinities and NaN beside ordinary values. */
-const SPECIAL = [0, -0, 1 + 2 ** -8, 1 + 3 * 2 ** -8, 2 ** -130, 2 ** -134, 2 ** -149, 3.4e38, Infinity, -Infinity, NaN];
+const SPECIAL = [
+  0,
+  -0,
+  1 + 2 ** -8,
+  1 + 3 * 2 ** -8,
+  2 ** -130,
+  2 ** -134,
+  2 ** -149,
+  3.4e38,
+  Infinity,
+  -Infinity,
+  NaN,
+];
 
 const cast: Row = {
   op: elementwise.cast as unknown as OpDef,

@@ -26,7 +26,10 @@ const sqNorm: Row = {
   ),
   mutants: [
     { name: "another slot", change: withParam("slot", 2) },
-    { name: "an element missing", change: (c) => (c.params.n! > 1 ? withParam("n", c.params.n! - 1)(c) : null) },
+    {
+      name: "an element missing",
+      change: (c) => (c.params.n! > 1 ? withParam("n", c.params.n! - 1)(c) : null),
+    },
   ],
   refusals: [{ name: "slot beyond the slots", case: "77", change: (c) => withParam("slot", 3)(c)! }],
 };
@@ -64,7 +67,10 @@ const clipCoef: Row = {
     })),
   ),
   mutants: [
-    { name: "max_norm x 1.1", change: (c) => (/clipped/.test(c.name) ? scaledParam("max_norm", 1.1)(c) : null) },
+    {
+      name: "max_norm x 1.1",
+      change: (c) => (/clipped/.test(c.name) ? scaledParam("max_norm", 1.1)(c) : null),
+    },
     { name: "a slot missing", change: (c) => (c.params.slots! > 2 ? withParam("slots", 2)(c) : null) },
   ],
 };
@@ -90,7 +96,10 @@ function adamSpec(n: number, wdt: number, mdt: number, nonfinite = 0): CaseSpec 
     given: (rng) => ({
       lo: wdt === BF16 ? i16(Array.from({ length: n }, () => rng.below(60000) - 30000)) : null,
       m: floats(dtypeName(mdt), normals(rng, n, 0.1)),
-      v: floats(dtypeName(mdt), normals(rng, n, 0.1).map((x) => x * x)),
+      v: floats(
+        dtypeName(mdt),
+        normals(rng, n, 0.1).map((x) => x * x),
+      ),
       result: { element: "f32", bytes: f32([2.5, 0.4, nonfinite ? 1e-45 : 0, 0]).bytes },
     }),
   };
@@ -117,7 +126,9 @@ const adamw: Row = {
     {
       name: "not scaled by the coefficient",
       change: (c) =>
-        /nonfinite/.test(c.name) ? null : withTensor("result", (d) => mapped(d, (x, i) => (i === 1 ? 1 : x)))(c),
+        /nonfinite/.test(c.name)
+          ? null
+          : withTensor("result", (d) => mapped(d, (x, i) => (i === 1 ? 1 : x)))(c),
     },
     {
       name: "another step's random bits",
@@ -126,7 +137,9 @@ const adamw: Row = {
     {
       name: "nonfinite ignored",
       change: (c) =>
-        /nonfinite/.test(c.name) ? withTensor("result", (d) => mapped(d, (x, i) => (i === 2 ? 0 : x)))(c) : null,
+        /nonfinite/.test(c.name)
+          ? withTensor("result", (d) => mapped(d, (x, i) => (i === 2 ? 0 : x)))(c)
+          : null,
     },
   ],
 };

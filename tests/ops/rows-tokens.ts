@@ -1,6 +1,7 @@
 /** Rows of the families that speak of tokens: attention, embedding, head. */
-import { Dtype, NONE, type OpDef, PAGE } from "../../src/ops/define.ts";
+
 import * as attention from "../../src/ops/attention.ts";
+import { Dtype, NONE, type OpDef, PAGE } from "../../src/ops/define.ts";
 import * as embedding from "../../src/ops/embedding.ts";
 import * as head from "../../src/ops/head.ts";
 import {
@@ -57,7 +58,12 @@ const segments: Readonly<Record<string, readonly Part[]>> = {
   ],
 };
 
-function attnSpec(parts: string, h: Heads, dt: number, extra: { lse?: boolean; scale?: number } = {}): CaseSpec {
+function attnSpec(
+  parts: string,
+  h: Heads,
+  dt: number,
+  extra: { lse?: boolean; scale?: number } = {},
+): CaseSpec {
   const name = `${dtypeName(dt)} ${parts} ${h.heads}/${h.kv}x${h.dim}`;
   const l = layout(segments[parts]!, random(name));
   const cached = l.pageCount > 0;
@@ -150,7 +156,11 @@ const attnFwd: Row = {
       "bf16 tree 6/2x16",
     ].map((name) => ({ case: name, from: ["o"] })),
     mutants: [
-      { name: "scale x 1.1", op: "attn_bwd", change: (args, c) => (c.params.rows! > 1 ? scaledArg("scale", 1.1)(args, c) : null) },
+      {
+        name: "scale x 1.1",
+        op: "attn_bwd",
+        change: (args, c) => (c.params.rows! > 1 ? scaledArg("scale", 1.1)(args, c) : null),
+      },
       { name: "k and v exchanged", op: "attn_bwd", change: swappedArgs("k", "v") },
       { name: "dk and dv exchanged", op: "attn_bwd", change: swappedArgs("dk", "dv") },
       { name: "o for its cotangent", op: "attn_bwd", change: replacedArg("dout", "o") },
@@ -192,7 +202,8 @@ const attnDecode: Row = {
     { name: "scale x 1.1", change: (c) => (c.params.pairs! > 1 ? scaledParam("scale", 1.1)(c) : null) },
     {
       name: "a position too few",
-      change: (c) => (c.params.pairs! > 1 ? withTensor("lens", (d) => mapped(d, (n) => (n > 1 ? n - 1 : n)))(c) : null),
+      change: (c) =>
+        c.params.pairs! > 1 ? withTensor("lens", (d) => mapped(d, (n) => (n > 1 ? n - 1 : n)))(c) : null,
     },
   ],
   refusals: [
@@ -204,7 +215,8 @@ const attnDecode: Row = {
     {
       name: "longer than the page table",
       case: "f32 7+33 3/1x5",
-      change: (c) => withTensor("lens", (d) => mapped(d, (n, i) => (i === 1 ? c.params.max_pages! * PAGE + 1 : n)))(c)!,
+      change: (c) =>
+        withTensor("lens", (d) => mapped(d, (n, i) => (i === 1 ? c.params.max_pages! * PAGE + 1 : n)))(c)!,
     },
   ],
 };
@@ -229,7 +241,10 @@ const kvAppend: Row = {
   ]),
   mutants: [
     { name: "k and v exchanged", change: swapped("k", "v") },
-    { name: "slot + 1", change: withTensor("slots", (d) => mapped(d, (s) => (s === NONE ? s : (s + 1) % (4 * PAGE)))) },
+    {
+      name: "slot + 1",
+      change: withTensor("slots", (d) => mapped(d, (s) => (s === NONE ? s : (s + 1) % (4 * PAGE)))),
+    },
   ],
   refusals: [
     {
@@ -253,7 +268,11 @@ const kvCopy: Row = {
   ),
   mutants: [{ name: "directions exchanged", change: withTensor("pairs", () => u32([4, 0, 1, 6, 3, 2])) }],
   refusals: [
-    { name: "page outside the cache", case: "f32 3", change: (c) => withTensor("pairs", () => u32([0, 7, 6, 1, 2, 3]))(c)! },
+    {
+      name: "page outside the cache",
+      case: "f32 3",
+      change: (c) => withTensor("pairs", () => u32([0, 7, 6, 1, 2, 3]))(c)!,
+    },
   ],
 };
 
@@ -263,7 +282,9 @@ function embedSpec(rows: number, cols: number, vocab: number, dt: number, wdt: n
     params: { rows, cols, vocab, dt, wdt },
     // A small range, so that tokens repeat.
     given: (rng) => ({
-      ids: u32(Array.from({ length: rows }, (_, i) => (i % 2 ? rng.below(Math.min(3, vocab)) : rng.below(vocab)))),
+      ids: u32(
+        Array.from({ length: rows }, (_, i) => (i % 2 ? rng.below(Math.min(3, vocab)) : rng.below(vocab))),
+      ),
     }),
   };
 }
@@ -284,7 +305,11 @@ const embedFwd: Row = {
   ]),
   mutants: [{ name: "the next token", change: nextToken("ids", "vocab") }],
   refusals: [
-    { name: "id outside the vocabulary", case: "f32 to f32 9x33 of 70", change: (c) => beyond("ids", "vocab")(c)! },
+    {
+      name: "id outside the vocabulary",
+      case: "f32 to f32 9x33 of 70",
+      change: (c) => beyond("ids", "vocab")(c)!,
+    },
   ],
   grads: {
     inputs: ["table"],
@@ -297,7 +322,11 @@ const embedFwd: Row = {
       "f32 to bf16 5x7 of 33",
     ].map((name) => ({ case: name, from: ["y"] })),
     mutants: [
-      { name: "a token missing", op: "embed_bwd", change: (args) => ({ ...args, rows: (args.rows as number) - 1 }) },
+      {
+        name: "a token missing",
+        op: "embed_bwd",
+        change: (args) => ({ ...args, rows: (args.rows as number) - 1 }),
+      },
     ],
   },
 };
@@ -306,7 +335,9 @@ function gatherSpec(rows: number, src: number, cols: number, dt: number): CaseSp
   return {
     name: `${dtypeName(dt)} ${rows} of ${src}x${cols}`,
     params: { rows, src_rows: src, cols, dt },
-    given: (rng) => ({ index: u32(Array.from({ length: rows }, (_, i) => (i % 3 ? rng.below(src) : i % src))) }),
+    given: (rng) => ({
+      index: u32(Array.from({ length: rows }, (_, i) => (i % 3 ? rng.below(src) : i % src))),
+    }),
   };
 }
 
@@ -320,7 +351,9 @@ const gatherRows: Row = {
     gatherSpec(9, 6, 33, BF16),
   ]),
   mutants: [{ name: "the next row", change: nextToken("index", "src_rows") }],
-  refusals: [{ name: "index beyond the rows", case: "f32 9 of 6x33", change: (c) => beyond("index", "src_rows")(c)! }],
+  refusals: [
+    { name: "index beyond the rows", case: "f32 9 of 6x33", change: (c) => beyond("index", "src_rows")(c)! },
+  ],
   grads: {
     inputs: ["x"],
     slack: 8,
@@ -368,7 +401,11 @@ const logprobFwd: Row = {
     { name: "the next target", change: nextToken("targets", "vocab") },
   ],
   refusals: [
-    { name: "target outside the vocabulary", case: "f32 3x5 of 37 at 1.25", change: (c) => beyond("targets", "vocab")(c)! },
+    {
+      name: "target outside the vocabulary",
+      case: "f32 3x5 of 37 at 1.25",
+      change: (c) => beyond("targets", "vocab")(c)!,
+    },
   ],
   grads: {
     inputs: ["x", "w"],
@@ -393,7 +430,11 @@ const logprobFwd: Row = {
   },
 };
 
-function sampleSpec(name: string, settings: Partial<Record<string, number>>, logits?: readonly number[]): CaseSpec {
+function sampleSpec(
+  name: string,
+  settings: Partial<Record<string, number>>,
+  logits?: readonly number[],
+): CaseSpec {
   const batch = logits ? 7 : 9;
   const vocab = logits?.length ?? 600;
   const params = { batch, vocab, seed: 11, purpose: 1, inv_temp: 1, top_k: 0, top_p: 1, min_p: 0, greedy: 0 };
@@ -430,7 +471,10 @@ const sample: Row = {
     sampleSpec("one token", {}, [0.5]),
   ]),
   mutants: [
-    { name: "temperature x 1.1", change: (c) => (c.params.vocab! > 1 ? scaledParam("inv_temp", 1 / 1.1)(c) : null) },
+    {
+      name: "temperature x 1.1",
+      change: (c) => (c.params.vocab! > 1 ? scaledParam("inv_temp", 1 / 1.1)(c) : null),
+    },
     {
       name: "another seed",
       change: (c) => (/greedy|tiny|one/.test(c.name) ? null : withParam("seed", 12)(c)),

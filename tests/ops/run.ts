@@ -36,7 +36,9 @@ export class Slot {
     if (initial) bytes.set(initial, GUARD);
     else bytes.fill(UNWRITTEN, GUARD, GUARD + size);
   }
+  /** What lies there now; nothing on a device without memory. */
   get data(): Data {
+    if (!this.#buffer.device.hasMemory) return { element: this.element, bytes: new Uint8Array(0) };
     return { element: this.element, bytes: new Uint8Array(this.#buffer.view(GUARD, this.size)).slice() };
   }
   /** Offset, relative to the tensor, of the first sentinel that was overwritten; null if all stand. */
@@ -68,14 +70,21 @@ export class Memory {
       const data = c.tensors[tensor];
       if (data === null) continue;
       const size = bytesNeeded(c.op, tensor, c.params as Record<string, number>);
-      placed[tensor] = this.place(`${c.op.name} ${tensor}`, elementOf(c.op, tensor, c.params), size, data?.bytes);
+      placed[tensor] = this.place(
+        `${c.op.name} ${tensor}`,
+        elementOf(c.op, tensor, c.params),
+        size,
+        data?.bytes,
+      );
     }
     return placed;
   }
   /** Throws if a sentinel was overwritten or a tensor that is only read has changed. */
   check(readOnly: Iterable<Slot>): void {
+    if (!this.device.hasMemory) return;
     for (const slot of this.slots)
-      if (slot.damage !== null) throw new Error(`${slot.label}: a write outside, at byte ${slot.damage} of ${slot.size}`);
+      if (slot.damage !== null)
+        throw new Error(`${slot.label}: a write outside, at byte ${slot.damage} of ${slot.size}`);
     for (const slot of readOnly)
       if (slot.initial && Buffer.compare(slot.data.bytes, slot.initial.subarray(0, slot.size)) !== 0)
         throw new Error(`${slot.label}: an input was written`);
@@ -94,7 +103,10 @@ export function withMemory<T>(device: Device, body: (memory: Memory) => T): T {
   }
 }
 
-export function argumentsOf(c: Case, placed: Readonly<Record<string, Slot>>): Record<string, View | number | null> {
+export function argumentsOf(
+  c: Case,
+  placed: Readonly<Record<string, Slot>>,
+): Record<string, View | number | null> {
   const args: Record<string, View | number | null> = { ...c.params };
   for (const tensor of Object.keys(c.op.tensors)) args[tensor] = placed[tensor]?.view ?? null;
   return args;
@@ -120,7 +132,10 @@ export function run(device: Device, c: Case): Record<string, Data> {
 }
 
 /** Changes the arguments of an operation that a gradient rule emits. */
-export type Mutation = (op: string, args: Record<string, View | number | null>) => Record<string, View | number | null>;
+export type Mutation = (
+  op: string,
+  args: Record<string, View | number | null>,
+) => Record<string, View | number | null>;
 
 export interface GradientRun {
   /** Cotangents of outputs, in the outputs' element types. */
@@ -151,10 +166,14 @@ class RuleContext implements GradContext<string, string, string> {
     readonly options: GradientRun,
   ) {
     for (const [name, data] of Object.entries(options.cotangents))
-      this.#cotangents.set(name, memory.place(`cotangent of ${name}`, data.element, data.bytes.length, data.bytes));
+      this.#cotangents.set(
+        name,
+        memory.place(`cotangent of ${name}`, data.element, data.bytes.length, data.bytes),
+      );
   }
   value(name: string): View {
-    if (!this.c.op.saves.includes(name)) throw new Error(`${this.c.op.name}: the rule reads ${name}, not in saves`);
+    if (!this.c.op.saves.includes(name))
+      throw new Error(`${this.c.op.name}: the rule reads ${name}, not in saves`);
     return this.placed[name]!.view;
   }
   maybe(name: string): View | null {

@@ -60,7 +60,11 @@ export function layout(parts: readonly Part[], rng: Random): Layout {
 }
 
 /** Page tables [batch, maxPages] for given lengths, disjoint and in random order; NONE beyond a sequence's end. */
-export function pageTable(lens: readonly number[], maxPages: number, rng: Random): { table: Data; pages: number } {
+export function pageTable(
+  lens: readonly number[],
+  maxPages: number,
+  rng: Random,
+): { table: Data; pages: number } {
   const pages = lens.reduce((sum, len) => sum + Math.ceil(len / PAGE), 0) + 1;
   const order = rng.permutation(pages);
   let next = 0;

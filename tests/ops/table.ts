@@ -27,4 +27,9 @@ export type OpName =
   | OpsOf<typeof norm>
   | OpsOf<typeof optimizer>;
 
-export const rows: Readonly<Record<OpName, Row>> = { ...denseRows, ...tokenRows, ...stateRows, ...backwardRows };
+export const rows: Readonly<Record<OpName, Row>> = {
+  ...denseRows,
+  ...tokenRows,
+  ...stateRows,
+  ...backwardRows,
+};

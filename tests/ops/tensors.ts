@@ -6,7 +6,14 @@ import { Dtype, type OpDef, PANEL, packedLength } from "../../src/ops/define.ts"
 
 export type Element = "f32" | "bf16" | "u32" | "i16" | "f64" | "u8";
 
-export const elementBytes: Readonly<Record<Element, number>> = { f32: 4, bf16: 2, u32: 4, i16: 2, f64: 8, u8: 1 };
+export const elementBytes: Readonly<Record<Element, number>> = {
+  f32: 4,
+  bf16: 2,
+  u32: 4,
+  i16: 2,
+  f64: 8,
+  u8: 1,
+};
 
 export interface Data {
   readonly element: Element;
@@ -72,9 +79,19 @@ export function normals(rng: Random, n: number, scale = 1, mean = 0): number[] {
 }
 
 /** Tensors of 4-byte elements that are integers; all others are float32. */
-const INTEGERS = new Set(
-  ["ids", "index", "targets", "segs", "pages", "positions", "slots", "table", "lens", "pairs", "counters"],
-);
+const INTEGERS = new Set([
+  "ids",
+  "index",
+  "targets",
+  "segs",
+  "pages",
+  "positions",
+  "slots",
+  "table",
+  "lens",
+  "pairs",
+  "counters",
+]);
 
 const dtypeName = (code: number | undefined): "f32" | "bf16" => (code === Dtype.bf16 ? "bf16" : "f32");
 
@@ -90,7 +107,11 @@ export function elementOf(op: OpDef, tensor: string, params: Params): Element {
 }
 
 /** Rows, columns and layout dtype of a packed matrix; null for any other tensor. */
-export function packedShape(op: OpDef, tensor: string, params: Params): { n: number; k: number; dt: number } | null {
+export function packedShape(
+  op: OpDef,
+  tensor: string,
+  params: Params,
+): { n: number; k: number; dt: number } | null {
   const match = /packed_len\((\w+),(\w+),(\w+)\)/.exec(op.tensors[tensor]!.bytes);
   if (!match) return null;
   return { n: params[match[1]!]!, k: params[match[2]!]!, dt: params[match[3]!]! };
@@ -104,7 +125,13 @@ export function packedIndex(row: number, col: number, k: number, dt: number): nu
 }
 
 /** Row-major [n, k] values in the packed layout, padding zero. */
-export function packed(values: ArrayLike<number>, n: number, k: number, dt: number, element = dtypeName(dt)): Data {
+export function packed(
+  values: ArrayLike<number>,
+  n: number,
+  k: number,
+  dt: number,
+  element = dtypeName(dt),
+): Data {
   const out = new Float32Array(packedLength(n, k, dt));
   for (let row = 0; row < n; row++)
     for (let col = 0; col < k; col++) out[packedIndex(row, col, k, dt)] = values[row * k + col]!;
@@ -117,5 +144,8 @@ export function randomTensor(op: OpDef, tensor: string, params: Params, rng: Ran
   if (element !== "f32" && element !== "bf16") throw new Error(`${op.name}: the case must give ${tensor}`);
   const shape = packedShape(op, tensor, params);
   if (shape) return packed(normals(rng, shape.n * shape.k), shape.n, shape.k, shape.dt, element);
-  return floats(element, normals(rng, bytesNeeded(op, tensor, params as Record<string, number>) / elementBytes[element]));
+  return floats(
+    element,
+    normals(rng, bytesNeeded(op, tensor, params as Record<string, number>) / elementBytes[element]),
+  );
 }

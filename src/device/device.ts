@@ -74,7 +74,11 @@ export class Device {
   static open(name: DeviceName = "cpu", threads: number | null = null): Device {
     const wanted = threadCount(threads);
     const handle = lib().rlv_open(cString(name), wanted);
-    if (handle === 0) throw new DeviceError(readText((out, n) => lib().rlv_error(0, out, n)), `device ${name}`);
+    if (handle === 0)
+      throw new DeviceError(
+        readText((out, n) => lib().rlv_error(0, out, n)),
+        `device ${name}`,
+      );
     return new Device(name, handle);
   }
 
@@ -105,7 +109,14 @@ export class Device {
   emit<T extends Tensors, P extends Params>(op: Operation<T, P>, args: ArgsOf<T, P>): void {
     const encoder = encoderOf(op as unknown as Operation);
     if (this.#count + encoder.words > this.#words.length) this.#grow(encoder.words);
-    this.#count = encode(encoder, op.name, args as Record<string, unknown>, this.#words, this.#floats, this.#count);
+    this.#count = encode(
+      encoder,
+      op.name,
+      args as Record<string, unknown>,
+      this.#words,
+      this.#floats,
+      this.#count,
+    );
   }
 
   /** Hands the collected operations to the device. Returns at once. */
@@ -222,10 +233,14 @@ function encode(
   }
   for (const [param, type] of encoder.params) {
     const value = args[param];
-    if (typeof value !== "number") throw new DeviceError(`[${name}] ${param}: expected a number, got ${value}`);
+    if (typeof value !== "number")
+      throw new DeviceError(`[${name}] ${param}: expected a number, got ${value}`);
     if (type === "f32") floats[at++] = value;
     else {
-      assert(Number.isInteger(value) && value >= 0 && value <= NONE, `[${name}] ${param}: ${value} is not a u32`);
+      assert(
+        Number.isInteger(value) && value >= 0 && value <= NONE,
+        `[${name}] ${param}: ${value} is not a u32`,
+      );
       words[at++] = value;
     }
   }
@@ -254,7 +269,10 @@ export class Buffer {
     assert(offset >= 0 && offset + bytes <= this.bytes, `${this.label}: view [${offset}, ${offset + bytes})`);
     if (this.#address === null) {
       const address = lib().rlv_buffer_ptr(this.device.handle, this.handle);
-      assert(address !== null && Number(address) !== 0, `${this.label}: no memory on device ${this.device.name}`);
+      assert(
+        address !== null && Number(address) !== 0,
+        `${this.label}: no memory on device ${this.device.name}`,
+      );
       this.#address = address as Pointer;
     }
     return nativeView(this.#address!, offset, bytes);

@@ -4,7 +4,16 @@
  */
 import { dlopen, FFIType, type Pointer, toArrayBuffer } from "bun:ffi";
 import { createHash } from "node:crypto";
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  writeSync,
+} from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { cacheDir, environment } from "../core/env.ts";
 import { assert, DeviceError } from "../core/errors.ts";
@@ -45,7 +54,8 @@ function extract(source: { path: string; sha256: string }): string {
   const digest = (data: Uint8Array) => createHash("sha256").update(data).digest("hex");
   if (existsSync(target) && digest(readFileSync(target)) === source.sha256) return target;
   const data = readFileSync(source.path);
-  if (digest(data) !== source.sha256) throw new DeviceError("embedded library is damaged", source.path, "download rlv again");
+  if (digest(data) !== source.sha256)
+    throw new DeviceError("embedded library is damaged", source.path, "download rlv again");
   try {
     mkdirSync(dirname(target), { recursive: true });
     const temporary = `${target}.${process.pid}.tmp`;
@@ -85,7 +95,10 @@ export function lib(): Library {
   try {
     loaded = dlopen(path, symbols).symbols;
   } catch (error) {
-    throw new DeviceError(`cannot load the native library (${error instanceof Error ? error.message : error})`, path);
+    throw new DeviceError(
+      `cannot load the native library (${error instanceof Error ? error.message : error})`,
+      path,
+    );
   }
   const out = new Uint8Array(64);
   const length = loaded.rlv_abi_hash(out, out.length);

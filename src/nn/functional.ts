@@ -36,7 +36,13 @@ export function rmsNorm(
 }
 
 /** y[T,N] = x[T,K]·w[N,K]ᵀ + bias[N]. */
-export function linear(g: Graph, x: Tensor, w: Tensor, bias: Tensor | null, ydt: DtypeCode = x.dtype): Tensor {
+export function linear(
+  g: Graph,
+  x: Tensor,
+  w: Tensor,
+  bias: Tensor | null,
+  ydt: DtypeCode = x.dtype,
+): Tensor {
   const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
   const y = g.empty([m, n], ydt, w.label);
   g.apply(gemmNt, { y, x, w, bias }, { m, n, k, dt: x.dtype, ydt, accumulate: 0 });
@@ -105,7 +111,16 @@ export function attention(
   const prefixed = rows.pages !== null && cache !== null;
   g.apply(
     attnFwd,
-    { o, lse, q, k, v, segs: rows.segments, kv: prefixed ? cache.kv : null, pages: prefixed ? rows.pages : null },
+    {
+      o,
+      lse,
+      q,
+      k,
+      v,
+      segs: rows.segments,
+      kv: prefixed ? cache.kv : null,
+      pages: prefixed ? rows.pages : null,
+    },
     {
       rows: tokens,
       heads: shape.heads,
@@ -123,11 +138,24 @@ export function attention(
   return o;
 }
 
-export function appendKv(g: Graph, cache: KvLayer, k: Tensor, v: Tensor, slots: Tensor, shape: HeadShape): void {
+export function appendKv(
+  g: Graph,
+  cache: KvLayer,
+  k: Tensor,
+  v: Tensor,
+  slots: Tensor,
+  shape: HeadShape,
+): void {
   g.apply(
     kvAppend,
     { kv: cache.kv, k, v, slots },
-    { rows: k.shape[0]!, kv_heads: shape.kvHeads, head_dim: shape.headDim, kv_pages: cache.pages, dt: k.dtype },
+    {
+      rows: k.shape[0]!,
+      kv_heads: shape.kvHeads,
+      head_dim: shape.headDim,
+      kv_pages: cache.pages,
+      dt: k.dtype,
+    },
   );
 }
 

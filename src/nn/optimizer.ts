@@ -1,6 +1,5 @@
-import { Dtype } from "../ops/define.ts";
+import { Dtype, NORM_BLOCK } from "../ops/define.ts";
 import { adamw, clipCoef, sqNorm } from "../ops/optimizer.ts";
-import { NORM_BLOCK } from "../ops/define.ts";
 import type { StepMemory } from "../tape/tape.ts";
 import { Storage } from "../tape/tensor.ts";
 import type { Parameters } from "./parameters.ts";
@@ -25,7 +24,11 @@ export class AdamW {
   ) {}
 
   /** Applies step `step` (1-based) with learning rate `lr`. Nothing changes if the norm is not finite. */
-  step(memory: StepMemory, step: number, lr: number): { readonly gradNorm: number; readonly finite: boolean } {
+  step(
+    memory: StepMemory,
+    step: number,
+    lr: number,
+  ): { readonly gradNorm: number; readonly finite: boolean } {
     const { device, list } = this.parameters;
     const { options } = this;
     const slots = list.length;

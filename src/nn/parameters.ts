@@ -65,7 +65,8 @@ export class Parameters {
     const weights = layout((p) => p.length * sizeOf(p.dtype), "weights");
     const remainders = split ? layout((p) => (p.matrix ? p.length * 2 : 0), "remainders") : null;
     const gradients = options.trainable ? layout((p) => p.length * 4, "gradients") : null;
-    const momentSize = (p: (typeof plans)[number]) => p.length * sizeOf(p.matrix ? options.momentDtype : Dtype.f32);
+    const momentSize = (p: (typeof plans)[number]) =>
+      p.length * sizeOf(p.matrix ? options.momentDtype : Dtype.f32);
     const firsts = options.trainable ? layout(momentSize, "first moments") : null;
     const seconds = options.trainable ? layout(momentSize, "second moments") : null;
     this.#gradients = gradients?.buffer ?? null;

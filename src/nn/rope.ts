@@ -22,7 +22,10 @@ export function ropeTable(config: ModelConfig, count: number): Float32Array {
 
 export function inverseFrequencies(config: ModelConfig): Float32Array {
   const half = config.headDim / 2;
-  const base = Float32Array.from({ length: half }, (_, i) => 1 / config.ropeTheta ** ((2 * i) / config.headDim));
+  const base = Float32Array.from(
+    { length: half },
+    (_, i) => 1 / config.ropeTheta ** ((2 * i) / config.headDim),
+  );
   const scaling = config.ropeScaling;
   if (!scaling) return base;
   const { factor, lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings: original } = scaling;

@@ -78,7 +78,12 @@ export class Transformer {
     label = "model",
   ) {
     const { dtype, trainable, momentDtype = Dtype.f32 } = options;
-    this.parameters = new Parameters(device, expectedTensors(config), { dtype, trainable, momentDtype }, label);
+    this.parameters = new Parameters(
+      device,
+      expectedTensors(config),
+      { dtype, trainable, momentDtype },
+      label,
+    );
     const p = this.parameters;
     this.#embedding = p.tensor("model.embed_tokens.weight");
     this.head = config.tieWordEmbeddings ? this.#embedding : p.tensor("lm_head.weight");

@@ -34,9 +34,12 @@ export interface GradContext<In extends string, Out extends string, P extends st
   emit<T2 extends Tensors, P2 extends Params>(op: Operation<T2, P2>, args: ArgsOf<T2, P2>): void;
 }
 
-type InNames<T extends Tensors> = { [K in keyof T & string]: T[K]["access"] extends "in" ? K : never }[keyof T & string];
-type OutNames<T extends Tensors> = { [K in keyof T & string]: T[K]["access"] extends "out" ? K : never }[keyof T &
-  string];
+type InNames<T extends Tensors> = {
+  [K in keyof T & string]: T[K]["access"] extends "in" ? K : never;
+}[keyof T & string];
+type OutNames<T extends Tensors> = {
+  [K in keyof T & string]: T[K]["access"] extends "out" ? K : never;
+}[keyof T & string];
 
 export type VjpRule<T extends Tensors, P extends Params> = (
   g: GradContext<InNames<T>, OutNames<T>, keyof P & string>,
@@ -88,4 +91,3 @@ export function defineOp<const T extends Tensors, const P extends Params>(
 ): OpDef<T, P> {
   return { name, kind, saves: [], recompute: null, vjp: null, ...def };
 }
-

@@ -15,12 +15,13 @@ function isOp(value: unknown): value is OpDef {
 }
 
 /** Every operation with its family, in the order of its id (1-based): part of the ABI. */
-export const catalogue: readonly { readonly op: OpDef; readonly family: string }[] = Object.entries(families).flatMap(
-  ([family, module]) =>
-    Object.values(module)
-      .filter(isOp)
-      .map((op) => ({ op, family }))
-      .sort((a, b) => (a.op.name < b.op.name ? -1 : 1)),
+export const catalogue: readonly { readonly op: OpDef; readonly family: string }[] = Object.entries(
+  families,
+).flatMap(([family, module]) =>
+  Object.values(module)
+    .filter(isOp)
+    .map((op) => ({ op, family }))
+    .sort((a, b) => (a.op.name < b.op.name ? -1 : 1)),
 );
 
 registerOperations(catalogue.map(({ op }) => op.name));

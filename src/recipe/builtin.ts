@@ -9,12 +9,12 @@ import { cacheDir } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
 import { STANDALONE } from "../core/version.ts";
 import { writeFileAtomic } from "../io/atomic.ts";
+import evalProblems from "./arithmetic/eval.jsonl" with { type: "file" };
 import config from "./arithmetic/model/config.json" with { type: "file" };
 import generationConfig from "./arithmetic/model/generation_config.json" with { type: "file" };
 import weights from "./arithmetic/model/model.safetensors" with { type: "file" };
 import tokenizer from "./arithmetic/model/tokenizer.json" with { type: "file" };
 import tokenizerConfig from "./arithmetic/model/tokenizer_config.json" with { type: "file" };
-import evalProblems from "./arithmetic/eval.jsonl" with { type: "file" };
 import trainProblems from "./arithmetic/train.jsonl" with { type: "file" };
 
 const path = (file: unknown): string => file as string;

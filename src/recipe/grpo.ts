@@ -5,13 +5,13 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import { REINFORCE_ADVANTAGE, TRL_ADVANTAGE } from "../loss/advantage.ts";
 import { describeLoss, policyOptions } from "../loss/options.ts";
 import { learningRateFactor } from "../nn/schedule.ts";
+import { KvStore } from "../rollout/kv.ts";
 import { loadGeneration } from "../run/checkpoint.ts";
 import { runLoop } from "../run/loop.ts";
 import { openDevice } from "../run/open-model.ts";
 import { PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-step.ts";
 import { PolicyTask } from "../run/policy-task.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
-import { KvStore } from "../rollout/kv.ts";
 import { StepMemory } from "../tape/tape.ts";
 import type { GrpoSettings } from "./settings.ts";
 import { openTrained, planMemory, type Source, type Trained } from "./setup.ts";
@@ -44,11 +44,15 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
   const plan = await planMemory(open, async (trained, memory) => {
     const longest = [...prompts].sort((a, b) => b.ids.length - a.ids.length);
     const batch = Array.from({ length: promptsPerBatch }, (_, i) => longest[i % longest.length]!);
-    const alternate: Score = async (rollouts) => rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} }));
+    const alternate: Score = async (rollouts) =>
+      rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} }));
     const step = policyStep(job, options, trained, memory, alternate);
     await step.generate(1, batch);
     await step.update(1, 0);
-    const kv = step.engine.store.pages * config.numLayers * KvStore.pageBytes(trained.model.shape, trained.model.options.dtype);
+    const kv =
+      step.engine.store.pages *
+      config.numLayers *
+      KvStore.pageBytes(trained.model.shape, trained.model.options.dtype);
     step.dispose();
     return { kv };
   });
@@ -111,14 +115,29 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
   }
 }
 
-function policyStep(job: GrpoJob, options: PolicyStepOptions, trained: Trained, memory: StepMemory, score: Score) {
+function policyStep(
+  job: GrpoJob,
+  options: PolicyStepOptions,
+  trained: Trained,
+  memory: StepMemory,
+  score: Score,
+) {
   const { settings } = job;
   const maxLength = settings.max_prompt_length + settings.max_completion_length;
-  return new PolicyStep(memory, trained.model, trained.reference, trained.tokenizer, trained.optimizer, score, options, {
-    maxBatch: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
-    maxLength,
-    prefillTokens: Math.max(settings.max_prompt_length, Math.min(settings.micro_batch_tokens, 2048)),
-  });
+  return new PolicyStep(
+    memory,
+    trained.model,
+    trained.reference,
+    trained.tokenizer,
+    trained.optimizer,
+    score,
+    options,
+    {
+      maxBatch: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
+      maxLength,
+      prefillTokens: Math.max(settings.max_prompt_length, Math.min(settings.micro_batch_tokens, 2048)),
+    },
+  );
 }
 
 function stepOptions({ settings, beta, gamma, source }: GrpoJob): PolicyStepOptions {

@@ -6,7 +6,11 @@ import type { SftSettings } from "./sft.ts";
 export type RecipeSettings = ArithmeticSettings | SftSettings;
 
 /** Runs a job to its end; each recipe is loaded when it is asked for. */
-export async function runTraining(settings: RecipeSettings, reporter: Reporter, control: RunControl): Promise<void> {
+export async function runTraining(
+  settings: RecipeSettings,
+  reporter: Reporter,
+  control: RunControl,
+): Promise<void> {
   switch (settings.recipe) {
     case "arithmetic":
       return (await import("./arithmetic.ts")).trainArithmetic(settings, reporter, control);

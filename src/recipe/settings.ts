@@ -1,7 +1,7 @@
 /** What recipes read of a resolved config. The schemas in src/config give objects of these shapes. */
 import type { DeviceName } from "../core/env.ts";
-import type { LossType } from "../loss/options.ts";
 import type { KlEstimator } from "../loss/kl.ts";
+import type { LossType } from "../loss/options.ts";
 
 export interface DeviceSettings {
   readonly device: DeviceName;

@@ -66,13 +66,18 @@ export function openTrained(
     );
   }
   const dtype = dtypeCode(settings.dtype);
-  const model = new Transformer(device, config, {
-    dtype,
-    trainable: true,
-    momentDtype: dtypeCode(settings.optimizer_dtype),
-    maxPositions,
-    checkpointing: settings.gradient_checkpointing,
-  }, "policy");
+  const model = new Transformer(
+    device,
+    config,
+    {
+      dtype,
+      trainable: true,
+      momentDtype: dtypeCode(settings.optimizer_dtype),
+      maxPositions,
+      checkpointing: settings.gradient_checkpointing,
+    },
+    "policy",
+  );
   const reference = options.reference
     ? new Transformer(device, config, { dtype, trainable: false, maxPositions }, "reference")
     : null;
@@ -85,7 +90,11 @@ export function openTrained(
     if (control.resumeFrom !== null) {
       state = readTrainState(control.resumeFrom);
       if (state.recipe !== settings.recipe) {
-        throw new UsageError(`checkpoint of recipe ${state.recipe}`, control.resumeFrom, `resume it as ${state.recipe}`);
+        throw new UsageError(
+          `checkpoint of recipe ${state.recipe}`,
+          control.resumeFrom,
+          `resume it as ${state.recipe}`,
+        );
       }
       if (state.initial_sha256 !== initial) {
         throw new UsageError(

@@ -31,13 +31,18 @@ export interface SftSettings extends TrainSettings {
   readonly train_on_prompt: boolean;
 }
 
-export async function trainSft(settings: SftSettings, reporter: Reporter, control: RunControl): Promise<void> {
+export async function trainSft(
+  settings: SftSettings,
+  reporter: Reporter,
+  control: RunControl,
+): Promise<void> {
   const source = sourceOf(settings);
   const maxLength = Math.min(settings.max_length, source.config.maxPositionEmbeddings);
   const examples = readExamples(settings.dataset, source.tokenizer, maxLength);
   const held = settings.eval_file ? readExamples(settings.eval_file, source.tokenizer, maxLength) : [];
   const perStep = settings.batch_size * settings.grad_accum_steps;
-  const totalSteps = settings.num_train_steps ?? Math.ceil(((settings.epochs ?? 1) * examples.length) / perStep);
+  const totalSteps =
+    settings.num_train_steps ?? Math.ceil(((settings.epochs ?? 1) * examples.length) / perStep);
   const options = { microBatchTokens: settings.micro_batch_tokens, trainOnPrompt: settings.train_on_prompt };
   const open = (device: Device) =>
     openTrained(device, source, settings, control, { maxPositions: maxLength, reference: false });
@@ -117,7 +122,8 @@ export async function trainSft(settings: SftSettings, reporter: Reporter, contro
 
 function sourceOf(settings: SftSettings): Source {
   if (settings.model) return folderSource(resolveBuiltin(settings.model));
-  if (!settings.init || !settings.tokenizer) throw new UsageError("sft needs --model, or --init with --tokenizer");
+  if (!settings.init || !settings.tokenizer)
+    throw new UsageError("sft needs --model, or --init with --tokenizer");
   const { init } = settings;
   const config = parseModelConfig(JSON.parse(readFileSync(init, "utf8")), init);
   return {

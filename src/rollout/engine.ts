@@ -6,8 +6,8 @@
 import { assert, UsageError } from "../core/errors.ts";
 import type { Finish } from "../core/records.ts";
 import type { Purpose } from "../core/rng.ts";
-import type { Transformer } from "../nn/transformer.ts";
 import * as F from "../nn/functional.ts";
+import type { Transformer } from "../nn/transformer.ts";
 import { Dtype, NONE } from "../ops/define.ts";
 import { sample } from "../ops/head.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
@@ -103,7 +103,12 @@ export class RolloutEngine {
   }
 
   /** Samples every completion of every request. */
-  generate(requests: readonly Request[], sampling: Sampling, key: DrawKey, onToken?: OnToken): Completion[][] {
+  generate(
+    requests: readonly Request[],
+    sampling: Sampling,
+    key: DrawKey,
+    onToken?: OnToken,
+  ): Completion[][] {
     const steps = this.#steps(requests, sampling, key, onToken);
     for (;;) {
       const { done, value } = steps.next();
@@ -197,7 +202,15 @@ export class RolloutEngine {
           }
         }
         if (started.length > 0) {
-          const hidden = F.gather(g, rows[0]!.hidden, upload(g, rows.map((r) => r.row), "start rows"));
+          const hidden = F.gather(
+            g,
+            rows[0]!.hidden,
+            upload(
+              g,
+              rows.map((r) => r.row),
+              "start rows",
+            ),
+          );
           active.push(...this.#draw(g, hidden, started, requests, sampling, key, accept));
           encoded = this.#retire(g, encoded, requests);
           yield;

@@ -53,7 +53,13 @@ export function packGroups(groups: readonly Group[], sharePrefix = true): Packed
   let target = 0;
   let completion = 0;
   let pairs = 0;
-  const segment = (tokensOf: Int32Array, count: number, parent: number, pos0: number, root: number): number => {
+  const segment = (
+    tokensOf: Int32Array,
+    count: number,
+    parent: number,
+    pos0: number,
+    root: number,
+  ): number => {
     const start = row;
     for (let i = 0; i < count; i++) {
       ids[row] = tokensOf[i]!;

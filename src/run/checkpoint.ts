@@ -104,7 +104,11 @@ function writeOptimizer(path: string, model: Transformer): void {
 export function readTrainState(dir: string): TrainState {
   const problems = verifyCheckpoint(dir);
   if (problems.length > 0) {
-    throw new UsageError(`the checkpoint is not whole: ${problems.join("; ")}`, dir, "resume from another one");
+    throw new UsageError(
+      `the checkpoint is not whole: ${problems.join("; ")}`,
+      dir,
+      "resume from another one",
+    );
   }
   return JSON.parse(readFileSync(join(dir, TRAIN_STATE), "utf8")) as TrainState;
 }
@@ -116,7 +120,11 @@ export function loadOptimizer(dir: string, model: Transformer): void {
   const read = (name: string, shape: readonly number[]): Float32Array => {
     const stored = file.tensors.get(name);
     if (!stored || String(stored.shape) !== String(shape)) {
-      throw new UsageError(`${name} [${shape}] is missing or has another shape`, file.path, "resume from another one");
+      throw new UsageError(
+        `${name} [${shape}] is missing or has another shape`,
+        file.path,
+        "resume from another one",
+      );
     }
     return file.readFloat32(name);
   };

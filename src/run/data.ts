@@ -89,7 +89,11 @@ export function readExamples(path: string, tokenizer: Tokenizer, maxLength: numb
         : example.completion;
     const length = example.prompt.length + ended.length;
     if (length > maxLength) {
-      throw new UsageError(`example of ${length} tokens is longer than ${maxLength}`, where, "raise --max_length");
+      throw new UsageError(
+        `example of ${length} tokens is longer than ${maxLength}`,
+        where,
+        "raise --max_length",
+      );
     }
     if (example.prompt.length === 0 || ended.length === 0) {
       throw new UsageError("prompt and completion need at least one token each", where);
@@ -109,7 +113,11 @@ function exampleOf(row: Record<string, unknown>, tokenizer: Tokenizer, where: st
     const before = renderChat(tokenizer, messages.slice(0, -1), { addGenerationPrompt: true });
     const whole = renderChat(tokenizer, messages, {});
     if (!whole.startsWith(before)) {
-      throw new UsageError("the chat template does not extend its own prompt", where, "give prompt and completion");
+      throw new UsageError(
+        "the chat template does not extend its own prompt",
+        where,
+        "give prompt and completion",
+      );
     }
     return { prompt: tokenizer.encode(before), completion: tokenizer.encode(whole.slice(before.length)) };
   }

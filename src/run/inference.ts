@@ -1,12 +1,12 @@
 /** Generation, scoring and chat with a model folder: what the commands generate, logprob and chat do. */
 import type { DeviceName } from "../core/env.ts";
-import type { Finish } from "../core/records.ts";
 import { UsageError } from "../core/errors.ts";
+import type { Finish } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import type { Device } from "../device/device.ts";
 import { AtomicFile } from "../io/atomic.ts";
 import { jsonLine, readDataset } from "../io/jsonl.ts";
-import { hasChatTemplate, type ChatMessage, renderChat } from "../io/template.ts";
+import { type ChatMessage, hasChatTemplate, renderChat } from "../io/template.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { type Completion, RolloutEngine, type Sampling } from "../rollout/engine.ts";
@@ -196,10 +196,14 @@ export async function logprob(settings: LogprobSettings, talk: (line: string) =>
       if (prompt.length === 0) throw new UsageError("the prompt has no tokens", where);
       const longest = prompt.length + Math.max(...completions.map((c) => c.length));
       if (longest > model.config.maxPositionEmbeddings) {
-        throw new UsageError(`${longest} tokens exceed the context of ${model.config.maxPositionEmbeddings}`, where);
+        throw new UsageError(
+          `${longest} tokens exceed the context of ${model.config.maxPositionEmbeddings}`,
+          where,
+        );
       }
       for (const id of [prompt, ...completions].flatMap((ids) => [...ids])) {
-        if (id >= model.config.vocabSize) throw new UsageError(`token id ${id} is outside the vocabulary`, where);
+        if (id >= model.config.vocabSize)
+          throw new UsageError(`token id ${id} is outside the vocabulary`, where);
       }
       return { prompt, completions };
     });
@@ -271,7 +275,11 @@ export async function openChat(settings: ChatSettings, _talk: (line: string) => 
       const ids = tokenizer.encode(text);
       const room = context - ids.length;
       if (room < 1) {
-        throw new UsageError(`the conversation of ${ids.length} tokens fills the context of ${context}`, "chat", "/reset");
+        throw new UsageError(
+          `the conversation of ${ids.length} tokens fills the context of ${context}`,
+          "chat",
+          "/reset",
+        );
       }
       const stream = tokenizer.stream({ skipSpecialTokens: true });
       let reply = "";

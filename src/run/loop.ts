@@ -39,7 +39,12 @@ export interface LoopOptions {
 
 const due = (step: number, every: number): boolean => every > 0 && step % every === 0;
 
-export async function runLoop(task: Task, options: LoopOptions, reporter: Reporter, control: RunControl): Promise<void> {
+export async function runLoop(
+  task: Task,
+  options: LoopOptions,
+  reporter: Reporter,
+  control: RunControl,
+): Promise<void> {
   const { totalSteps, startStep } = options;
   const parent = join(control.runDir, "checkpoints");
   cleanTemporary(parent);

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { type DeviceName, deviceChoice } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
 import { f32ToBf16 } from "../core/float-formats.ts";
-import { Random, Purpose } from "../core/rng.ts";
+import { Purpose, Random } from "../core/rng.ts";
 import { Device, fullSync } from "../device/device.ts";
 import { setFullSync } from "../io/atomic.ts";
 import {
@@ -37,12 +37,21 @@ export function openDevice(configured: DeviceName, threads: number | null): Devi
 export function readCausalConfig(folder: string): ModelConfig {
   const config = readModelConfig(folder);
   if (config.kind !== "causal") {
-    throw new UsageError(`${config.architecture} is not a language model`, folder, "name a …ForCausalLM folder");
+    throw new UsageError(
+      `${config.architecture} is not a language model`,
+      folder,
+      "name a …ForCausalLM folder",
+    );
   }
   return config;
 }
 
-export function openModel(folder: string, device: Device, options: TransformerOptions, label = "model"): Transformer {
+export function openModel(
+  folder: string,
+  device: Device,
+  options: TransformerOptions,
+  label = "model",
+): Transformer {
   const config = readCausalConfig(folder);
   using weights = openWeights(folder);
   checkWeights(config, weights);

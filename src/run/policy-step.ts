@@ -6,21 +6,17 @@ import { assert, Diverged, UsageError } from "../core/errors.ts";
 import type { Prompt, Rollout, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import {
-  type AdvantageOptions,
-  groupAdvantages,
-  zeroAdvantageGroups,
-} from "../loss/advantage.ts";
+import { type AdvantageOptions, groupAdvantages, zeroAdvantageGroups } from "../loss/advantage.ts";
 import { globalNormaliser, type Normaliser, trlNormaliser } from "../loss/count.ts";
 import type { PolicyOptions } from "../loss/options.ts";
 import { combineLosses, type PolicyLoss, policyLoss } from "../loss/policy.ts";
 import { completionMask, type MaskedRows } from "../loss/rows.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
-import { Graph, type StepMemory } from "../tape/tape.ts";
 import { type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { type Group, type GroupPart, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
 import { forwardRow, scoreGroups } from "../rollout/score.ts";
+import { Graph, type StepMemory } from "../tape/tape.ts";
 
 export interface PolicyStepOptions {
   readonly seed: number;
@@ -300,7 +296,8 @@ export class PolicyStep {
 
   #cut(groups: readonly Group[]): GroupPart[][] {
     const { options } = this;
-    if (options.loss.compat !== "trl") return microBatches(groups, options.microBatchTokens, options.sharePrefix);
+    if (options.loss.compat !== "trl")
+      return microBatches(groups, options.microBatchTokens, options.sharePrefix);
     // TRL's conventions are about its own micro-batches: each generated batch is one.
     const perBatch = groups.length / options.gradAccumSteps;
     return Array.from({ length: options.gradAccumSteps }, (_, i) => {
@@ -338,7 +335,10 @@ export class PolicyStep {
     });
     const rows = { rows: members.length, offsets };
     const truncated = Uint8Array.from(members, (m) => (m.finish === "length" ? 1 : 0));
-    return { ...rows, mask: completionMask(rows, { truncated: this.options.maskTruncated ? truncated : null }) };
+    return {
+      ...rows,
+      mask: completionMask(rows, { truncated: this.options.maskTruncated ? truncated : null }),
+    };
   }
 
   #normaliser(

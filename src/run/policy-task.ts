@@ -1,8 +1,8 @@
 /** A GRPO recipe as the training loop sees it: which prompts, when to generate, evaluation, checkpoints. */
 import type { Prompt, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
-import type { Transformer } from "../nn/transformer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import type { Transformer } from "../nn/transformer.ts";
 import type { Sampling } from "../rollout/engine.ts";
 import { saveCheckpoint, saveGeneration } from "./checkpoint.ts";
 import { Shuffle } from "./data.ts";
@@ -46,7 +46,10 @@ export class PolicyTask implements Task {
       const batch = Math.floor((step - 1) / window);
       const first = batch * options.promptsPerBatch;
       const items = this.#shuffle.slice(first, options.promptsPerBatch);
-      const generation = await policy.generate(step, items.map((i) => this.prompts[i]!));
+      const generation = await policy.generate(
+        step,
+        items.map((i) => this.prompts[i]!),
+      );
       this.#store(generation.scored, generation.advantages, step, first, sinks);
     }
     const metrics = await policy.update(step, options.learningRate(step - 1));
@@ -54,7 +57,13 @@ export class PolicyTask implements Task {
     return { ...metrics, "device/peak_bytes": this.model.device.stats().residentPeak };
   }
 
-  #store(scored: readonly Scored[], advantages: Float64Array, step: number, first: number, sinks: Sinks): void {
+  #store(
+    scored: readonly Scored[],
+    advantages: Float64Array,
+    step: number,
+    first: number,
+    sinks: Sinks,
+  ): void {
     const { groupSize } = this.policy.options;
     scored.forEach((s, i) => {
       if (Number.isNaN(s.reward)) return;
@@ -82,7 +91,10 @@ export class PolicyTask implements Task {
   }
 
   async #evaluateWith(sampling: Sampling, step: number, mode: string, sinks: Sinks): Promise<number> {
-    const rollouts = await this.policy.rollouts(this.held, 1, sampling, { purpose: Purpose.evaluation, step });
+    const rollouts = await this.policy.rollouts(this.held, 1, sampling, {
+      purpose: Purpose.evaluation,
+      step,
+    });
     const scored = await this.policy.score(rollouts, step);
     for (const s of scored) {
       if (Number.isNaN(s.reward)) continue;
@@ -110,7 +122,8 @@ export class PolicyTask implements Task {
   save(parent: string, name: string, step: number): string {
     const { policy, options } = this;
     const { generation } = policy;
-    const unfinished = generation !== null && step < generation.step + policy.window - 1 && step >= generation.step;
+    const unfinished =
+      generation !== null && step < generation.step + policy.window - 1 && step >= generation.step;
     const state = {
       step,
       recipe: options.recipe,

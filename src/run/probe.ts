@@ -1,8 +1,8 @@
 import { errorLine } from "../core/errors.ts";
 import { ABI_HASH } from "../device/abi.gen.ts";
 import { Device, type DeviceName } from "../device/device.ts";
-import { add } from "../ops/elementwise.ts";
 import { Dtype } from "../ops/define.ts";
+import { add } from "../ops/elementwise.ts";
 import "../ops/index.ts";
 
 interface Check {
@@ -20,7 +20,12 @@ export async function probe(): Promise<readonly Check[]> {
       checks.push({ name: `device ${name}`, status: "ok", detail: tryDevice(name) });
     } catch (error) {
       const detail = errorLine(error).slice("rlv: error: ".length);
-      checks.push({ name: `device ${name}`, status: "fail", detail, remedy: "run ./rlv to rebuild the library" });
+      checks.push({
+        name: `device ${name}`,
+        status: "fail",
+        detail,
+        remedy: "run ./rlv to rebuild the library",
+      });
     }
   }
   if (checks.some((c) => c.status === "ok")) {

@@ -52,7 +52,8 @@ export class SupervisedStep {
     this.updating = true;
     const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
     this.updating = false;
-    if (!finite) throw new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate");
+    if (!finite)
+      throw new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate");
     const seconds = (performance.now() - begin) / 1000;
     return {
       "train/loss": loss,

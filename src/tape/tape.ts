@@ -4,7 +4,6 @@
  */
 import { assert } from "../core/errors.ts";
 import type { Device } from "../device/device.ts";
-import { add, copy, fill } from "../ops/elementwise.ts";
 import {
   type ArgsOf,
   Dtype,
@@ -17,6 +16,7 @@ import {
   type Tensors,
   type View,
 } from "../ops/define.ts";
+import { add, copy, fill } from "../ops/elementwise.ts";
 import "../ops/index.ts";
 import { Arena } from "./arena.ts";
 import { Storage, Tensor } from "./tensor.ts";
@@ -32,7 +32,11 @@ export interface Node {
   /** Storages kept for the gradient pass. */
   readonly kept: Storage[];
   /** A checkpointed block: inputs and how to run it again. */
-  readonly block: { readonly inputs: readonly Tensor[]; readonly outputs: readonly Tensor[]; readonly run: BlockFn } | null;
+  readonly block: {
+    readonly inputs: readonly Tensor[];
+    readonly outputs: readonly Tensor[];
+    readonly run: BlockFn;
+  } | null;
 }
 
 /** A pure function of its inputs on a graph; run twice when checkpointed. */
@@ -111,7 +115,9 @@ export class Graph {
     for (const name of Object.keys(op.tensors)) views[name] = tensors[name]?.view ?? null;
     this.device.emit(op, views as unknown as ArgsOf<T, P>);
     if (!this.recording || op.kind !== "forward") return;
-    const wanted = Object.entries(op.tensors).some(([name, f]) => f.access === "in" && tensors[name]?.requiresGrad);
+    const wanted = Object.entries(op.tensors).some(
+      ([name, f]) => f.access === "in" && tensors[name]?.requiresGrad,
+    );
     if (!wanted) return;
     this.#record(op as unknown as AnyOp, tensors, params);
   }
@@ -173,7 +179,10 @@ export class Graph {
    * Adds the gradients of Σ seeds·tensor to the gradients of the parameters. `seeds` are consumed. Gradients of
    * tensors in `leaves` are returned (null where nothing flowed).
    */
-  backward(seeds: readonly (readonly [Tensor, Tensor])[], leaves: readonly Tensor[] = []): (Storage | null)[] {
+  backward(
+    seeds: readonly (readonly [Tensor, Tensor])[],
+    leaves: readonly Tensor[] = [],
+  ): (Storage | null)[] {
     for (const [tensor, seed] of seeds) this.#accumulate(tensor, seed.storage!.retain());
     for (const [, seed] of seeds) this.release(seed);
     const keep = new Set(leaves);
@@ -404,7 +413,8 @@ class RuleContext implements GradContext<string, string, string> {
     const tensor = this.node.args[name];
     if (!tensor?.requiresGrad) return;
     const storage =
-      [...this.#written.values()].find((s) => s.view === view) ?? this.#cotangents.find((s) => s.view === view);
+      [...this.#written.values()].find((s) => s.view === view) ??
+      this.#cotangents.find((s) => s.view === view);
     assert(storage, `[${this.node.op!.name}] share(${name}): not a cotangent and not written by this rule`);
     this.graph.setGradient(tensor, storage.retain());
   }

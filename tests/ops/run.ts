@@ -177,7 +177,10 @@ class RuleContext implements GradContext<string, string, string> {
     return this.placed[name]!.view;
   }
   maybe(name: string): View | null {
-    return this.placed[name]?.view ?? null;
+    return this.has(name) ? this.value(name) : null;
+  }
+  has(name: string): boolean {
+    return this.placed[name] !== undefined;
   }
   param(name: string): number {
     return this.c.params[name]!;

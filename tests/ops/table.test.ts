@@ -127,6 +127,7 @@ function destinations(grad: Grad, row: Row): Record<string, Data> {
     row.op.vjp!({
       value: (name: string) => placed[name]!.view,
       maybe: (name: string) => placed[name]?.view ?? null,
+      has: (name: string) => placed[name] !== undefined,
       param: (name: string) => grad.c.params[name]!,
       grad: (name: string) => (grad.cotangents[name] ? placed[name]!.view : null),
       wants: (name: string) => grad.wanted.includes(name),

@@ -18,7 +18,8 @@ struct RmsNormFwd {
             input(a.delta, a.dt, n), input(a.weight, RLV_F32, a.cols)};
   }
   template <class T>
-  static void run(const args::RmsNormFwd& a, Values<T>& v, Errors&) {
+  static void run(const args::RmsNormFwd& a, Values<T>& v, Errors& e) {
+    if (a.delta && !a.h) return e.fail("rms_norm_fwd: delta without h");
     T *y = v[0], *h = v[1];
     const T *x = v[2], *delta = v[3], *weight = v[4];
     std::vector<T> row(a.cols);

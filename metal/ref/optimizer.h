@@ -15,9 +15,13 @@ struct ClipResult {
 
 inline void sq_norm(const args::SqNorm& a, Errors& e) {
   if (a.slot >= a.slots) return e.fail("sq_norm: slot beyond the slots", a.slot);
-  double sum = 0;
-  for (size_t i = 0; i < a.n; i++) sum += read(a.g, RLV_F32, i) * read(a.g, RLV_F32, i);
-  static_cast<double*>(a.sums)[a.slot] = sum;
+  double sum = 0, lost = 0;  // compensated (Neumaier 1974): no block order to agree on
+  for (size_t i = 0; i < a.n; i++) {
+    const double square = read(a.g, RLV_F32, i) * read(a.g, RLV_F32, i), next = sum + square;
+    lost += sum >= square ? (sum - next) + square : (square - next) + sum;
+    sum = next;
+  }
+  static_cast<double*>(a.sums)[a.slot] = std::isfinite(sum) ? sum + lost : sum;
 }
 
 inline void clip_coef(const args::ClipCoef& a, Errors&) {

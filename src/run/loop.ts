@@ -56,11 +56,10 @@ export async function runLoop(
     Object.assign(last, metrics);
     sinks.write(step, metrics);
   };
-  const evaluate = async (step: number) => {
+  const evaluate = async (step: number): Promise<Record<string, number>> => {
     const metrics = await task.evaluate(step, sinks);
-    if (!metrics) return;
-    record(step, metrics);
-    reporter.evaluation({ step, metrics });
+    if (metrics) reporter.evaluation({ step, metrics });
+    return metrics ?? {};
   };
   const save = (name: string, reason: "schedule" | "final" | "interrupt" | "crash" | "diverged") => {
     const path = task.save(parent, name, done);
@@ -70,7 +69,7 @@ export async function runLoop(
 
   try {
     // A resumed run has its evaluation of that step already.
-    if (startStep === 0 && options.evalEvery > 0) await evaluate(0);
+    if (startStep === 0 && options.evalEvery > 0) record(0, await evaluate(0));
     for (let step = startStep + 1; step <= totalSteps; step++) {
       const stop = control.stopRequested();
       if (stop === "now") throw new Interrupted("stopped at once", `step ${done}`, "nothing was saved");
@@ -80,7 +79,6 @@ export async function runLoop(
       }
       const metrics = await task.step(step, sinks);
       done = step;
-      record(step, metrics);
       const print = due(step, options.logEvery) || step === totalSteps;
       reporter.step({ step, metrics, print });
       const sample = print ? task.sample() : null;
@@ -89,7 +87,8 @@ export async function runLoop(
         sinks.text("sample_text", `${sample.prompt} -> ${sample.completion}`, step);
       }
       const final = step === totalSteps;
-      if (options.evalEvery > 0 && (final || due(step, options.evalEvery))) await evaluate(step);
+      const evaluated = options.evalEvery > 0 && (final || due(step, options.evalEvery));
+      record(step, evaluated ? { ...metrics, ...(await evaluate(step)) } : metrics);
       if (!final && due(step, options.saveEvery)) {
         save(`step-${step}`, "schedule");
         pruneCheckpoints(parent, options.keepCheckpoints);

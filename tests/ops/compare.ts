@@ -21,14 +21,14 @@ function norm(values: Float64Array): number {
 }
 
 /**
- * The larger of the relative distance in the 2-norm and the largest difference relative to the largest value;
- * infinite where exactly one of two values is NaN or infinite.
+ * The larger of the relative distance in the 2-norm and the largest difference relative to the largest value, or
+ * to `terms` where the values are smaller; infinite where exactly one of two values is NaN or infinite.
  */
-export function distance(got: Float64Array, want: Float64Array): number {
+export function distance(got: Float64Array, want: Float64Array, terms = 0): number {
   if (got.length !== want.length) return Number.POSITIVE_INFINITY;
   const difference = new Float64Array(want.length);
   let largest = 0;
-  let value = 0;
+  let value = terms;
   for (let i = 0; i < want.length; i++) {
     const [a, b] = [got[i]!, want[i]!];
     if (Object.is(a, b) || a === b) continue;
@@ -39,7 +39,8 @@ export function distance(got: Float64Array, want: Float64Array): number {
   const finite = want.filter(Number.isFinite);
   for (const x of finite) value = Math.max(value, Math.abs(x));
   if (largest === 0) return 0;
-  return Math.max(largest / value, norm(difference) / norm(finite));
+  const size = Math.max(norm(finite), terms * Math.sqrt(finite.length));
+  return Math.max(largest / value, norm(difference) / size);
 }
 
 export function sameBits(a: Readonly<Record<string, Data>>, b: Readonly<Record<string, Data>>): boolean {

@@ -30,6 +30,8 @@ export interface GradCase {
   readonly from: readonly string[];
   /** Inputs whose gradient is wanted; all float inputs with a gradient if absent. */
   readonly to?: readonly string[];
+  /** Size of the terms that cancel in these gradients: errors are relative to it where results are smaller. */
+  readonly terms?: number;
 }
 
 export interface Row {
@@ -37,8 +39,8 @@ export interface Row {
   readonly cases: readonly Case[];
   /** Tolerance of values in roundings of the output type; 0: bit for bit. */
   readonly slack: number;
-  /** Compares something else than the outputs as they are stored. */
-  readonly values?: (outputs: Readonly<Record<string, Data>>, c: Case) => Record<string, Float64Array>;
+  /** What to compare in the place of the outputs as they are stored; counts as float32. */
+  readonly values?: (outputs: Readonly<Record<string, Data>>) => Record<string, Float64Array>;
   readonly mutants: readonly Mutant[];
   readonly refusals?: readonly Refusal[];
   /** Forward operations: gradients. */

@@ -197,7 +197,7 @@ async function main(): Promise<void> {
     const at = process.argv.indexOf(name);
     return at < 0 ? undefined : process.argv[at + 1];
   };
-  const steps = flag("--steps") ?? "2000";
+  const steps = flag("--steps") ?? "3000";
   rmSync(work, { recursive: true, force: true });
   mkdirSync(join(work, "tokenizer"), { recursive: true });
   mkdirSync(join(target, "model"), { recursive: true });

@@ -68,7 +68,7 @@ struct AttnFwd {
   template <class T>
   static void run(const args::AttnFwd& a, Values<T>& v, Errors& e) {
     if (a.kv_heads == 0 || a.heads % a.kv_heads)
-      return e.fail("attn_fwd: heads is not a multiple of kv_heads", a.heads);
+      return e.fail("attn_fwd: heads must be a multiple of kv heads", a.kv_heads);
     const Segment* segs = static_cast<const Segment*>(a.segs);
     for (uint32_t s = 0; s < a.n_segs; s++) {
       if (!valid(a, segs, s, e)) return;
@@ -126,7 +126,7 @@ struct AttnFwd {
       else
         for (uint64_t p = 0; p < used; p++)
           if (pages[seg.page_start + p] >= a.kv_pages)
-            e.fail("attn_fwd: page outside the cache", pages[seg.page_start + p]);
+            e.fail("attn_fwd: page outside the store", pages[seg.page_start + p]);
     }
     return e.first.empty();
   }
@@ -135,7 +135,7 @@ struct AttnFwd {
 // One query per sequence over the first lens[b] positions of its page table [batch, max_pages].
 inline void attn_decode(const args::AttnDecode& a, Errors& e) {
   if (a.kv_heads == 0 || a.heads % a.kv_heads)
-    return e.fail("attn_decode: heads is not a multiple of kv_heads", a.heads);
+    return e.fail("attn_decode: heads must be a multiple of kv heads", a.kv_heads);
   const uint32_t* table = static_cast<const uint32_t*>(a.table);
   const uint32_t* lens = static_cast<const uint32_t*>(a.lens);
   const size_t dim = a.head_dim, queries = size_t(a.batch) * a.heads * dim;
@@ -143,14 +143,14 @@ inline void attn_decode(const args::AttnDecode& a, Errors& e) {
                     input(a.kv, a.dt, page_offset(a.kv_pages, a.kv_heads, 0, dim))});
   for (size_t b = 0; b < a.batch; b++) {
     const uint32_t* pages = table + b * a.max_pages;
-    if (lens[b] == 0 || lens[b] > a.max_pages * RLV_PAGE) {
-      e.fail("attn_decode: length outside the page table", lens[b]);
+    if (lens[b] == 0 || ceil_div(lens[b], RLV_PAGE) > a.max_pages) {
+      e.fail("attn_decode: length does not fit the page table", uint32_t(b));
       continue;
     }
     bool valid = true;
     for (uint32_t p = 0; p < ceil_div(lens[b], RLV_PAGE); p++) valid = valid && pages[p] < a.kv_pages;
     if (!valid) {
-      e.fail("attn_decode: page outside the cache", uint32_t(b));
+      e.fail("attn_decode: page outside the store", uint32_t(b));
       continue;
     }
     for (size_t head = 0; head < a.heads; head++) {
@@ -172,7 +172,7 @@ inline void kv_append(const args::KvAppend& a, Errors& e) {
     if (slots[t] == RLV_NONE) continue;
     const size_t page = slots[t] / RLV_PAGE, slot = slots[t] % RLV_PAGE;
     if (page >= a.kv_pages) {
-      e.fail("kv_append: slot outside the cache", slots[t]);
+      e.fail("kv_append: slot outside the store", slots[t]);
       continue;
     }
     for (size_t head = 0; head < a.kv_heads; head++)
@@ -193,7 +193,7 @@ inline void kv_copy(const args::KvCopy& a, Errors& e) {
   for (size_t i = 0; i < a.count; i++) {
     const size_t from = pairs[2 * i], to = pairs[2 * i + 1];
     if (from >= a.kv_pages || to >= a.kv_pages)
-      e.fail("kv_copy: page outside the cache", uint32_t(from >= a.kv_pages ? from : to));
+      e.fail("kv_copy: page outside the store", uint32_t(from >= a.kv_pages ? from : to));
     else
       std::memmove(kv + to * bytes, kv + from * bytes, bytes);
   }

@@ -3,7 +3,7 @@ import { type Base, baseOf, resolveTrain, startingValues } from "../config/resol
 import { checkpointConfigText, configText } from "../config/save.ts";
 import { RlvError } from "../core/errors.ts";
 import { programArgv, superviseEngine } from "../run/engine-process.ts";
-import { checkpointToResume, openRunFolder, writeRunConfig } from "../run/folder.ts";
+import { openRunFolder, type ResumePoint, resumePoint, writeRunConfig } from "../run/folder.ts";
 import { openProgress } from "../run/progress.ts";
 import { tokenize } from "./argv.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
@@ -42,7 +42,7 @@ function anyFlags(): Flag[] {
 
 interface Asked {
   readonly base: Base;
-  readonly checkpoint: string | undefined;
+  readonly resume: ResumePoint | null;
 }
 
 /** Which recipe the line is about. */
@@ -53,9 +53,13 @@ function asked(argv: readonly string[]): Asked {
     if ("arg" in token) target ??= token.arg;
     else own.set(token.flag, token.value);
   }
-  const resume = own.get("resume_from");
-  const checkpoint = resume === undefined ? undefined : checkpointToResume(resume);
-  return { base: baseOf({ target, configFile: own.get("config"), checkpoint }), checkpoint };
+  const resume = resumeOf(own);
+  return { base: baseOf({ target, configFile: own.get("config"), checkpoint: resume?.config }), resume };
+}
+
+function resumeOf(flags: ReadonlyMap<string, string>): ResumePoint | null {
+  const from = flags.get("resume_from");
+  return from === undefined ? null : resumePoint(from);
 }
 
 function recipeFlags(recipe: RecipeInfo): Flag[] {
@@ -82,9 +86,8 @@ export const command: Command = {
   flags: (argv) => recipeFlags(asked(argv).base.recipe),
   async run({ args, flags, json }) {
     const given = new Map(flags);
-    const resume = given.get("resume_from");
-    const checkpoint = resume === undefined ? undefined : checkpointToResume(resume);
-    const base = baseOf({ target: args[0], configFile: given.get("config"), checkpoint });
+    const resume = resumeOf(given);
+    const base = baseOf({ target: args[0], configFile: given.get("config"), checkpoint: resume?.config });
     for (const own of OWN_FLAGS) given.delete(own.name);
     const config = resolveTrain(base, given);
     checkInputs(config);
@@ -92,7 +95,7 @@ export const command: Command = {
       outputDir: config.output_dir,
       runName: config.run_name,
       recipe: config.recipe,
-      resumeFrom: checkpoint ?? null,
+      resumeRun: resume?.run ?? null,
       elsewhere: given.has("output_dir") || given.has("run_name"),
       now: new Date(),
     });
@@ -105,7 +108,7 @@ export const command: Command = {
         {
           config,
           runDir: folder.dir,
-          resumeFrom: checkpoint ?? null,
+          resumeFrom: resume?.checkpoint ?? null,
           checkpointConfig: checkpointConfigText(config),
         },
         progress,

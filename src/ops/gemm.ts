@@ -1,3 +1,4 @@
+import { assert } from "../core/errors.ts";
 import { defineForward, defineOp, inout, input, optional, output, scratch } from "./define.ts";
 
 /** dx[m,k] (+)= dy[m,n] · w[n,k]. Each output is one chain over n. */
@@ -52,6 +53,7 @@ export const gemmNt = defineForward("gemm_nt", {
     const dy = g.grad("y");
     if (!dy) return;
     const [m, n, k, dt] = [g.param("m"), g.param("n"), g.param("k"), g.param("dt")];
+    assert(g.param("ydt") === dt, "[gemm_nt] the gradient needs y in the dtype of x");
     if (g.wants("x")) {
       const { view, accumulate } = g.into("x");
       g.emit(gemmNn, { dx: view, dy, w: g.value("w"), m, n, k, dt, accumulate: accumulate ? 1 : 0 });

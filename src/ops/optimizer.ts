@@ -23,8 +23,10 @@ export const clipCoef = defineOp("clip_coef", "state", {
 /**
  * AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW: g *= coef; p *= 1 − lr·wd; m = b1·m + (1−b1)·g;
  * v = b2·v + (1−b2)·g²; p −= (lr/c1)·m / (sqrt(v)/sqrt(c2) + eps), c1 = 1−b1^t, c2 = 1−b2^t.
- * bfloat16 parameters keep an exact float32 master: p = high half (nearest) + signed 16-bit remainder lo.
- * bfloat16 moments are rounded stochastically by Philox(seed, tensor; element, step).
+ * bfloat16 parameters keep an exact float32 master: bits = (p << 16) + lo with lo a signed 16-bit rest, so p is the
+ * nearest high half and ties go up (to even would need a rest of +32768).
+ * bfloat16 moments are rounded stochastically by Philox(key seed, tensor; counter element, step, 0 for m or 1 for v, 0).
+ * beta1 and beta2 mean the shortest decimal that rounds to the given float: 1 - 0.999f alone is off by 1.3e-5.
  * If result.nonfinite is set nothing is changed.
  */
 export const adamw = defineOp("adamw", "state", {

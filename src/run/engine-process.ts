@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { debugging } from "../core/env.ts";
 import { errorLine, exitCodeOf, Interrupted, RlvError } from "../core/errors.ts";
 import { ENGINE_COMMAND, STANDALONE } from "../core/version.ts";
-import { newestCheckpoint } from "./folder.ts";
+import { newestOf } from "./folder.ts";
 import type { Progress } from "./progress.ts";
 import {
   type DoneMessage,
@@ -134,9 +134,9 @@ function interrupted(runDir: string, how: string): string {
 }
 
 function resumeHint(runDir: string): string {
-  const newest = newestCheckpoint(runDir);
+  const newest = newestOf(runDir);
   return newest === undefined
-    ? "it has no checkpoint yet, start it anew"
+    ? `it has no checkpoint yet, start it over with rlv train --resume_from ${runDir}`
     : `go on with rlv train --resume_from ${newest}`;
 }
 

@@ -12,6 +12,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { UsageError } from "../core/errors.ts";
+import { MANIFEST, newestCheckpoint } from "../io/checkpoint-folder.ts";
 
 /** A run's folder, held by this process until `release`. */
 export interface RunFolder {
@@ -29,18 +30,15 @@ export interface RunFolderRequest {
   /** null: recipe, date and time. */
   readonly runName: string | null;
   readonly recipe: string;
-  /** Continue in the folder of this checkpoint, unless outputDir or runName were given for the new run. */
-  readonly resumeFrom: string | null;
+  /** The run to continue in place, unless outputDir or runName were given for the new run. */
+  readonly resumeRun: string | null;
   readonly elsewhere: boolean;
   readonly now: Date;
 }
 
 /** Makes or reopens the run folder, before anything heavy is loaded. */
 export function openRunFolder(request: RunFolderRequest): RunFolder {
-  if (request.resumeFrom !== null && !request.elsewhere) {
-    const dir = runOfCheckpoint(request.resumeFrom);
-    if (dir !== undefined) return hold(dir, false);
-  }
+  if (request.resumeRun !== null && !request.elsewhere) return hold(request.resumeRun, false);
   const root = resolve(request.outputDir);
   const { runName } = request;
   if (runName !== null && (runName !== basename(runName) || runName === "." || runName === ".."))
@@ -75,7 +73,7 @@ function refuseUsed(dir: string, name: string): void {
     throw new UsageError(
       `the run ${name} exists`,
       dir,
-      newestCheckpoint(dir) === undefined
+      newestOf(dir) === undefined
         ? "choose another --run_name, or remove the folder"
         : `continue it with --resume_from ${dir}, or choose another --run_name`,
     );
@@ -247,41 +245,41 @@ function runOfCheckpoint(checkpoint: string): string | undefined {
   return basename(folder) === "checkpoints" && existsSync(join(run, "train_config.json")) ? run : undefined;
 }
 
-/**
- * The newest complete checkpoint of a run: final, else the highest step-N, among those that have a manifest (a
- * checkpoint gets it last). The loader verifies what the manifest says.
- */
-export function newestCheckpoint(run: string): string | undefined {
-  const folder = join(run, "checkpoints");
-  let names: string[];
+/** The newest whole checkpoint of a run; undefined if it has none. */
+export function newestOf(run: string): string | undefined {
   try {
-    names = readdirSync(folder);
+    return newestCheckpoint(join(run, "checkpoints"))?.dir;
   } catch {
     return undefined;
   }
-  const step = (name: string) =>
-    name === "final" ? Number.POSITIVE_INFINITY : Number(name.slice("step-".length));
-  return names
-    .filter((name) => name === "final" || /^step-\d+$/.test(name))
-    .filter((name) => existsSync(join(folder, name, "manifest.json")))
-    .sort((a, b) => step(b) - step(a))
-    .map((name) => join(folder, name))[0];
 }
 
-/** `--resume_from`: a checkpoint folder, or a run folder whose newest checkpoint is meant. */
-export function checkpointToResume(path: string): string {
+/** Where `--resume_from` leads. */
+export interface ResumePoint {
+  /** Folder whose train_config.json is the base: the checkpoint, or the run where it has none yet. */
+  readonly config: string;
+  /** null: the run was ended before its first checkpoint and starts over. */
+  readonly checkpoint: string | null;
+  /** The run that the checkpoint belongs to; null for a checkpoint by itself. */
+  readonly run: string | null;
+}
+
+/** `--resume_from`: a checkpoint folder, or a run folder whose newest whole checkpoint is meant. */
+export function resumePoint(path: string): ResumePoint {
   if (!existsSync(path))
     throw new UsageError("no such checkpoint", path, "give a run folder or RUN/checkpoints/step-N");
-  if (!existsSync(join(path, "checkpoints"))) {
-    const run = runOfCheckpoint(path);
-    if (run !== undefined) waitForOrphan(run);
-    return resolve(path);
+  const at = resolve(path);
+  const isRun =
+    existsSync(join(at, "checkpoints")) ||
+    (existsSync(join(at, "train_config.json")) && !existsSync(join(at, MANIFEST)));
+  if (!isRun) {
+    const run = runOfCheckpoint(at) ?? null;
+    if (run !== null) waitForOrphan(run);
+    return { config: at, checkpoint: at, run };
   }
-  waitForOrphan(path);
-  const newest = newestCheckpoint(resolve(path));
-  if (newest === undefined)
-    throw new UsageError("the run has no complete checkpoint", path, "start it anew with another --run_name");
-  return newest;
+  waitForOrphan(at);
+  const checkpoint = newestCheckpoint(join(at, "checkpoints"))?.dir ?? null;
+  return { config: checkpoint ?? at, checkpoint, run: at };
 }
 
 function stamp(now: Date): string {

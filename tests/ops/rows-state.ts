@@ -28,7 +28,7 @@ const sqNorm: Row = {
     { name: "another slot", change: withParam("slot", 2) },
     {
       name: "an element missing",
-      change: (c) => (c.params.n! > 1 ? withParam("n", c.params.n! - 1)(c) : null),
+      change: withTensor("g", (d, c) => mapped(d, (x, i) => (i === c.params.n! - 1 ? 0 : x))),
     },
   ],
   refusals: [{ name: "slot beyond the slots", case: "77", change: (c) => withParam("slot", 3)(c)! }],
@@ -71,7 +71,13 @@ const clipCoef: Row = {
       name: "max_norm x 1.1",
       change: (c) => (/clipped/.test(c.name) ? scaledParam("max_norm", 1.1)(c) : null),
     },
-    { name: "a slot missing", change: (c) => (c.params.slots! > 2 ? withParam("slots", 2)(c) : null) },
+    {
+      name: "a slot missing",
+      change: (c) =>
+        /clipped|below|off/.test(c.name)
+          ? withTensor("sums", (d) => mapped(d, (x, i) => (i === 2 ? 0 : x)))(c)
+          : null,
+    },
   ],
 };
 

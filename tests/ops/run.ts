@@ -28,6 +28,8 @@ export class Slot {
     readonly size: number,
     readonly initial: Uint8Array | null,
   ) {
+    if (initial && initial.length !== size)
+      throw new Error(`${label}: ${initial.length} bytes given, ${size} needed`);
     this.#buffer = device.buffer(GUARD + Math.ceil(size / GUARD) * GUARD + GUARD, label);
     this.view = this.#buffer.range(GUARD, size);
     if (!device.hasMemory) return;

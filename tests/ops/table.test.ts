@@ -9,14 +9,16 @@
  *   null       the counting device accepts and counts
  *   contract   a tensor that is too short or missing is refused by name
  *   refuse     bad data (ids, indices, pages) is an error of the stream, after which the device works again
+ *   guard      every run lies between sentinels and leaves its inputs alone (run.ts); damage is noticed
  *
- * Every run lies between sentinels and compares its inputs afterwards (run.ts). A test is named by its mode, case
- * and variant: `bun test tests/ops -t "grad attn_fwd"`.
+ * A test is named by its mode, case and variant: `bun test tests/ops -t "grad attn_fwd"`. RLV_TABLE_REPORT=1 prints
+ * how much of its tolerance each row uses.
  */
 import { afterAll, expect, test } from "bun:test";
 import { DeviceError } from "../../src/core/errors.ts";
 import { bytesNeeded, Device } from "../../src/device/device.ts";
 import { evaluate, type View } from "../../src/ops/define.ts";
+import { fill } from "../../src/ops/elementwise.ts";
 import { catalogue } from "../../src/ops/index.ts";
 import { coarsest, distance, roundoff, sameBits, sameValues } from "./compare.ts";
 import type { GradCase, Row } from "./row.ts";
@@ -30,7 +32,7 @@ import {
   withMemory,
 } from "./run.ts";
 import { rows } from "./table.ts";
-import { type Data, elementBytes, elementOf, floats, normals, random, valuesOf } from "./tensors.ts";
+import { type Data, elementBytes, elementOf, f32, floats, normals, random, valuesOf } from "./tensors.ts";
 
 /** Roundings that a tolerance may allow at most: beyond it a row would prove little. */
 const LARGEST_SLACK = 32;
@@ -183,20 +185,32 @@ function gradExcess(
   return result;
 }
 
-/** Whether something is wrong with a run: a result beyond its tolerance, or an error. */
-function red(body: () => { worst: number }): boolean {
-  try {
-    return body().worst > 1;
-  } catch {
-    return true;
-  }
-}
-
 const report = process.env.RLV_TABLE_REPORT === "1";
 function expectGreen(title: string, { worst, where }: { worst: number; where: string }): void {
   if (report) process.stderr.write(`${title}: ${worst.toFixed(3)} of the tolerance (${where})\n`);
   if (!(worst <= 1)) throw new Error(`${where}: ${worst.toPrecision(3)} times the tolerance`);
 }
+
+test("guard: a write outside a tensor and a changed input are found", () => {
+  withMemory(cpu[0]!, (memory) => {
+    const slot = memory.place("victim", "f32", 20);
+    const write = (n: number) => {
+      cpu[0]!.emit(fill, { y: { ...slot.view, length: slot.view.length + 1 }, n, value: 1 });
+      cpu[0]!.finish();
+    };
+    write(5);
+    memory.check([]);
+    write(6);
+    expect(() => memory.check([])).toThrow("victim: a write outside, at byte 20");
+  });
+  withMemory(cpu[0]!, (memory) => {
+    const slot = memory.place("victim", "f32", 16, f32([1, 2, 3, 4]).bytes);
+    memory.check([slot]);
+    cpu[0]!.emit(fill, { y: slot.view, n: 1, value: 0 });
+    cpu[0]!.finish();
+    expect(() => memory.check([slot])).toThrow("victim: an input was written");
+  });
+});
 
 test("rows: every operation of the catalogue, under its own name", () => {
   const named = Object.values(rows).map((row) => row.op.name);
@@ -228,8 +242,7 @@ for (const row of Object.values(rows)) {
   }
 
   for (const c of row.cases) {
-    test(`value ${c.name}`, () =>
-      expectGreen(`value ${c.name}`, excess(row, run(cpu[0]!, c), reference(c))));
+    test(`value ${c.name}`, () => expectGreen(`value ${c.name}`, excess(row, run(cpu[0]!, c), reference(c))));
 
     test(`threads ${c.name}`, () => {
       const [one, ...others] = cpu.map((device) => run(device, c));
@@ -281,7 +294,7 @@ for (const row of Object.values(rows)) {
         const broken = mutant.change(c);
         if (!broken) continue;
         applied++;
-        if (!red(() => excess(row, run(cpu[0]!, broken), reference(c))))
+        if (excess(row, run(cpu[0]!, broken), reference(c)).worst <= 1)
           throw new Error(`${c.name} stays green`);
       }
       expect(applied).toBeGreaterThan(0);
@@ -347,15 +360,35 @@ for (const row of Object.values(rows)) {
           changed ||= broken !== null;
           return broken ?? args;
         };
-        const isRed = red(() => gradExcess(row, grad, true, mutate));
+        const { worst } = gradExcess(row, grad, true, mutate);
         if (!changed) continue;
         applied++;
-        if (!isRed) throw new Error(`${grad.name} stays green`);
+        if (worst <= 1) throw new Error(`${grad.name} stays green`);
       }
       expect(applied).toBeGreaterThan(0);
     });
   }
 }
+
+test("null: a buffer counts and needs no memory", () => {
+  const { liveBytes, liveBuffers } = none.stats();
+  const bytes = 60 * 2 ** 30;
+  const buffer = none.buffer(bytes, "large");
+  expect(none.stats().liveBytes - liveBytes).toBe(bytes);
+  expect(none.stats().liveBuffers - liveBuffers).toBe(1);
+  expect(() => buffer.view()).toThrow("no memory");
+  buffer.free();
+  expect(none.stats().liveBytes).toBe(liveBytes);
+});
+
+test("ref: a gradient of something that has none is refused", () => {
+  const c = caseOf(rows.embedFwd, "f32 to f32 9x33 of 70");
+  const cotangents = { y: f32(new Float32Array(9 * 33)) };
+  expect(() => referenceGradients(ref, c, cotangents, ["ids"])).toThrow("float inputs");
+  expect(() => referenceGradients(ref, c, { table: f32([1]) }, [])).toThrow("cotangents belong to outputs");
+  expect(() => referenceGradients(ref, c, { y: f32([1]) }, [])).toThrow("range too short");
+  expect(() => referenceGradients(cpu[0]!, c, cotangents, ["table"])).toThrow("only the ref device");
+});
 
 test("ref refuses backward operations", () => {
   const grad = gradRun(rows.swigluFwd, rows.swigluFwd.grads!.cases[0]!);

@@ -2,10 +2,11 @@
  * Both processes of a run with a made-up training loop: `engine-fixture.ts MODE RUN` supervises, and prints its
  * outcome as JSON on stdout; started again as the engine it trains as MODE says.
  */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Diverged, Interrupted, UsageError } from "../../src/core/errors.ts";
 import { ENGINE_COMMAND } from "../../src/core/version.ts";
+import { writeCheckpoint } from "../../src/io/checkpoint-folder.ts";
 import { serveEngine, superviseEngine, type Train } from "../../src/run/engine-process.ts";
 import { openRunFolder } from "../../src/run/folder.ts";
 import { openProgress } from "../../src/run/progress.ts";
@@ -25,10 +26,9 @@ const train: Train<Config> = async ({ mode, steps }, reporter, control) => {
     lines: ["a header"],
   });
   const save = (step: number, reason: "schedule" | "interrupt") => {
-    const path = join(control.runDir, "checkpoints", `step-${step}`);
-    mkdirSync(path, { recursive: true });
-    writeFileSync(join(path, "train_config.json"), control.checkpointConfig);
-    writeFileSync(join(path, "manifest.json"), "{}");
+    const path = writeCheckpoint(join(control.runDir, "checkpoints"), `step-${step}`, (dir) => {
+      writeFileSync(join(dir, "train_config.json"), control.checkpointConfig);
+    });
     reporter.checkpoint({ step, path, reason });
   };
   for (let step = 1; step <= steps; step++) {
@@ -63,7 +63,7 @@ else {
     outputDir: join(run, ".."),
     runName: run.split("/").at(-1)!,
     recipe: "fixture",
-    resumeFrom: null,
+    resumeRun: null,
     elsewhere: true,
     now: new Date(),
   });

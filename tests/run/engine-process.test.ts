@@ -2,7 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { checkpointToResume } from "../../src/run/folder.ts";
+import { resumePoint } from "../../src/run/folder.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-engine-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -85,7 +85,7 @@ describe("asked to stop", () => {
       parent.kill(signal);
       const { exitCode, failure } = JSON.parse(await new Response(parent.stdout).text());
       expect(exitCode).toBe(130);
-      const saved = checkpointToResume(join(scratch, signal));
+      const saved = resumePoint(join(scratch, signal)).checkpoint;
       expect(log(signal)).toContain(`(interrupt): ${saved}`);
       expect(failure).toContain(`--resume_from ${saved}`);
     },
@@ -116,7 +116,7 @@ describe("asked to stop", () => {
     parent.kill("SIGKILL");
     await parent.exited;
     // The engine may still be saving; asking for the newest checkpoint waits until it has ended.
-    const newest = checkpointToResume(join(scratch, "orphan"));
+    const newest = resumePoint(join(scratch, "orphan")).checkpoint;
     expect(log("orphan")).toContain(`(interrupt): ${newest}`);
     const steps = readdirSync(join(scratch, "orphan/checkpoints")).map((name) => Number(name.slice(5)));
     expect(newest).toBe(checkpoint("orphan", Math.max(...steps)));

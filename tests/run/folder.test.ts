@@ -11,7 +11,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UsageError } from "../../src/core/errors.ts";
-import { checkpointToResume, newestCheckpoint, openRunFolder, writeRunConfig } from "../../src/run/folder.ts";
+import { writeCheckpoint } from "../../src/io/checkpoint-folder.ts";
+import { newestOf, openRunFolder, resumePoint, writeRunConfig } from "../../src/run/folder.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-folder-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -23,15 +24,20 @@ function open(
   elsewhere = false,
   outputDir = scratch,
 ) {
-  return openRunFolder({ outputDir, runName, recipe: "demo", resumeFrom, elsewhere, now });
+  const resumeRun = resumeFrom === null ? null : resumePoint(resumeFrom).run;
+  return openRunFolder({ outputDir, runName, recipe: "demo", resumeRun, elsewhere, now });
 }
 
 function checkpoint(run: string, name: string, complete = true): string {
-  const dir = join(scratch, run, "checkpoints", name);
-  mkdirSync(dir, { recursive: true });
+  const parent = join(scratch, run, "checkpoints");
+  mkdirSync(join(parent, name), { recursive: true });
   writeFileSync(join(scratch, run, "train_config.json"), "{}");
-  if (complete) writeFileSync(join(dir, "manifest.json"), "{}");
-  return dir;
+  if (!complete) return join(parent, name);
+  rmSync(join(parent, name), { recursive: true });
+  return writeCheckpoint(parent, name, (dir) => {
+    writeFileSync(join(dir, "train_config.json"), "{}");
+    writeFileSync(join(dir, "train_state.json"), `{"step":${Number(name.slice(5)) || 99}}`);
+  });
 }
 
 describe("a new run", () => {
@@ -99,17 +105,29 @@ describe("one process a run", () => {
 });
 
 describe("resuming", () => {
-  test("the newest complete checkpoint: by number, final last, without a manifest never", () => {
+  test("the newest whole checkpoint: by number, final last, without a manifest never", () => {
     checkpoint("many", "step-9");
     const ten = checkpoint("many", "step-10");
     checkpoint("many", "step-11", false);
-    checkpoint("many", ".tmp-step-12-1");
+    mkdirSync(join(scratch, "many/checkpoints/.tmp-step-12-1"));
     const run = join(scratch, "many");
-    expect(newestCheckpoint(run)).toBe(ten);
-    expect(checkpointToResume(run)).toBe(ten);
-    expect(checkpointToResume(ten)).toBe(ten);
+    expect(newestOf(run)).toBe(ten);
+    expect(resumePoint(run)).toEqual({ config: ten, checkpoint: ten, run });
+    expect(resumePoint(ten)).toEqual({ config: ten, checkpoint: ten, run });
     const final = checkpoint("many", "final");
-    expect(checkpointToResume(run)).toBe(final);
+    expect(resumePoint(run).checkpoint).toBe(final);
+    // A damaged file: the one before it.
+    writeFileSync(join(final, "train_config.json"), "{ }");
+    expect(resumePoint(run).checkpoint).toBe(ten);
+  });
+  test("a run that was ended before its first checkpoint starts over in its folder", () => {
+    const run = join(scratch, "early");
+    mkdirSync(run);
+    writeFileSync(join(run, "train_config.json"), "{}");
+    expect(resumePoint(run)).toEqual({ config: run, checkpoint: null, run });
+    const folder = open(null, run);
+    expect(folder.dir).toBe(run);
+    folder.release();
   });
   test("in the checkpoint's own folder, or elsewhere when asked", () => {
     const at = checkpoint("source", "step-4");
@@ -123,8 +141,8 @@ describe("resuming", () => {
     other.release();
   });
   test("what is no checkpoint", () => {
-    expect(() => checkpointToResume(join(scratch, "none"))).toThrow("no such checkpoint");
+    expect(() => resumePoint(join(scratch, "none"))).toThrow("no such checkpoint");
     checkpoint("empty", "step-1", false);
-    expect(() => checkpointToResume(join(scratch, "empty"))).toThrow("no complete checkpoint");
+    expect(() => resumePoint(join(scratch, "empty"))).toThrow("no checkpoint is whole");
   });
 });

@@ -8,7 +8,7 @@
 namespace rlv {
 namespace RLV_ISA {
 
-// Of z = logits*inv_temp over a tile: maximum, sum of exp(z - max), sum of exp(z - max)*z.
+// Of z = logits*inv_temp over a tile: maximum, sum of exp(z - max), sum of exp(z - max)*(z - max).
 struct TileSum {
   float max, sum, zsum;
 };
@@ -26,15 +26,14 @@ inline TileSum tile_sum(const float* logits, uint32_t n, float inv_temp) {
   };
   V m = set1(kNone);
   for (uint32_t i = 0; i < n; i += W) m = vmax(m, z_at(i));
-  float max = hmax(m);
-  if (max == kNone) max = kNone;  // all columns are -inf, or NaN: the sum below tells
+  const float max = hmax(m);  // -inf: all columns are, or NaN hides it; then the sum tells
   const V origin = set1(max == kNone ? 0.0f : max);
   // A column of -inf has weight exactly 0; its z must not turn the product into NaN.
   const V lowest = set1(-std::numeric_limits<float>::max());
   V sum = zero(), zsum = zero();
   for (uint32_t i = 0; i < n; i += W) {
-    const V z = z_at(i);
-    const V p = vexp(sub(z, origin));
+    const V z = sub(z_at(i), origin);
+    const V p = vexp(z);
     sum = add(sum, p);
     zsum = fma(p, vmax(lowest, z), zsum);
   }
@@ -43,17 +42,21 @@ inline TileSum tile_sum(const float* logits, uint32_t n, float inv_temp) {
 
 inline TileSum merge(const TileSum& a, const TileSum& b) {
   const float max = a.max > b.max ? a.max : b.max;
-  const double scale_a = a.max == max ? 1.0 : std::exp(double(a.max) - double(max));
-  const double scale_b = b.max == max ? 1.0 : std::exp(double(b.max) - double(max));
-  return {max, float(double(a.sum) * scale_a + double(b.sum) * scale_b),
-          float(double(a.zsum) * scale_a + double(b.zsum) * scale_b)};
+  double sum = 0, zsum = 0;
+  for (const TileSum& t : {a, b}) {
+    const double shift = double(t.max) - double(max);
+    const double scale = t.max == max ? 1.0 : std::exp(shift);
+    sum += double(t.sum) * scale;
+    zsum += t.max == max ? double(t.zsum) : scale == 0 ? 0.0 : (double(t.zsum) + shift * double(t.sum)) * scale;
+  }
+  return {max, float(sum), float(zsum)};
 }
 
 inline float lse_of(const TileSum& t) { return float(double(t.max) + std::log(double(t.sum))); }
 
-// H = lse - sum p*z, nats.
+// H = lse - sum p*z = log(sum) - zsum/sum, nats.
 inline float entropy_of(const TileSum& t) {
-  return float(double(t.max) + std::log(double(t.sum)) - double(t.zsum) / double(t.sum));
+  return float(std::log(double(t.sum)) - double(t.zsum) / double(t.sum));
 }
 
 }  // namespace RLV_ISA

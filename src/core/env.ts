@@ -10,7 +10,8 @@ export const ENVIRONMENT = {
   RLV_THREADS: "threads of the CPU device when --threads is not given (default: every core)",
   RLV_DEVICE: "device when --device is not given: auto, cpu, metal or soft",
   RLV_LIB_PATH: "native library to load instead of the built or embedded one",
-  RLV_ISA: "instruction set of the CPU device instead of the best one: avx512bf16, avx512, avx2, neon, portable",
+  RLV_ISA:
+    "instruction set of the CPU device instead of the best one: avx512bf16, avx512, avx2, neon, portable",
   RLV_PIN: "0: leave the placement of threads to the system",
   RLV_DEBUG: "1: print the stack behind an error line",
   NO_COLOR: "set to anything: no colours",

@@ -57,12 +57,19 @@ export function assert(condition: unknown, what: string): asserts condition {
   if (!condition) throw new Bug(what, undefined, "this is a defect of rlv, please report it");
 }
 
+/** The failure that came first: what `using` throws while cleaning up after it is a consequence. */
+export function firstCause(error: unknown): unknown {
+  return error instanceof SuppressedError ? firstCause(error.suppressed) : error;
+}
+
 export function exitCodeOf(error: unknown): number {
-  return error instanceof RlvError ? error.exitCode : 1;
+  const cause = firstCause(error);
+  return cause instanceof RlvError ? cause.exitCode : 1;
 }
 
 /** The one line that the user sees. */
 export function errorLine(error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error);
+  const cause = firstCause(error);
+  const message = cause instanceof Error ? cause.message : String(cause);
   return `rlv: error: ${message.split("\n")[0]}`;
 }

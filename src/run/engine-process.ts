@@ -1,7 +1,7 @@
 import { appendFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { debugging } from "../core/env.ts";
-import { errorLine, exitCodeOf, Interrupted, RlvError } from "../core/errors.ts";
+import { errorLine, exitCodeOf, firstCause, Interrupted, RlvError } from "../core/errors.ts";
 import { ENGINE_COMMAND, STANDALONE } from "../core/version.ts";
 import { newestOf } from "./folder.ts";
 import type { Progress } from "./progress.ts";
@@ -213,7 +213,8 @@ async function runJob<Config>(
       resumeFrom: job.resumeFrom,
       checkpointConfig: job.checkpointConfig,
     });
-  } catch (error) {
+  } catch (thrown) {
+    const error = firstCause(thrown);
     code = exitCodeOf(error);
     if (error instanceof Interrupted) log([error.message]);
     else

@@ -11,11 +11,13 @@ export class Sinks implements Disposable {
 
   constructor(runDir: string, step: number, saveRollouts: boolean) {
     const path = join(runDir, "metrics.jsonl");
-    truncateAfterStep(path, step);
+    // A run that starts over evaluates step 0 again.
+    const kept = step === 0 ? -1 : step;
+    truncateAfterStep(path, kept);
     this.#metrics = new JsonlWriter(path);
     this.#events = new EventWriter(runDir, step > 0 ? { purgeFromStep: step + 1 } : {});
     this.rollouts = saveRollouts ? new RolloutsDb(join(runDir, "rollouts.sqlite")) : null;
-    this.rollouts?.deleteAfterStep(step);
+    this.rollouts?.deleteAfterStep(kept);
   }
 
   write(step: number, metrics: Readonly<Record<string, number>>): void {

@@ -33,8 +33,8 @@ RLV_API uint32_t rlv_buffer_free(uint32_t device, uint32_t buffer);
 // Address of a buffer's bytes, NULL on the null device or for a stale handle.
 RLV_API void* rlv_buffer_ptr(uint32_t device, uint32_t buffer);
 
-// Validates and queues a batch of records: each is a word (op id) | (words in all << 16), then the operation's
-// struct. Returns a ticket, 0 on failure (nothing is queued). Operations take effect in order.
+// Validates and queues a batch of records: each is a word (op id) | (words in all << 16), then the
+// operation's struct. Returns a ticket, 0 on failure (nothing is queued). Operations take effect in order.
 RLV_API uint32_t rlv_submit(uint32_t device, const uint32_t* words, uint32_t count);
 // Waits up to `milliseconds` for a ticket: 0 done, 1 still running, 2 the stream failed.
 RLV_API uint32_t rlv_wait(uint32_t device, uint32_t ticket, uint32_t milliseconds);
@@ -52,8 +52,8 @@ RLV_API double rlv_measure(uint32_t device, uint32_t what, double seconds);
 // Gradient of one forward operation on a ref device by the complex step. cotangents and gradients hold one
 // rlv_ref per tensor of the operation: float32 cotangents of outputs (absent: zero), and where to write the
 // float32 gradients of inputs (absent: not wanted), both in the element order of the tensor itself.
-RLV_API uint32_t rlv_ref_vjp(uint32_t device, const uint32_t* record, uint32_t words, const uint32_t* cotangents,
-                             const uint32_t* gradients);
+RLV_API uint32_t rlv_ref_vjp(uint32_t device, const uint32_t* record, uint32_t words,
+                             const uint32_t* cotangents, const uint32_t* gradients);
 // Makes the n-th next buffer allocation fail (0 = off): tests of the out-of-memory path.
 RLV_API void rlv_fail_allocation(uint32_t n);
 

@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 /** Hash of the native interface that this source speaks. */
-export const ABI_HASH = "362f83718d9ed2c4";
+export const ABI_HASH = "3144667076fc6461";

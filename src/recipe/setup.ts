@@ -7,7 +7,7 @@ import { AdamW } from "../nn/optimizer.ts";
 import { Transformer } from "../nn/transformer.ts";
 import { loadOptimizer, readTrainState, type TrainState } from "../run/checkpoint.ts";
 import { dtypeCode, openTokenizer, readCausalConfig, weightsHash } from "../run/open-model.ts";
-import type { RunControl } from "../run/reporter.ts";
+import { bytesText, type RunControl } from "../run/reporter.ts";
 import { StepMemory } from "../tape/tape.ts";
 import type { TrainSettings } from "./settings.ts";
 
@@ -144,15 +144,30 @@ export async function planMemory(
     const { kv } = await step(trained, memory);
     const policy = trained.model.parameters.bytes;
     const reference = trained.reference?.parameters.bytes.weights ?? 0;
-    return {
+    const bytes = {
       weights: policy.weights + reference,
       gradients: policy.gradients,
       optimizer: policy.optimizer,
       kv,
       activations: memory.peak,
     };
+    refuseTooLarge(bytes);
+    return bytes;
   } finally {
     memory.dispose();
     trained.dispose();
   }
+}
+
+/** A run that cannot fit is refused before it starts, not killed by the system in the middle. */
+function refuseTooLarge(bytes: Readonly<Record<string, number>>): void {
+  const total = Object.values(bytes).reduce((a, b) => a + b, 0);
+  const available = process.availableMemory();
+  if (total <= available) return;
+  const parts = Object.entries(bytes).map(([name, n]) => `${name} ${bytesText(n)}`);
+  throw new UsageError(
+    `the run needs ${bytesText(total)} (${parts.join(", ")}), ${bytesText(available)} are available`,
+    "memory plan",
+    "lower --batch_size or --micro_batch_tokens, set --gradient_checkpointing true, --dtype bfloat16 or --optimizer_dtype bfloat16",
+  );
 }

@@ -47,7 +47,9 @@ inline TileSum merge(const TileSum& a, const TileSum& b) {
     const double shift = double(t.max) - double(max);
     const double scale = t.max == max ? 1.0 : std::exp(shift);
     sum += double(t.sum) * scale;
-    zsum += t.max == max ? double(t.zsum) : scale == 0 ? 0.0 : (double(t.zsum) + shift * double(t.sum)) * scale;
+    zsum += t.max == max ? double(t.zsum)
+            : scale == 0 ? 0.0
+                         : (double(t.zsum) + shift * double(t.sum)) * scale;
   }
   return {max, float(sum), float(zsum)};
 }

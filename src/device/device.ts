@@ -125,7 +125,7 @@ export class Device {
     if (this.#count === 0) return;
     const ticket = lib().rlv_submit(this.handle, this.#words, this.#count);
     this.#count = 0;
-    if (ticket === 0) this.#throwError();
+    if (ticket === 0) this.throwError();
     this.#ticket = ticket;
   }
 
@@ -136,7 +136,7 @@ export class Device {
     for (;;) {
       const state = lib().rlv_wait(this.handle, this.#ticket, 50);
       if (state === 0) return;
-      if (state === 2) this.#throwError();
+      if (state === 2) this.throwError();
     }
   }
 
@@ -189,7 +189,7 @@ export class Device {
       return out;
     };
     const status = lib().rlv_ref_vjp(this.handle, words, words.length, refs(cotangents), refs(gradients));
-    if (status !== 0) this.#throwError();
+    if (status !== 0) this.throwError();
   }
 
   #grow(more: number): void {
@@ -199,7 +199,8 @@ export class Device {
     this.#floats = new Float32Array(words.buffer);
   }
 
-  #throwError(): never {
+  /** Takes the device's first error and throws it. */
+  throwError(): never {
     const text = readText((out, n) => lib().rlv_error(this.handle, out, n));
     throw text.includes("stale handle") ? new Stale(text) : new DeviceError(text || "the device failed");
   }
@@ -276,6 +277,15 @@ export class Buffer {
       this.#address = address as Pointer;
     }
     return nativeView(this.#address!, offset, bytes);
+  }
+
+  /** Fills [offset, offset+bytes) from a file. Bytes go from the page cache to their place without a stop. */
+  readFile(fd: number, from: number, offset: number, bytes: number): void {
+    if (this.#freed) throw new Stale("buffer used after it was freed", this.label);
+    assert(offset % 16 === 0 && offset + bytes <= this.bytes, `${this.label}: read of ${bytes} at ${offset}`);
+    if (lib().rlv_read_file(this.device.handle, this.handle, offset / 16, fd, from, bytes) !== 0) {
+      this.device.throwError();
+    }
   }
 
   /** The byte range [offset, offset+bytes) as an operation's argument. */

@@ -6,7 +6,7 @@
 import { assert } from "../core/errors.ts";
 import type { Buffer, Device } from "../device/device.ts";
 import { Dtype, type DtypeCode, packedLength, sizeOf } from "../ops/define.ts";
-import { fill, packWeight, unpackWeight } from "../ops/elementwise.ts";
+import { cast, fill, packWeight, unpackWeight } from "../ops/elementwise.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
 
 const ALIGN = 64;
@@ -24,6 +24,14 @@ export interface Parameter {
   readonly remainder: Storage | null;
   readonly gradient: Storage | null;
   readonly moments: readonly [m: Storage, v: Storage] | null;
+}
+
+/** Row-major values in an open file. */
+export interface StoredValues {
+  readonly fd: number;
+  readonly begin: number;
+  readonly bytes: number;
+  readonly dtype: DtypeCode;
 }
 
 export interface ParameterOptions {
@@ -124,6 +132,49 @@ export class Parameters {
   load(name: string, values: Float32Array): void {
     const p = this.get(name);
     this.#store(values, p, p.tensor.storage!, p.tensor.dtype, p.remainder);
+  }
+
+  /** Sets matrices and vectors straight from files, row-major float32 or bfloat16, through one staging buffer. */
+  loadStored(sources: Iterable<{ readonly name: string; readonly stored: StoredValues }>): void {
+    const list = [...sources];
+    if (!this.device.hasMemory || list.length === 0) return;
+    const staging = this.device.buffer(Math.max(...list.map(({ stored }) => stored.bytes)), "load staging");
+    try {
+      for (const { name, stored } of list) {
+        const p = this.get(name);
+        staging.readFile(stored.fd, stored.begin, 0, stored.bytes);
+        const to = p.tensor.storage!.view;
+        if (p.matrix) {
+          const [n, k] = [p.shape[0]!, p.shape[1]!];
+          const lo = stored.dtype === Dtype.f32 ? (p.remainder?.view ?? null) : null;
+          if (p.remainder && !lo) this.#clear(p.remainder);
+          this.device.emit(packWeight, {
+            w: to,
+            lo,
+            src: staging.range(),
+            n,
+            k,
+            dt: p.tensor.dtype,
+            sdt: stored.dtype,
+          });
+        } else {
+          this.device.emit(cast, {
+            y: to,
+            x: staging.range(),
+            n: p.length,
+            dt: stored.dtype,
+            ydt: Dtype.f32,
+          });
+        }
+        this.device.finish();
+      }
+    } finally {
+      staging.free();
+    }
+  }
+
+  #clear(storage: Storage): void {
+    this.device.emit(fill, { y: storage.view, n: Math.ceil(storage.bytes / 4), value: 0 });
   }
 
   /** Row-major float32 values; the exact master of a trained bfloat16 matrix. */

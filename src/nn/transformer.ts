@@ -2,6 +2,7 @@
  * The decoder of Qwen3, Qwen2 and Llama: one forward pass over packed rows for prefill, decoding, scoring and
  * training. Parameters carry their Hugging Face names.
  */
+import { closeSync, openSync } from "node:fs";
 import { UsageError } from "../core/errors.ts";
 import type { Device } from "../device/device.ts";
 import { expectedTensors, type ModelConfig, type Weights } from "../io/hf-folder.ts";
@@ -9,7 +10,7 @@ import { Dtype, type DtypeCode } from "../ops/define.ts";
 import type { Graph } from "../tape/tape.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
 import * as F from "./functional.ts";
-import { Parameters } from "./parameters.ts";
+import { Parameters, type StoredValues } from "./parameters.ts";
 import { ropeTable } from "./rope.ts";
 
 /** Attention over rows whose keys lie in the batch (and in cached prefixes), optionally written to a cache. */
@@ -127,7 +128,23 @@ export class Transformer {
 
   /** Reads every parameter from a model folder whose names and shapes have been checked. */
   loadWeights(weights: Weights): void {
-    for (const p of this.parameters.list) this.parameters.load(p.name, weights.readFloat32(p.name));
+    const files = new Map<string, number>();
+    const direct: { name: string; stored: StoredValues }[] = [];
+    try {
+      for (const { name } of this.parameters.list) {
+        const { path, begin, bytes, dtype } = weights.source(name);
+        const code = { F32: Dtype.f32, BF16: Dtype.bf16 }[dtype as string];
+        if (code === undefined) {
+          this.parameters.load(name, weights.readFloat32(name));
+          continue;
+        }
+        if (!files.has(path)) files.set(path, openSync(path, "r"));
+        direct.push({ name, stored: { fd: files.get(path)!, begin, bytes, dtype: code } });
+      }
+      this.parameters.loadStored(direct);
+    } finally {
+      for (const fd of files.values()) closeSync(fd);
+    }
   }
 
   /** Copies the values of another model of the same shape. */

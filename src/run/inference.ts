@@ -5,6 +5,7 @@ import type { Finish } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import type { Device } from "../device/device.ts";
 import { AtomicFile } from "../io/atomic.ts";
+import type { ModelConfig } from "../io/hf-folder.ts";
 import { jsonLine, readDataset } from "../io/jsonl.ts";
 import { type ChatMessage, hasChatTemplate, renderChat } from "../io/template.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
@@ -63,16 +64,27 @@ interface Opened {
 
 /** Prompts decoded together and packed tokens of one pass. */
 const BATCH = 32;
+/** Longest conversation in tokens: its key-value pages are reserved when a chat opens. */
+const CHAT_CONTEXT = 8192;
 const PACKED_TOKENS = 2048;
 
-function open(settings: Common, maxPositions: (context: number) => number): Opened {
-  const config = readCausalConfig(settings.model);
-  const tokenizer = openTokenizer(settings.model, config);
+interface Described {
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+}
+
+function describe(folder: string): Described {
+  const config = readCausalConfig(folder);
+  return { config, tokenizer: openTokenizer(folder, config) };
+}
+
+/** Opens the weights for sequences of up to `maxPositions` tokens. */
+function open(settings: Common, { tokenizer }: Described, maxPositions: number): Opened {
   const device = openDevice(settings.device, settings.threads);
   const model = openModel(settings.model, device, {
     dtype: dtypeCode(settings.dtype),
     trainable: false,
-    maxPositions: Math.min(config.maxPositionEmbeddings, maxPositions(config.maxPositionEmbeddings)),
+    maxPositions,
   });
   const memory = new StepMemory(device);
   return {
@@ -103,22 +115,26 @@ function samplingOf(settings: SamplingFlags, tokenizer: Tokenizer): Sampling {
 export async function generate(settings: GenerateSettings, talk: (line: string) => void): Promise<Summary> {
   const begin = performance.now();
   const lines = readDataset(settings.in);
-  const opened = open(settings, (context) => context);
-  const { model, tokenizer, memory, device } = opened;
+  const described = describe(settings.model);
+  const { tokenizer } = described;
+  const context = described.config.maxPositionEmbeddings;
+  const prompts = lines.map(({ row, line }) => {
+    const where = `${settings.in}:${line}`;
+    const prompt = promptOf(row, tokenizer, where);
+    if (prompt.ids.length + settings.max_new_tokens > context) {
+      throw new UsageError(
+        `prompt of ${prompt.ids.length} tokens plus ${settings.max_new_tokens} new ones exceeds the context of ${context}`,
+        where,
+        "lower --max_new_tokens or shorten the prompt",
+      );
+    }
+    return prompt;
+  });
+  const longest = prompts.reduce((most, p) => Math.max(most, p.ids.length), 0);
+  const opened = open(settings, described, longest + settings.max_new_tokens);
+  const { model, memory, device } = opened;
   try {
-    const prompts = lines.map(({ row, line }) => promptOf(row, tokenizer, `${settings.in}:${line}`));
-    const context = model.config.maxPositionEmbeddings;
-    prompts.forEach(({ ids }, i) => {
-      if (ids.length + settings.max_new_tokens > context) {
-        throw new UsageError(
-          `prompt of ${ids.length} tokens plus ${settings.max_new_tokens} new ones exceeds the context of ${context}`,
-          `${settings.in}:${lines[i]!.line}`,
-          "lower --max_new_tokens or shorten the prompt",
-        );
-      }
-    });
     talk(`${prompts.length} prompts, ${settings.n} completions each`);
-    const longest = Math.max(...prompts.map((p) => p.ids.length));
     const engine = new RolloutEngine(memory, model, {
       maxBatch: BATCH,
       maxLength: longest + settings.max_new_tokens,
@@ -186,27 +202,29 @@ class StopTexts {
 export async function logprob(settings: LogprobSettings, talk: (line: string) => void): Promise<Summary> {
   const begin = performance.now();
   const lines = readDataset(settings.in);
-  const opened = open(settings, (context) => context);
-  const { model, tokenizer, memory, device } = opened;
+  const described = describe(settings.model);
+  const { config, tokenizer } = described;
+  const groups = lines.map(({ row, line }) => {
+    const where = `${settings.in}:${line}`;
+    const prompt = promptOf(row, tokenizer, where).ids;
+    const completions = completionsOf(row, tokenizer, where);
+    if (prompt.length === 0) throw new UsageError("the prompt has no tokens", where);
+    const longest = prompt.length + Math.max(...completions.map((c) => c.length));
+    if (longest > config.maxPositionEmbeddings) {
+      throw new UsageError(`${longest} tokens exceed the context of ${config.maxPositionEmbeddings}`, where);
+    }
+    for (const id of [prompt, ...completions].flatMap((ids) => [...ids])) {
+      if (id >= config.vocabSize) throw new UsageError(`token id ${id} is outside the vocabulary`, where);
+    }
+    return { prompt, completions };
+  });
+  const longest = groups.reduce(
+    (most, g) => Math.max(most, g.prompt.length + Math.max(...g.completions.map((c) => c.length))),
+    0,
+  );
+  const opened = open(settings, described, longest);
+  const { model, memory, device } = opened;
   try {
-    const groups = lines.map(({ row, line }) => {
-      const where = `${settings.in}:${line}`;
-      const prompt = promptOf(row, tokenizer, where).ids;
-      const completions = completionsOf(row, tokenizer, where);
-      if (prompt.length === 0) throw new UsageError("the prompt has no tokens", where);
-      const longest = prompt.length + Math.max(...completions.map((c) => c.length));
-      if (longest > model.config.maxPositionEmbeddings) {
-        throw new UsageError(
-          `${longest} tokens exceed the context of ${model.config.maxPositionEmbeddings}`,
-          where,
-        );
-      }
-      for (const id of [prompt, ...completions].flatMap((ids) => [...ids])) {
-        if (id >= model.config.vocabSize)
-          throw new UsageError(`token id ${id} is outside the vocabulary`, where);
-      }
-      return { prompt, completions };
-    });
     talk(`${groups.length} prompts, ${groups.reduce((n, g) => n + g.completions.length, 0)} completions`);
     const { logprobs } = scoreGroups(memory, model, groups, 1, PACKED_TOKENS);
     const out = lines.map(({ row }, i) => {
@@ -253,9 +271,11 @@ function writeLines(path: string, rows: readonly Record<string, unknown>[]): voi
 
 /** A conversation in the terminal; each reply is streamed in pieces of whole characters. */
 export async function openChat(settings: ChatSettings, _talk: (line: string) => void) {
-  const opened = open(settings, (context) => context);
-  const { model, tokenizer, memory, device } = opened;
-  const context = model.config.maxPositionEmbeddings;
+  const described = describe(settings.model);
+  const { tokenizer } = described;
+  const context = Math.min(described.config.maxPositionEmbeddings, CHAT_CONTEXT);
+  const opened = open(settings, described, context);
+  const { model, memory, device } = opened;
   const start: ChatMessage[] = settings.system === null ? [] : [{ role: "system", content: settings.system }];
   let messages = [...start];
   let turn = 0;

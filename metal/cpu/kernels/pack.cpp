@@ -2,6 +2,7 @@
 //   float32 [n/32][k][32], bfloat16 [n/32][k/2][32][2]; padding is zero.
 // With `lo` a bfloat16 weight is the float32 value's nearest high half and lo the signed rest: bits = (hi <<
 // 16) + lo.
+#include <algorithm>
 #include <cstring>
 #include "../ctx.h"
 #include "../vec.h"
@@ -36,9 +37,33 @@ float element(const void* p, uint32_t dt, size_t i) {
   return dt == RLV_BF16 ? bf16_to_f32(static_cast<const uint16_t*>(p)[i]) : static_cast<const float*>(p)[i];
 }
 
+// Without conversion packing is a transposition of 32 rows of 32-bit words (a float32, or a pair of
+// bfloat16), in blocks that stay in the first-level cache.
+void transpose_panels(const Range& panels, uint32_t n, uint32_t words, const uint32_t* src, uint32_t* dst) {
+  constexpr uint32_t kBlock = 32;
+  for (uint32_t panel = panels.begin; panel < panels.end; panel++) {
+    const uint32_t rows = std::min<uint32_t>(RLV_PANEL, n - panel * RLV_PANEL);
+    const uint32_t* from = src + size_t(panel) * RLV_PANEL * words;
+    uint32_t* to = dst + size_t(panel) * RLV_PANEL * words;
+    for (uint32_t w0 = 0; w0 < words; w0 += kBlock) {
+      const uint32_t w1 = std::min(words, w0 + kBlock);
+      for (uint32_t lane = 0; lane < rows; lane++)
+        for (uint32_t w = w0; w < w1; w++) to[size_t(w) * RLV_PANEL + lane] = from[size_t(lane) * words + w];
+      for (uint32_t lane = rows; lane < RLV_PANEL; lane++)
+        for (uint32_t w = w0; w < w1; w++) to[size_t(w) * RLV_PANEL + lane] = 0;
+    }
+  }
+}
+
 }  // namespace
 
 void pack_weight(Ctx& c, const args::PackWeight& a) {
+  if (!a.lo && a.dt == a.sdt && (a.dt == RLV_F32 || a.k % 2 == 0)) {
+    const uint32_t words = a.dt == RLV_F32 ? a.k : a.k / 2;
+    transpose_panels(split(uint32_t(ceil_div(a.n, RLV_PANEL)), c), a.n, words,
+                     static_cast<const uint32_t*>(a.src), static_cast<uint32_t*>(a.w));
+    return;
+  }
   const Range mine = split_units(uint32_t(ceil_div(a.n, RLV_PANEL) * RLV_PANEL), RLV_PANEL, c);
   const uint32_t depth = a.dt == RLV_BF16 ? (a.k + 1) / 2 * 2 : a.k;
   uint16_t* w16 = static_cast<uint16_t*>(a.w);

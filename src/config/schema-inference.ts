@@ -60,7 +60,7 @@ const benchShape = { ...deviceShape, ...seedShape };
 export const benchSchemas = {
   grpo: z.strictObject({
     shape: shapeFlag,
-    prompt: field(int(1), 64, "tokens of a prompt"),
+    prompt: field(int(1), 24, "tokens of a prompt"),
     completion: field(int(1), 128, "tokens of a completion; each runs to this length"),
     group: field(int(1), 16, "completions a prompt"),
     completions: field(int(1), 32, "completions a step"),
@@ -93,7 +93,7 @@ export const benchSchemas = {
     ...benchShape,
   }),
   ops: z.strictObject({ shape: shapeFlag, steps: stepsFlag, ...benchShape }),
-  startup: z.strictObject({ steps: stepsFlag, ...benchShape }),
+  startup: z.strictObject({ shape: shapeFlag, steps: stepsFlag, ...benchShape }),
 } as const;
 
 export type BenchName = keyof typeof benchSchemas;

@@ -202,15 +202,13 @@ export class RolloutEngine {
           }
         }
         if (started.length > 0) {
-          const hidden = F.gather(
+          const index = upload(
             g,
-            rows[0]!.hidden,
-            upload(
-              g,
-              rows.map((r) => r.row),
-              "start rows",
-            ),
+            rows.map((r) => r.row),
+            "start rows",
           );
+          const hidden = F.gather(g, rows[0]!.hidden, index);
+          g.release(index);
           active.push(...this.#draw(g, hidden, started, requests, sampling, key, accept));
           encoded = this.#retire(g, encoded, requests);
           yield;

@@ -1,0 +1,193 @@
+import { describe, expect, test } from "bun:test";
+import { OutOfMemory, Stale } from "../../src/core/errors.ts";
+import { Device } from "../../src/device/device.ts";
+import { lib } from "../../src/device/lib.ts";
+import type { Tokenizer } from "../../src/io/tokenizer.ts";
+import { TRL_ADVANTAGE } from "../../src/loss/advantage.ts";
+import { policyOptions } from "../../src/loss/options.ts";
+import { AdamW } from "../../src/nn/optimizer.ts";
+import { Transformer } from "../../src/nn/transformer.ts";
+import { packGroups } from "../../src/rollout/pack.ts";
+import { forwardRow } from "../../src/rollout/score.ts";
+import { PolicyStep, type Score } from "../../src/run/policy-step.ts";
+import { Graph, StepMemory } from "../../src/tape/tape.ts";
+import { promptOf, Tiny } from "./tiny.ts";
+
+const alternate: Score = async (rollouts) =>
+  rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} }));
+
+function policyStep(memory: StepMemory, model: Transformer): PolicyStep {
+  const reference = new Transformer(
+    memory.device,
+    model.config,
+    { ...model.options, trainable: false },
+    "reference",
+  );
+  if (memory.device.hasMemory) reference.copyFrom(model);
+  const optimizer = new AdamW(model.parameters, {
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    weightDecay: 0,
+    maxGradNorm: 1,
+    seed: 1,
+  });
+  return new PolicyStep(
+    memory,
+    model,
+    reference,
+    { decode: () => "" } as unknown as Tokenizer,
+    optimizer,
+    alternate,
+    {
+      seed: 1,
+      groupSize: 4,
+      numIterations: 1,
+      stepsPerGeneration: 1,
+      gradAccumSteps: 1,
+      sampling: { temperature: 1, topK: 0, topP: 1, minP: 0, maxNewTokens: 10, eosIds: [] },
+      loss: policyOptions({ lossType: "grpo", beta: 0.02 }),
+      advantage: TRL_ADVANTAGE,
+      gamma: 1,
+      maskTruncated: false,
+      microBatchTokens: 64,
+      sharePrefix: true,
+    },
+    { maxBatch: 8, maxLength: 40, prefillTokens: 64 },
+  );
+}
+
+const prompts = [0, 1, 2].map((index) => ({
+  index,
+  text: "",
+  ids: promptOf(9 + index, 97, index),
+  fields: {},
+}));
+
+describe("memory", () => {
+  test("50 steps: live bytes and buffers stay, everything is freed at the end", async () => {
+    const tiny = new Tiny("llama", { trainable: true });
+    const step = policyStep(tiny.memory, tiny.model);
+    let settled: { bytes: number; buffers: number } | null = null;
+    for (let i = 1; i <= 50; i++) {
+      await step.generate(i, prompts);
+      const metrics = await step.update(i, 1e-4);
+      expect(metrics["train/sampler_logp_diff_max"]).toBe(0);
+      expect(tiny.memory.used).toBe(0);
+      const { liveBytes, liveBuffers } = tiny.device.stats();
+      if (i === 2) settled = { bytes: liveBytes, buffers: liveBuffers };
+      if (settled) expect({ bytes: liveBytes, buffers: liveBuffers }).toEqual(settled);
+    }
+    step.dispose();
+    step.reference!.dispose();
+    tiny.memory.dispose();
+    tiny.model.dispose();
+    expect(tiny.device.stats()).toMatchObject({ liveBytes: 0, liveBuffers: 0 });
+    tiny.device.close();
+  });
+
+  test.each([false, true])(
+    "the plan of the null device is what a step takes, checkpointing %p",
+    async (checkpointing) => {
+      const peak = async (device: Device, fill?: (model: Transformer) => void) => {
+        using source = new Tiny("llama");
+        const memory = new StepMemory(device);
+        const model = new Transformer(device, source.model.config, {
+          ...source.model.options,
+          trainable: true,
+          checkpointing,
+        });
+        fill?.(model);
+        const step = policyStep(memory, model);
+        await step.generate(1, prompts);
+        await step.update(1, 0);
+        const most = memory.peak;
+        step.dispose();
+        step.reference!.dispose();
+        memory.dispose();
+        model.dispose();
+        device.close();
+        return most;
+      };
+      const planned = await peak(Device.open("null"));
+      const taken = await peak(Device.open("cpu", 2), (model) => {
+        using source = new Tiny("llama");
+        model.copyFrom(source.model);
+      });
+      expect(taken).toBeLessThanOrEqual(planned);
+      expect(taken).toBeGreaterThan(0.7 * planned);
+    },
+  );
+
+  test("a refused allocation is a typed error that leaks nothing", () => {
+    const device = Device.open("cpu", 1);
+    lib().rlv_fail_allocation(1);
+    expect(() => device.buffer(1 << 20, "refused")).toThrow(OutOfMemory);
+    expect(device.stats()).toMatchObject({ liveBytes: 0, liveBuffers: 0 });
+    const memory = new StepMemory(device, 1 << 20);
+    const g = new Graph(memory, false);
+    expect(() => g.empty([1 << 20], 0, "too large")).toThrow("out of memory");
+    memory.dispose();
+    device.close();
+  });
+
+  test("a released tensor says who it was", () => {
+    using tiny = new Tiny("llama");
+    const g = new Graph(tiny.memory, false);
+    const t = g.empty([4], 0, "temporary");
+    g.release(t);
+    expect(() => t.view).toThrow(Stale);
+    expect(() => t.view).toThrow("temporary [4]");
+    expect(() => g.release(t)).toThrow("temporary released twice");
+  });
+});
+
+describe("gradients do not depend on how they are computed", () => {
+  const gradients = (options: { checkpointing: boolean; share: boolean }, threads: number) => {
+    using tiny = new Tiny("qwen3", { trainable: true, checkpointing: options.checkpointing }, threads);
+    const { model, memory } = tiny;
+    model.parameters.zeroGradients();
+    const g = new Graph(memory, true);
+    const completions = [7, 1, 12].map((n, i) => promptOf(n, 613, 20 + i));
+    const row = packGroups([{ prompt: promptOf(21, 613), completions }], options.share);
+    const { logprob, entropy } = forwardRow(g, model, row, 0.9);
+    const weights = Float32Array.from({ length: logprob.size }, (_, i) => Math.sin(i + 1));
+    g.backward([
+      [logprob, g.upload(weights, "weights")],
+      [
+        entropy,
+        g.upload(
+          weights.map((w) => 0.3 * w),
+          "entropy weights",
+        ),
+      ],
+    ]);
+    g.release(logprob, entropy);
+    memory.finish();
+    expect(memory.used).toBe(0);
+    return new Map(model.parameters.list.map((p) => [p.name, model.parameters.readGradient(p.name)]));
+  };
+  const want = gradients({ checkpointing: false, share: true }, 2);
+
+  test("checkpointing and threads: the same bits", () => {
+    for (const [checkpointing, threads] of [
+      [true, 2],
+      [false, 1],
+      [false, 3],
+    ] as const) {
+      const got = gradients({ checkpointing, share: true }, threads);
+      for (const [name, values] of want)
+        expect(Buffer.from(got.get(name)!.buffer).equals(Buffer.from(values.buffer))).toBe(true);
+    }
+  });
+
+  test("a shared prompt has the sum of its copies' gradients", () => {
+    const copies = gradients({ checkpointing: false, share: false }, 2);
+    for (const [name, values] of want) {
+      const other = copies.get(name)!;
+      const norm = Math.hypot(...values);
+      const difference = Math.hypot(...values.map((v, i) => v - other[i]!));
+      expect(difference).toBeLessThan(1e-4 * norm);
+    }
+  });
+});

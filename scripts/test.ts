@@ -118,7 +118,9 @@ function typescript(files: readonly string[]): void {
   try {
     const report = join(scratch, "report.xml");
     const paths = files.map((file) => `./${relative(root, file)}`);
-    const command = [process.execPath, "test", "--reporter=junit", `--reporter-outfile=${report}`, ...paths];
+    // Whole training runs are tests here; the default limit of 5 s is for unit tests.
+    const options = ["--timeout=120000", "--reporter=junit", `--reporter-outfile=${report}`];
+    const command = [process.execPath, "test", ...options, ...paths];
     const result = Bun.spawnSync(command, { cwd: root, stdout: "inherit", stderr: "inherit" });
     const tag = existsSync(report) ? /<testsuites[^>]*>/.exec(readFileSync(report, "utf8"))?.[0] : undefined;
     if (tag === undefined) {

@@ -1,5 +1,6 @@
 import {
   closeSync,
+  existsSync,
   fstatSync,
   lstatSync,
   mkdirSync,
@@ -233,11 +234,22 @@ export function newestCheckpoint(parent: string): FoundCheckpoint | null {
   );
 }
 
+/** Ended, and not yet collected by its parent: it writes nothing any more. */
+function isZombie(pid: number): boolean {
+  const stat = `/proc/${pid}/stat`;
+  if (!existsSync(stat)) return false;
+  try {
+    return / Z /.test(readFileSync(stat, "latin1").replace(/^.*\)/s, ""));
+  } catch {
+    return true;
+  }
+}
+
 function alive(pid: number): boolean {
   if (pid === process.pid) return false;
   try {
     process.kill(pid, 0);
-    return true;
+    return !isZombie(pid);
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === "EPERM";
   }

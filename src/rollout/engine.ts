@@ -3,7 +3,7 @@
  * and draws are keyed by (seed, purpose, step, prompt, completion, position), so what a request gets does not
  * depend on what else is in the batch or on the order of admission.
  */
-import { assert, UsageError } from "../core/errors.ts";
+import { assert, DeviceError, Diverged, UsageError } from "../core/errors.ts";
 import type { Finish } from "../core/records.ts";
 import type { Purpose } from "../core/rng.ts";
 import * as F from "../nn/functional.ts";
@@ -378,12 +378,22 @@ export class RolloutEngine {
       },
     );
     g.release(hidden, logits, uploaded);
-    this.memory.finish();
+    this.#finishDraw(key.step);
     const drawn = ids.uint32();
     const logps = logprob.float32();
     const going = sequences.filter((s, i) => accept(s, drawn[i]!, logps[i]!));
     g.release(ids, logprob);
     return going;
+  }
+
+  /** A policy whose logits are not finite has diverged: that is not the device's failure. */
+  #finishDraw(step: number): void {
+    try {
+      this.memory.finish();
+    } catch (error) {
+      if (!(error instanceof DeviceError && error.message.includes("not finite"))) throw error;
+      throw new Diverged("the policy's logits are not finite", `step ${step}`, "lower the learning rate");
+    }
   }
 
   dispose(): void {

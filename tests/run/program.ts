@@ -1,0 +1,62 @@
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+
+const main = resolve(import.meta.dir, "../../src/cli/main.ts");
+
+export interface Ended {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** Runs the command line to its end. */
+export async function rlv(args: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
+  const child = start(args, env);
+  const [out, err, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { code, out, err };
+}
+
+/** The same in a process group of its own, to be killed as a whole. */
+export function start(args: readonly string[], env: Record<string, string> = {}) {
+  return Bun.spawn(["setsid", "--wait", process.execPath, main, ...args], {
+    stdout: "pipe",
+    stderr: "pipe",
+    stdin: "ignore",
+    env: { ...process.env, NO_COLOR: "1", ...env },
+  });
+}
+
+/** Every file below a folder with its sha256. */
+export function digest(dir: string): Record<string, string> {
+  const files: Record<string, string> = {};
+  for (const entry of readdirSync(dir, { recursive: true, withFileTypes: true })) {
+    if (!entry.isFile()) continue;
+    const path = join(entry.parentPath, entry.name);
+    files[path.slice(dir.length + 1)] = createHash("sha256").update(readFileSync(path)).digest("hex");
+  }
+  return files;
+}
+
+export type Row = Record<string, number>;
+
+export function metrics(run: string): Row[] {
+  const text = readFileSync(join(run, "metrics.jsonl"), "utf8").trimEnd();
+  return text.split("\n").map((line) => JSON.parse(line) as Row);
+}
+
+/** A short run of the default job. */
+export const SHORT = [
+  "--num_train_steps",
+  "6",
+  "--batch_size",
+  "4",
+  "--group_size",
+  "4",
+  "--eval_num_prompts",
+  "8",
+];

@@ -1,0 +1,93 @@
+import { Database } from "bun:sqlite";
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Purpose, Random } from "../../src/core/rng.ts";
+import { digest, metrics, rlv, start } from "./program.ts";
+
+const scratch = mkdtempSync(join(tmpdir(), "rlv-resume-"));
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+/** RLV_KILLS=20 for the long version. */
+const KILLS = Number(process.env.RLV_KILLS ?? 5);
+const random = new Random(Date.now() >>> 0, Purpose.data);
+
+// Two updates per batch: a checkpoint may fall inside a generation, whose rollouts it must hold.
+const job = (name: string) => [
+  ...[
+    "train",
+    "--num_train_steps",
+    "30",
+    "--num_iterations",
+    "2",
+    "--save_every",
+    "1",
+    "--keep_checkpoints",
+    "2",
+  ],
+  ...["--loss_type", "grpo", "--scale_rewards", "group", "--eval_every", "10", "--eval_num_prompts", "16"],
+  ...["--batch_size", "4", "--group_size", "8", "--output_dir", scratch, "--run_name", name],
+];
+
+let whole: Record<string, string> | undefined;
+async function unbroken(): Promise<Record<string, string>> {
+  if (!whole) {
+    const { code, err } = await rlv(job("whole"));
+    expect([err, code]).toEqual(["", 0]);
+    whole = digest(join(scratch, "whole/checkpoints/final"));
+  }
+  return whole;
+}
+
+/** Nothing twice, nothing missing. */
+function checkRecords(run: string): void {
+  expect(metrics(run).map((r) => r.step)).toEqual(Array.from({ length: 31 }, (_, i) => i));
+  const db = new Database(join(run, "rollouts.sqlite"), { readonly: true });
+  expect(db.query("select count(*) as n from rollouts").get()).toEqual({ n: 15 * 32 });
+  expect(db.query("select count(*) as n from eval_rollouts").get()).toEqual({ n: 4 * 32 });
+  db.close();
+}
+
+test(`killed at ${KILLS} random moments and resumed: the bytes of the unbroken run`, async () => {
+  const want = await unbroken();
+  for (let kill = 0; kill < KILLS; kill++) {
+    const name = `kill-${kill}`;
+    const run = join(scratch, name);
+    const child = start(job(name));
+    // Anywhere from before the run folder exists to near the end; a run may be killed twice.
+    await Bun.sleep(150 + random.below(2600));
+    // It may have ended by itself.
+    if (child.exitCode === null) process.kill(-child.pid, "SIGKILL");
+    await child.exited;
+    for (const group of groupsOf(run)) process.kill(group, "SIGKILL");
+    if (existsSync(join(run, "checkpoints/final"))) continue;
+    const fresh = !existsSync(join(run, "train_config.json"));
+    if (fresh) rmSync(run, { recursive: true, force: true });
+    const { code, err } = await rlv(fresh ? job(name) : ["train", "--resume_from", run]);
+    expect([err, code]).toEqual(["", 0]);
+    expect(digest(join(run, "checkpoints/final"))).toEqual(want);
+    checkRecords(run);
+    expect(readdirSync(join(run, "checkpoints")).filter((n) => n.startsWith(".tmp-"))).toEqual([]);
+  }
+}, 600_000);
+
+/** The engine is a child in the same session as its parent; `setsid --wait` made one of its own. */
+function groupsOf(run: string): number[] {
+  const out = Bun.spawnSync(["pgrep", "-f", run]).stdout.toString().trim();
+  return out === "" ? [] : out.split("\n").map(Number);
+}
+
+test("Ctrl-C: the step is finished and saved, 130, and the run goes on from there", async () => {
+  const want = await unbroken();
+  const run = join(scratch, "interrupted");
+  const child = start(job("interrupted"));
+  while (!existsSync(join(run, "checkpoints/step-3"))) await Bun.sleep(20);
+  for (const pid of groupsOf(run).slice(0, 1)) process.kill(pid, "SIGINT");
+  process.kill(-child.pid, "SIGINT");
+  await child.exited;
+  const { code, err } = await rlv(["train", "--resume_from", run]);
+  expect([err, code]).toEqual(["", 0]);
+  expect(digest(join(run, "checkpoints/final"))).toEqual(want);
+  checkRecords(run);
+}, 60_000);

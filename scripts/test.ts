@@ -108,7 +108,7 @@ function attribute(tag: string, name: string): number {
 }
 
 /** Runs the files in one `bun test`; counts come from its JUnit report, which a crash leaves unwritten. */
-function typescript(files: readonly string[]): void {
+function typescript(files: readonly string[], env: Readonly<Record<string, string>> = {}): void {
   if (files.length === 0) {
     count(`no test file matches ${JSON.stringify(filter)}`, 0, 1);
     return;
@@ -121,7 +121,12 @@ function typescript(files: readonly string[]): void {
     // Whole training runs are tests here; the default limit of 5 s is for unit tests.
     const options = ["--timeout=120000", "--reporter=junit", `--reporter-outfile=${report}`];
     const command = [process.execPath, "test", ...options, ...paths];
-    const result = Bun.spawnSync(command, { cwd: root, stdout: "inherit", stderr: "inherit" });
+    const result = Bun.spawnSync(command, {
+      cwd: root,
+      env: { ...process.env, ...env },
+      stdout: "inherit",
+      stderr: "inherit",
+    });
     const tag = existsSync(report) ? /<testsuites[^>]*>/.exec(readFileSync(report, "utf8"))?.[0] : undefined;
     if (tag === undefined) {
       const how = result.signalCode ?? `code ${result.exitCode}`;
@@ -139,9 +144,29 @@ function typescript(files: readonly string[]): void {
   }
 }
 
+/** Every operation, the goldens and rollouts through the instrumented library; Bun itself is not instrumented. */
+function underAsan(): void {
+  const runtime = Bun.spawnSync(["g++", "-print-file-name=libasan.so"]).stdout.toString().trim();
+  if (!existsSync(runtime)) {
+    process.stdout.write("skip TypeScript tests under asan: g++ has no libasan.so\n");
+    return;
+  }
+  const files = ["ops/table", "ops/invariance", "golden/models", "run/sampler", "run/memory"];
+  typescript(
+    files.map((file) => join(root, `tests/${file}.test.ts`)),
+    {
+      LD_PRELOAD: runtime,
+      ASAN_OPTIONS: "detect_leaks=0:handle_segv=0",
+      RLV_LIB_PATH: join(root, "build/asan/librlv.so"),
+    },
+  );
+}
+
 if (filter === "asan" || filter === "tsan") {
-  if (buildNative(filter)) native(filter);
-  else count(`native library under ${filter}`, 0, 1);
+  if (buildNative(filter)) {
+    native(filter);
+    if (filter === "asan") underAsan();
+  } else count(`native library under ${filter}`, 0, 1);
 } else {
   const files = testFiles();
   const whole = filter === undefined;

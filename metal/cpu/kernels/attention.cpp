@@ -42,7 +42,8 @@ inline void attend_rows(int rows, const float* q, size_t ldq, const uint32_t* va
     return attend<n>(q, ldq, valid, keys, dim, scale, weights, ldw, out, ldo, lse);
     CASE(1)
     CASE(2)
-    CASE(3) CASE(4)
+    CASE(3)
+    CASE(4)
 #if defined(__AVX2__)
         CASE(5) CASE(6) CASE(7) CASE(8)
 #endif

@@ -102,7 +102,8 @@ inline void panel_product(int rows, const T* a, size_t lda, const T* panel, uint
     return tile<n>(a, lda, panel, depth, start, finish);
     CASE(1)
     CASE(2)
-    CASE(3) CASE(4) CASE(5) CASE(6)
+    CASE(3)
+    CASE(4) CASE(5) CASE(6)
 #if defined(__AVX512F__)
         CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #endif

@@ -36,19 +36,16 @@ template <class Keys>
 inline void attend_rows(int rows, const float* q, size_t ldq, const uint32_t* valid, const Keys& keys,
                         uint32_t dim, float scale, float* weights, size_t ldw, float* out, size_t ldo,
                         float* lse) {
+  // clang-format off
   switch (rows) {
-#define CASE(n) \
-  case n:       \
-    return attend<n>(q, ldq, valid, keys, dim, scale, weights, ldw, out, ldo, lse);
-    CASE(1)
-    CASE(2)
-    CASE(3)
-    CASE(4)
+#define CASE(n) case n: return attend<n>(q, ldq, valid, keys, dim, scale, weights, ldw, out, ldo, lse);
+    CASE(1) CASE(2) CASE(3) CASE(4)
 #if defined(__AVX2__)
-        CASE(5) CASE(6) CASE(7) CASE(8)
+    CASE(5) CASE(6) CASE(7) CASE(8)
 #endif
 #undef CASE
   }
+  // clang-format on
 }
 
 // A tile of query rows: packed queries, their key counts, results.

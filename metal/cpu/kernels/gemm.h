@@ -96,19 +96,16 @@ inline void tile(const T* a, size_t lda, const T* panel, uint32_t depth, Start&&
 template <class T, class Start, class Finish>
 inline void panel_product(int rows, const T* a, size_t lda, const T* panel, uint32_t depth, Start&& start,
                           Finish&& finish) {
+  // clang-format off
   switch (rows) {
-#define CASE(n) \
-  case n:       \
-    return tile<n>(a, lda, panel, depth, start, finish);
-    CASE(1)
-    CASE(2)
-    CASE(3)
-    CASE(4) CASE(5) CASE(6)
+#define CASE(n) case n: return tile<n>(a, lda, panel, depth, start, finish);
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #if defined(__AVX512F__)
-        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+    CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #endif
 #undef CASE
   }
+  // clang-format on
 }
 
 inline V start_zero(int, uint32_t) { return zero(); }

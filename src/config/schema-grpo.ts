@@ -1,4 +1,6 @@
 import * as z from "zod";
+import { KL_ESTIMATORS } from "../loss/kl.ts";
+import { LOSS_TYPES } from "../loss/options.ts";
 import { field, int, nonNegative, orNone, positive } from "./fields.ts";
 import {
   deviceShape,
@@ -9,19 +11,6 @@ import {
   scheduleShape,
   seedShape,
 } from "./schema-common.ts";
-
-export const LOSS_TYPES = [
-  "reinforce_kl2",
-  "grpo",
-  "bnpo",
-  "dr_grpo",
-  "dapo",
-  "cispo",
-  "sapo",
-  "luspo",
-  "vespo",
-  "ppo_clip",
-] as const;
 
 /** What the policy gradient is: the loss, its ratio, its advantages and the pull to the reference. */
 export const lossShape = {
@@ -58,7 +47,7 @@ export const lossShape = {
     },
   ),
   kl_estimator: field(
-    orNone(z.enum(["k1", "k2", "k3", "k3_ratio"])),
+    orNone(z.enum(KL_ESTIMATORS)),
     null,
     "per-token KL (Schulman 2020): k1 = d, k2 = d^2/2, k3 = exp(-d) + d - 1 with d = log pi - log pi_ref;" +
       " k3_ratio = k3 times pi/pi_old, the default of TRL 1.16. none = k3; reinforce_kl2 has its own",

@@ -2,7 +2,7 @@
  * One generation batch of GRPO and the optimizer steps made from it: rollouts, rewards, advantages, reference,
  * then per micro-batch forward, loss, backward; one AdamW step.
  */
-import { assert, Diverged, UsageError } from "../core/errors.ts";
+import { assert, Bug, Diverged, UsageError } from "../core/errors.ts";
 import type { Prompt, Rollout, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
@@ -244,13 +244,20 @@ export class PolicyStep {
       const members = kept.flatMap(({ group, completions }) => completions.map((c) => rowAt(group, c)));
       const sampled = concat(members.map((m) => generation.scored[m]!.logprobs));
       const logprobs = logprob.float32().slice();
-      if (onPolicy) difference = Math.max(difference, largestDifference(logprobs, sampled));
+      const reference = generation.reference ? concat(members.map((m) => generation.reference![m]!)) : null;
+      if (onPolicy && memory.device.hasMemory) {
+        difference = Math.max(difference, largestDifference(logprobs, sampled));
+        this.#mustAgree(difference, "the sampler's log-probabilities", step);
+        if (step === 1 && reference) {
+          this.#mustAgree(largestDifference(logprobs, reference), "the reference's log-probabilities", step);
+        }
+      }
       const loss = policyLoss(
         {
           ...masked,
           logprobs,
           oldLogprobs: this.window > 1 ? sampled : null,
-          refLogprobs: generation.reference ? concat(members.map((m) => generation.reference![m]!)) : null,
+          refLogprobs: reference,
           entropy: entropy.float32().slice(),
           samplingLogprobs: sampled,
           advantages: Float64Array.from(members, (m) => generation.advantages[m]!),
@@ -292,6 +299,14 @@ export class PolicyStep {
     }
     if (onPolicy) metrics["train/sampler_logp_diff_max"] = difference;
     return metrics;
+  }
+
+  /** With the same weights every path computes the same bits; the reference is the policy of step 0. */
+  #mustAgree(difference: number, what: string, step: number): void {
+    if (difference === 0) return;
+    if (Number.isNaN(difference))
+      throw new Diverged("log-probabilities are NaN", `step ${step}`, "lower the learning rate");
+    throw new Bug(`${what} differ from the trainer's by ${difference}`, `step ${step}`, "please report it");
   }
 
   #cut(groups: readonly Group[]): GroupPart[][] {

@@ -184,5 +184,6 @@ function stepOptions({ settings, beta, gamma, source }: GrpoJob): PolicyStepOpti
     maskTruncated: settings.mask_truncated_completions,
     microBatchTokens: settings.micro_batch_tokens,
     sharePrefix: true,
+    exactSampler: true,
   };
 }

@@ -220,6 +220,7 @@ async function grpo(options: BenchOptions<"grpo">, context: Context): Promise<Re
       maskTruncated: false,
       microBatchTokens: Math.max(2048, P + C),
       sharePrefix: options.share_prefix,
+      exactSampler: true,
     },
     { maxBatch: Math.min(completions, 64), maxLength: P + C, prefillTokens: Math.max(P, 512) },
   );

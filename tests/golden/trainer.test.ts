@@ -188,6 +188,7 @@ function policyStep(golden: GoldenCase, opened: Opened, reference: Transformer |
       maskTruncated: hyper.mask_truncated_completions,
       microBatchTokens: 4096,
       sharePrefix,
+      exactSampler: false,
     },
     { maxBatch: 1, maxLength: 64, prefillTokens: 64 },
   );

@@ -52,6 +52,7 @@ function policyStep(memory: StepMemory, model: Transformer): PolicyStep {
       maskTruncated: false,
       microBatchTokens: 64,
       sharePrefix: true,
+      exactSampler: true,
     },
     { maxBatch: 8, maxLength: 40, prefillTokens: 64 },
   );

@@ -4,12 +4,13 @@
  */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Diverged, UsageError } from "../core/errors.ts";
+import { UsageError } from "../core/errors.ts";
 import type { Finish, Prompt, Scored } from "../core/records.ts";
 import { TRAIN_STATE, verifyCheckpoint, writeCheckpoint } from "../io/checkpoint-folder.ts";
 import { openSafetensors, type TensorSource, writeSafetensors } from "../io/safetensors.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
+import { Dtype } from "../ops/define.ts";
 import { saveModel } from "./open-model.ts";
 import type { Generation } from "./policy-step.ts";
 
@@ -86,8 +87,14 @@ export function saveCheckpoint(
   });
 }
 
+/** A bfloat16 model folder rounds every parameter, vectors included: their float32 masters are kept beside it. */
+function folderRounds(model: Transformer): boolean {
+  return model.options.dtype === Dtype.bf16;
+}
+
 function writeOptimizer(path: string, model: Transformer): void {
   const { parameters } = model;
+  const rounded = folderRounds(model);
   const tensors: TensorSource[] = [];
   const tensor = (name: string, shape: readonly number[], read: () => Float32Array) => {
     tensors.push({ name, dtype: "F32", shape, data: () => new Uint8Array(read().buffer) });
@@ -95,7 +102,7 @@ function writeOptimizer(path: string, model: Transformer): void {
   for (const p of parameters.list) {
     tensor(`${p.name}.exp_avg`, p.shape, () => parameters.readMoment(p.name, 0));
     tensor(`${p.name}.exp_avg_sq`, p.shape, () => parameters.readMoment(p.name, 1));
-    if (p.remainder) tensor(`${p.name}.master`, p.shape, () => parameters.read(p.name));
+    if (rounded) tensor(`${p.name}.master`, p.shape, () => parameters.read(p.name));
   }
   mkdirSync(join(path, ".."), { recursive: true });
   writeSafetensors(path, tensors);
@@ -117,6 +124,7 @@ export function readTrainState(dir: string): TrainState {
 export function loadOptimizer(dir: string, model: Transformer): void {
   using file = openSafetensors(join(dir, OPTIMIZER));
   const { parameters } = model;
+  const rounded = folderRounds(model);
   const read = (name: string, shape: readonly number[]): Float32Array => {
     const stored = file.tensors.get(name);
     if (!stored || String(stored.shape) !== String(shape)) {
@@ -131,14 +139,6 @@ export function loadOptimizer(dir: string, model: Transformer): void {
   for (const p of parameters.list) {
     parameters.loadMoment(p.name, 0, read(`${p.name}.exp_avg`, p.shape));
     parameters.loadMoment(p.name, 1, read(`${p.name}.exp_avg_sq`, p.shape));
-    if (p.remainder) parameters.load(p.name, read(`${p.name}.master`, p.shape));
-  }
-}
-
-export function refuseNonFinite(model: Transformer, step: number): void {
-  for (const p of model.parameters.list) {
-    if (!model.parameters.readRounded(p.name).every(Number.isFinite)) {
-      throw new Diverged(`${p.name} has NaN or Inf`, `step ${step}`, "lower the learning rate");
-    }
+    if (rounded) parameters.load(p.name, read(`${p.name}.master`, p.shape));
   }
 }

@@ -146,6 +146,8 @@ export class RolloutEngine {
     const waiting = requests.map((_, i) => i).filter((i) => requests[i]!.completions > 0);
     let encoded: Encoded[] = [];
     let active: Sequence[] = [];
+    /** Sequences that hold pages. */
+    const live = new Set<Sequence>();
     let reserved = 0;
 
     const finish = (s: Sequence, reason: Finish) => {
@@ -156,6 +158,7 @@ export class RolloutEngine {
       };
       reserved -= s.reserved;
       s.cache.release();
+      live.delete(s);
     };
     /** Takes one drawn token; false when the sequence has ended. */
     const accept = (s: Sequence, id: number, logprob: number): boolean => {
@@ -190,14 +193,16 @@ export class RolloutEngine {
           for (const cache of e.prefix.broadcast(g, count)) {
             const pages = perSequence - cache.pages.length;
             reserved += pages;
-            started.push({
+            const sequence: Sequence = {
               request: e.request,
               completion: e.next++,
               cache,
               ids: [],
               logprobs: [],
               reserved: pages,
-            });
+            };
+            started.push(sequence);
+            live.add(sequence);
             rows.push({ hidden: e.hidden, row: e.row });
           }
         }
@@ -222,10 +227,11 @@ export class RolloutEngine {
         active = this.#draw(g, hidden, active, requests, sampling, key, accept);
         yield;
       }
-    } catch (error) {
-      for (const s of active) s.cache.release();
+    } finally {
+      // Nothing is left after a normal end; `onToken` may throw, logits may be NaN, the caller may stop asking.
+      for (const s of live) s.cache.release();
       for (const e of encoded) e.prefix.release();
-      throw error;
+      if (encoded.length > 0) new Graph(this.memory, false).release(encoded[0]!.hidden);
     }
     return results;
   }
@@ -378,12 +384,14 @@ export class RolloutEngine {
       },
     );
     g.release(hidden, logits, uploaded);
-    this.#finishDraw(key.step);
-    const drawn = ids.uint32();
-    const logps = logprob.float32();
-    const going = sequences.filter((s, i) => accept(s, drawn[i]!, logps[i]!));
-    g.release(ids, logprob);
-    return going;
+    try {
+      this.#finishDraw(key.step);
+      const drawn = ids.uint32();
+      const logps = logprob.float32();
+      return sequences.filter((s, i) => accept(s, drawn[i]!, logps[i]!));
+    } finally {
+      g.release(ids, logprob);
+    }
   }
 
   /** A policy whose logits are not finite has diverged: that is not the device's failure. */

@@ -131,8 +131,13 @@ function accessCode(access: string): string {
 function cppHeader(): string {
   const rows = catalogue.map(({ op, family }) => {
     const fields = tensors(op).map(([name, field]) => `{"${name}", ${accessCode(field.access)}}`);
-    return `    {"${op.name}", "${family}", sizeof(rlv_op_${op.name}), sizeof(args::${camel(op.name)}), ${fields.length}, {${fields.join(", ")}}, check_${op.name}, resolve_${op.name}, flops_${op.name}},`;
+    return `    {"${op.name}", "${family}", sizeof(rlv_op_${op.name}), sizeof(args::${camel(op.name)}), ${fields.length}, {${fields.join(", ")}}, ${params(op).length}, {${params(
+      op,
+    )
+      .map(([name, type]) => `{"${name}", ${type === "f32"}}`)
+      .join(", ")}}, check_${op.name}, resolve_${op.name}, flops_${op.name}},`;
   });
+  const maxParams = Math.max(...catalogue.map(({ op }) => params(op).length));
   const maxTensors = Math.max(...catalogue.map(({ op }) => tensors(op).length));
   const maxWords = Math.max(...catalogue.map(({ op }) => words(op)));
   return `${banner}#pragma once
@@ -151,6 +156,7 @@ ${catalogue.map(({ op }) => `  X(${op.name}, ${camel(op.name)})`).join(" \\\n")}
 
 enum Access : uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3 };
 constexpr int kMaxTensors = ${maxTensors};
+constexpr int kMaxParams = ${maxParams};
 constexpr int kMaxWords = ${maxWords};
 constexpr int kBadDtype = 100;
 
@@ -169,6 +175,11 @@ struct FieldInfo {
   Access access;
 };
 
+struct ParamInfo {
+  const char* name;
+  bool is_float;
+};
+
 struct OpInfo {
   const char* name;
   const char* family;
@@ -176,6 +187,8 @@ struct OpInfo {
   uint32_t args_bytes;    // of the resolved struct
   int tensors;
   FieldInfo field[kMaxTensors];
+  int params;  // one word each, behind the tensors
+  ParamInfo param[kMaxParams];
   int (*check)(const void* record);  // -1, the first tensor that is too short or missing, or kBadDtype
   void (*resolve)(const void* record, void* const* pointers, void* args);
   double (*flops)(const void* record);
@@ -183,7 +196,7 @@ struct OpInfo {
 
 inline const OpInfo& op_info(uint32_t id) {
   static const OpInfo table[RLV_OP_COUNT] = {
-    {"", "", 0, 0, 0, {}, nullptr, nullptr, nullptr},
+    {"", "", 0, 0, 0, {}, 0, {}, nullptr, nullptr, nullptr},
 ${rows.join("\n")}
   };
   return table[id];

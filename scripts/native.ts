@@ -1,37 +1,22 @@
 /**
  * Builds the native library: compiles metal/ except what belongs to other platforms, in parallel, and only what
- * changed. An object is up to date when the hash over its command, its compiler and the content of every file
- * it includes is the one it was made from; times do not matter, so a checkout of another branch costs no rebuild.
+ * changed (scripts/objects.ts).
  *
- *   scripts/build-native [--tests] [--quiet]     ASAN=1 or TSAN=1: into build/asan, build/tsan
+ *   scripts/build-native [--tests] [--soft] [--quiet]     ASAN=1 or TSAN=1: into build/asan, build/tsan
  *
  * metal/cpu/kernels/*.cpp are compiled once per instruction set with -DRLV_ISA=NAME; everything else once.
  * Every tests/native/*_test.cpp is a program in build/native-tests/: one that includes kernels is built for each
  * instruction set (NAME.ISA) from that file alone, any other one is linked with the library's objects.
+ * --soft also builds build/librlv-soft.so, the Metal device on software Metal (scripts/soft.ts).
  */
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  utimesSync,
-  writeFileSync,
-} from "node:fs";
-import { availableParallelism } from "node:os";
-import { basename, join, relative, resolve } from "node:path";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync } from "node:fs";
+import { basename, join, relative } from "node:path";
+import { fail, Objects, root, type Unit } from "./objects.ts";
 
-const root = resolve(import.meta.dir, "..");
 const quiet = process.argv.includes("--quiet");
 const withTests = process.argv.includes("--tests");
 const started = new Date();
 const mac = process.platform === "darwin";
-
-function fail(line: string): never {
-  process.stderr.write(`rlv: error: ${line}\n`);
-  process.exit(1);
-}
 
 type Variant = "release" | "asan" | "tsan";
 const variant: Variant = process.env.ASAN === "1" ? "asan" : process.env.TSAN === "1" ? "tsan" : "release";
@@ -57,7 +42,7 @@ function compiler(): string {
 }
 
 const cxx = compiler();
-const version = Bun.spawnSync([cxx, "--version"]).stdout.toString();
+const isClang = Bun.spawnSync([cxx, "--version"]).stdout.toString().includes("clang");
 
 /** Flags of each instruction set. Their order is the order of linking; see link(). */
 const ISA_FLAGS: Readonly<Record<string, readonly string[]>> =
@@ -86,7 +71,7 @@ const COMMON = [
   "-Wall",
   "-Wextra",
   // GCC 12 sees uninitialised values inside its own AVX-512 headers (its bug 105593).
-  ...(version.includes("clang") ? [] : ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]),
+  ...(isClang ? [] : ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]),
   "-pthread",
   "-I",
   join(root, "metal/include"),
@@ -97,15 +82,13 @@ const COMMON = [
   ...SANITIZE[variant],
 ];
 
-interface Unit {
-  readonly source: string;
-  readonly object: string;
-  readonly flags: readonly string[];
+interface Ranked extends Unit {
+  /** Place of its instruction set in ISA_FLAGS, -1 without one. */
   readonly rank: number;
 }
 
-/** Folders of metal/ that are built elsewhere: Apple's device, software Metal, the MPI shim. */
-const ELSEWHERE = ["apple", "soft", "dist"];
+/** Folders of metal/ that are built elsewhere: Apple's device, its kernels, software Metal. */
+const ELSEWHERE = ["apple", "kernels", "soft"];
 
 function sources(dir: string): string[] {
   return readdirSync(dir, { withFileTypes: true })
@@ -118,16 +101,22 @@ function sources(dir: string): string[] {
     });
 }
 
-function unit(source: string, isa?: string): Unit {
+function unit(source: string, isa?: string): Ranked {
   const stem = relative(root, source)
     .replace(/\.cpp$/, "")
     .replaceAll("/", "-");
   const object = join(objects, `${stem}${isa === undefined ? "" : `.${isa}`}.o`);
   const flags = isa === undefined ? [] : [`-DRLV_ISA=${isa}`, ...ISA_FLAGS[isa]!];
-  return { source, object, flags, rank: isa === undefined ? -1 : Object.keys(ISA_FLAGS).indexOf(isa) };
+  return {
+    source,
+    object,
+    compiler: [cxx, ...COMMON],
+    flags,
+    rank: isa === undefined ? -1 : Object.keys(ISA_FLAGS).indexOf(isa),
+  };
 }
 
-function libraryUnits(): Unit[] {
+function libraryUnits(): Ranked[] {
   const kernels = join(root, "metal/cpu/kernels");
   return sources(join(root, "metal"))
     .flatMap((source) =>
@@ -138,122 +127,14 @@ function libraryUnits(): Unit[] {
     .sort((a, b) => a.rank - b.rank);
 }
 
-/** What the objects on disk were made from. */
-interface Made {
-  readonly key: string;
-  readonly deps: readonly string[];
-}
-const recordPath = join(objects, "made.json");
-const made: Record<string, Made> = existsSync(recordPath) ? JSON.parse(readFileSync(recordPath, "utf8")) : {};
-
-const hashes = new Map<string, string>();
-function hashOf(path: string): string {
-  let hash = hashes.get(path);
-  if (hash === undefined) {
-    hash = existsSync(path) ? Bun.hash(readFileSync(path)).toString(16) : "absent";
-    hashes.set(path, hash);
-  }
-  return hash;
-}
-
-function commandOf(unit: Unit): string[] {
-  return [
-    cxx,
-    ...COMMON,
-    ...unit.flags,
-    "-MMD",
-    "-MF",
-    `${unit.object}.d`,
-    "-c",
-    unit.source,
-    "-o",
-    unit.object,
-  ];
-}
-
-function keyOf(command: readonly string[], deps: readonly string[]): string {
-  const parts = [version, ...command, ...deps.flatMap((dep) => [dep, hashOf(dep)])];
-  return Bun.hash(parts.join("\0")).toString(16);
-}
-
-function upToDate(unit: Unit): boolean {
-  const record = made[unit.object];
-  return (
-    record !== undefined && existsSync(unit.object) && record.key === keyOf(commandOf(unit), record.deps)
-  );
-}
-
-/** The files of a make rule `object: file file \⏎ file`. */
-function depsOf(path: string): string[] {
-  const rule = readFileSync(path, "utf8").replaceAll("\\\n", " ");
-  return rule
-    .slice(rule.indexOf(": ") + 2)
-    .trim()
-    .split(/(?<!\\)\s+/)
-    .map((dep) => resolve(root, dep.replaceAll("\\ ", " ")))
-    .filter((dep) => dep.startsWith(`${root}/`));
-}
-
-async function compile(unit: Unit): Promise<boolean> {
-  const command = commandOf(unit);
-  const process_ = Bun.spawn(command, { stdout: "pipe", stderr: "pipe", cwd: root });
-  const [text, code] = await Promise.all([new Response(process_.stderr).text(), process_.exited]);
-  if (text !== "") process.stderr.write(text);
-  if (code !== 0) {
-    rmSync(unit.object, { force: true });
-    delete made[unit.object];
-    return false;
-  }
-  const deps = depsOf(`${unit.object}.d`);
-  made[unit.object] = { key: keyOf(command, deps), deps };
-  return true;
-}
-
-function saveRecord(): void {
-  writeFileSync(`${recordPath}.tmp`, JSON.stringify(made));
-  renameSync(`${recordPath}.tmp`, recordPath);
-}
-
-async function compileAll(units: readonly Unit[]): Promise<number> {
-  const stale = units.filter((each) => !upToDate(each));
-  if (stale.length === 0) return 0;
-  process.stderr.write(`rlv: compiling ${stale.length} of ${units.length} native objects with ${cxx}\n`);
-  const queue = [...stale];
-  let failed = 0;
-  const worker = async () => {
-    for (let next = queue.shift(); next !== undefined; next = queue.shift())
-      if (!(await compile(next))) failed += 1;
-  };
-  await Promise.all(Array.from({ length: Math.max(1, availableParallelism()) }, worker));
-  saveRecord();
-  if (failed > 0) fail(`${failed} native sources do not compile: metal: see the messages above`);
-  return stale.length;
-}
-
 /**
- * Links to a temporary file and renames it: a running program keeps its library. Objects come from the plainest
- * instruction set to the widest, because a function that several of them contain (an inline function of a header)
- * is taken from the first, and must run wherever any of them runs.
+ * Objects come from the plainest instruction set to the widest, because a function that several of them contain (an
+ * inline function of a header) is taken from the first, and must run wherever any of them runs.
  */
-function link(target: string, units: readonly Unit[], flags: readonly string[]): void {
-  const temporary = `${target}.tmp-${process.pid}`;
+function linkCommand(flags: readonly string[]): string[] {
   // The static runtime lets a library built here load on systems with older ones.
   const runtime = mac || variant !== "release" ? [] : ["-static-libstdc++", "-static-libgcc"];
-  const command = [
-    cxx,
-    ...units.map((each) => each.object),
-    ...flags,
-    ...runtime,
-    ...SANITIZE[variant],
-    "-pthread",
-  ];
-  if (!mac) command.push("-ldl");
-  const result = Bun.spawnSync([...command, "-o", temporary], { cwd: root, stderr: "inherit" });
-  if (result.exitCode !== 0) {
-    rmSync(temporary, { force: true });
-    fail(`the native library does not link: ${relative(root, target)}: see the messages above`);
-  }
-  renameSync(temporary, target);
+  return [cxx, ...flags, ...runtime, ...SANITIZE[variant], "-pthread", ...(mac ? [] : ["-ldl"])];
 }
 
 function libraryFlags(): string[] {
@@ -262,23 +143,12 @@ function libraryFlags(): string[] {
   return ["-shared", "-Wl,-soname,librlv.so", ...strict];
 }
 
-/** Links unless the target on disk was made from the very same objects. Returns whether it did. */
-function linkIfChanged(target: string, parts: readonly Unit[], flags: readonly string[]): boolean {
-  const key = Bun.hash(
-    [version, ...flags, ...parts.map((each) => `${each.object} ${made[each.object]!.key}`)].join("\0"),
-  ).toString(16);
-  if (existsSync(target) && made[target]?.key === key) return false;
-  link(target, parts, flags);
-  made[target] = { key, deps: [] };
-  saveRecord();
-  return true;
-}
-
-mkdirSync(objects, { recursive: true });
+const objectCache = new Objects(objects);
+const objectsOf = (parts: readonly Unit[]) => parts.map((each) => each.object);
 const units = libraryUnits();
 const library = join(out, mac ? "librlv.dylib" : "librlv.so");
-const changed = await compileAll(units);
-const linked = linkIfChanged(library, units, libraryFlags());
+const changed = await objectCache.compile(units, "native objects");
+const linked = objectCache.link(library, objectsOf(units), linkCommand(libraryFlags()));
 // The launcher compares times: the library is as new as the moment its sources were read.
 utimesSync(library, started, started);
 if (!quiet && changed === 0 && !linked)
@@ -292,14 +162,25 @@ if (withTests) {
     const ofKernels = readFileSync(path, "utf8").includes("metal/cpu/kernels/");
     return ofKernels ? Object.keys(ISA_FLAGS).map((isa) => unit(path, isa)) : [unit(path)];
   });
-  await compileAll(tests);
+  await objectCache.compile(tests, "native tests");
   mkdirSync(programs, { recursive: true });
   const names = new Set<string>();
   for (const test of tests) {
     const name =
       basename(test.source, ".cpp") + (test.rank < 0 ? "" : `.${Object.keys(ISA_FLAGS)[test.rank]}`);
     names.add(name);
-    linkIfChanged(join(programs, name), test.rank < 0 ? [test, ...units] : [test], []);
+    objectCache.link(
+      join(programs, name),
+      objectsOf(test.rank < 0 ? [test, ...units] : [test]),
+      linkCommand([]),
+    );
   }
   for (const old of readdirSync(programs)) if (!names.has(old)) rmSync(join(programs, old));
+}
+
+if (process.argv.includes("--soft")) {
+  const { buildSoft } = await import("./soft.ts");
+  // The same objects, but for the one that knows which devices there are.
+  const shared = units.filter((each) => basename(each.source) !== "abi.cpp");
+  await buildSoft({ out, objects: objectCache, shared: objectsOf(shared), common: COMMON, quiet });
 }

@@ -4,10 +4,15 @@
  *   scripts/test [FILTER]      only test files whose path contains FILTER
  *   scripts/test goldens       only what walks a goldens folder (RLV_GOLDENS=DIR names another one)
  *   scripts/test asan | tsan   the native tests under a sanitizer
+ *   scripts/test soft          the Metal device on software Metal: fast, checked, and checked in a random order
+ *
+ * Software Metal needs clang 19: on Debian and Ubuntu it is installed if this runs as root, elsewhere the suite is
+ * skipped by name. RLV_REQUIRE_SOFT=1 makes that a failure.
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative, resolve } from "node:path";
+import { softCompiler } from "./soft.ts";
 
 const root = resolve(import.meta.dir, "..");
 const [filter, ...extra] = process.argv.slice(2);
@@ -43,9 +48,11 @@ function check(title: string, command: readonly string[]): boolean {
 
 const tool = (name: string) => join(root, "node_modules/.bin", name);
 
-function buildNative(variant?: "asan" | "tsan"): boolean {
-  const env = { ...process.env, ...(variant === undefined ? {} : { [variant.toUpperCase()]: "1" }) };
+function buildNative(variant?: "asan" | "tsan" | "soft"): boolean {
+  const sanitizer = variant === "asan" || variant === "tsan" ? { [variant.toUpperCase()]: "1" } : {};
+  const env = { ...process.env, ...sanitizer };
   const command = [process.execPath, join(root, "scripts/native.ts"), "--quiet", "--tests"];
+  if (variant === "soft") command.push("--soft");
   return Bun.spawnSync(command, { cwd: root, env, stdout: "inherit", stderr: "inherit" }).exitCode === 0;
 }
 
@@ -162,7 +169,61 @@ function underAsan(): void {
   );
 }
 
-if (filter === "asan" || filter === "tsan") {
+/** clang, where there is none: Debian and Ubuntu have packages, and root may install them. */
+function installSoftTools(): void {
+  if (process.platform !== "linux" || process.getuid?.() !== 0 || Bun.which("apt-get") === null) return;
+  process.stdout.write("software Metal needs clang 19: apt-get install clang-19 lld-19 llvm-19\n");
+  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
+  const packages = ["clang-19", "lld-19", "llvm-19", ...(Bun.which("pip3") ? [] : ["python3-pip"])];
+  Bun.spawnSync(["apt-get", "update", "-qq"], { env });
+  Bun.spawnSync(["apt-get", "install", "-y", "-qq", "--no-install-recommends", ...packages], { env });
+}
+
+/** Whether software Metal can be built here; says why not. */
+function softTools(): boolean {
+  if (softCompiler() === null) installSoftTools();
+  if (softCompiler() !== null) return true;
+  const why = "no clang 19 or later with lld and llvm";
+  if (process.env.RLV_REQUIRE_SOFT === "1") count(`software Metal: ${why}`, 0, 1);
+  else {
+    process.stdout.write(`skip software Metal: ${why}: apt install clang-19 lld-19 llvm-19\n`);
+    total.skipped += 1;
+  }
+  return false;
+}
+
+/** What the Metal device must do as the CPU device does; and, with every access watched, the operations themselves. */
+const SOFT_WHOLE = [
+  "ops/table",
+  "ops/invariance",
+  "ops/head-goldens",
+  "golden/models",
+  "golden/trainer",
+  "golden/optimizer",
+  "golden/sampling",
+  "run/sampler",
+];
+const SOFT_CHECKED = ["ops/table", "ops/invariance"];
+
+function softRuns(): void {
+  const paths = (names: readonly string[]) => names.map((name) => join(root, `tests/${name}.test.ts`));
+  const device = { RLV_TEST_DEVICE: "soft" };
+  const check = { ...device, RLV_SOFT_CHECK: "1" };
+  const seed = process.env.RLV_SOFT_SEED ?? String(1 + Math.floor(Math.random() * 1e6));
+  process.stdout.write("-- software Metal\n");
+  typescript(paths(SOFT_WHOLE), device);
+  process.stdout.write("-- software Metal, checked\n");
+  typescript(paths(SOFT_CHECKED), { ...check, RLV_METAL_DIRECT: "0" });
+  process.stdout.write(`-- software Metal, checked, RLV_SOFT_SEED=${seed}\n`);
+  typescript(paths(SOFT_CHECKED), { ...check, RLV_METAL_DIRECT: "1", RLV_SOFT_SEED: seed });
+}
+
+if (filter === "soft") {
+  if (softTools() && buildNative("soft")) {
+    typescript(testFiles(join(root, "tests/soft")));
+    softRuns();
+  } else if (total.skipped === 0) count("native library with software Metal", 0, 1);
+} else if (filter === "asan" || filter === "tsan") {
   if (buildNative(filter)) {
     native(filter);
     if (filter === "asan") underAsan();
@@ -176,7 +237,8 @@ if (filter === "asan" || filter === "tsan") {
     check("generated files", [process.execPath, "scripts/gen.ts", "--check"]);
     check("C++ format", [join(root, "scripts/format-native"), "--check"]);
   }
-  if (buildNative()) {
+  const soft = whole && softTools();
+  if (buildNative(soft ? "soft" : undefined)) {
     if (whole) native();
     else if (filter === "goldens") native(undefined, walksGoldens);
     else native(undefined, (path) => relative(root, path).includes(filter));
@@ -187,6 +249,7 @@ if (filter === "asan" || filter === "tsan") {
           ? files.filter(walksGoldens)
           : files.filter((file) => relative(root, file).includes(filter)),
     );
+    if (soft) softRuns();
   } else count("native library", 0, 1);
 }
 

@@ -59,6 +59,9 @@ uint32_t rlv_open(const char* name, uint32_t threads) {
   if (which == "cpu") device = rlv::make_cpu_device(threads, error);
   if (which == "ref") device = rlv::make_ref_device();
   if (which == "null") device = rlv::make_null_device();
+#if defined(RLV_METAL_DEVICE)
+  if (which == RLV_METAL_DEVICE) device = rlv::make_metal_device(name, error);
+#endif
   std::lock_guard<std::mutex> lock(g_mutex);
   if (!device) {
     g_open_error = error.empty() ? "no such device: " + which : error;

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 
 namespace rlv {
@@ -150,7 +151,10 @@ bool Device::decode(const uint32_t* words, uint32_t count, Program& program) {
     if (barrier) hazards_.clear();
     hazards_.note(ranges, n);
 
-    Step step{id, uint32_t(program.args.size()), barrier};
+    Step step{id, uint32_t(program.args.size()), uint32_t(program.records.size()),
+              uint32_t(program.pointers.size()), barrier};
+    program.records.insert(program.records.end(), record, record + length - 1);
+    program.pointers.insert(program.pointers.end(), pointers, pointers + op.tensors);
     program.args.resize(program.args.size() + (op.args_bytes + 7) / 8);
     op.resolve(record, pointers, program.args.data() + step.args);
     program.steps.push_back(step);
@@ -186,9 +190,26 @@ uint32_t Device::submit(const uint32_t* words, uint32_t count) {
 
 void Device::complete(uint32_t ticket) {
   std::lock_guard<std::mutex> lock(mutex_);
-  completed_.store(ticket, std::memory_order_release);
+  if (int32_t(ticket - completed_.load()) > 0) completed_.store(ticket, std::memory_order_release);
   batches_ += 1;
   done_.notify_all();
+}
+
+std::string describe_operation(uint32_t id, const uint32_t* record) {
+  const OpInfo& op = op_info(id);
+  std::string text = op.name;
+  for (int i = 0; i < op.params; i++) {
+    const uint32_t word = record[3 * op.tensors + i];
+    float real;
+    std::memcpy(&real, &word, 4);
+    char value[32];
+    if (op.param[i].is_float)
+      std::snprintf(value, sizeof value, "%g", double(real));
+    else
+      std::snprintf(value, sizeof value, "%u", word);
+    text += std::string(" ") + op.param[i].name + "=" + value;
+  }
+  return text;
 }
 
 // A short spin first: a decode step of a tiny model ends within microseconds.

@@ -17,15 +17,21 @@ namespace rlv {
 // One decoded operation: resolved arguments and whether it must wait for the operations before it.
 struct Step {
   uint32_t id;
-  uint32_t args;  // offset into Program::args
-  bool barrier;   // conflicts with an operation since the last barrier
+  uint32_t args;      // offset into Program::args
+  uint32_t record;    // offset into Program::records
+  uint32_t pointers;  // offset into Program::pointers
+  bool barrier;       // conflicts with an operation since the last barrier
 };
 
 struct Program {
   uint32_t ticket = 0;
   std::vector<Step> steps;
-  std::vector<uint64_t> args;  // resolved structs, 8-byte aligned
+  std::vector<uint64_t> args;     // resolved structs, 8-byte aligned
+  std::vector<uint32_t> records;  // the wire structs
+  std::vector<void*> pointers;    // of each tensor, nullptr: absent
   const void* args_of(const Step& s) const { return args.data() + s.args; }
+  const uint32_t* record_of(const Step& s) const { return records.data() + s.record; }
+  void* const* pointers_of(const Step& s) const { return pointers.data() + s.pointers; }
 };
 
 struct OpProfile {
@@ -86,6 +92,11 @@ class Device {
 std::unique_ptr<Device> make_cpu_device(uint32_t threads, std::string& error);
 std::unique_ptr<Device> make_ref_device();
 std::unique_ptr<Device> make_null_device();
+// Apple's device, or software Metal behind the same source; nullptr with `error` filled.
+std::unique_ptr<Device> make_metal_device(const char* name, std::string& error);
+
+// "gemm_nt m=3 n=64 k=32 dt=0 ydt=0 accumulate=0".
+std::string describe_operation(uint32_t id, const uint32_t* record);
 
 // Complex-step gradient of one forward operation; see rlv_ref_vjp.
 bool ref_vjp(Device& device, const uint32_t* record, uint32_t words, const rlv_ref* cotangents,

@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 #pragma once
-#define RLV_ABI_HASH "3144667076fc6461"
+#define RLV_ABI_HASH "43e4f3e3c2f8836f"

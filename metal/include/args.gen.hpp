@@ -421,6 +421,7 @@ struct UnpackWeight {
 
 enum Access : uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3 };
 constexpr int kMaxTensors = 10;
+constexpr int kMaxParams = 13;
 constexpr int kMaxWords = 38;
 constexpr int kBadDtype = 100;
 
@@ -1039,6 +1040,11 @@ struct FieldInfo {
   Access access;
 };
 
+struct ParamInfo {
+  const char* name;
+  bool is_float;
+};
+
 struct OpInfo {
   const char* name;
   const char* family;
@@ -1046,6 +1052,8 @@ struct OpInfo {
   uint32_t args_bytes;    // of the resolved struct
   int tensors;
   FieldInfo field[kMaxTensors];
+  int params;  // one word each, behind the tensors
+  ParamInfo param[kMaxParams];
   int (*check)(const void* record);  // -1, the first tensor that is too short or missing, or kBadDtype
   void (*resolve)(const void* record, void* const* pointers, void* args);
   double (*flops)(const void* record);
@@ -1053,38 +1061,38 @@ struct OpInfo {
 
 inline const OpInfo& op_info(uint32_t id) {
   static const OpInfo table[RLV_OP_COUNT] = {
-    {"", "", 0, 0, 0, {}, nullptr, nullptr, nullptr},
-    {"bias_bwd", "gemm", sizeof(rlv_op_bias_bwd), sizeof(args::BiasBwd), 3, {{"dbias", kReadWrite}, {"dy", kRead}, {"partial", kReadWrite}}, check_bias_bwd, resolve_bias_bwd, flops_bias_bwd},
-    {"gemm_nn", "gemm", sizeof(rlv_op_gemm_nn), sizeof(args::GemmNn), 3, {{"dx", kReadWrite}, {"dy", kRead}, {"w", kRead}}, check_gemm_nn, resolve_gemm_nn, flops_gemm_nn},
-    {"gemm_nt", "gemm", sizeof(rlv_op_gemm_nt), sizeof(args::GemmNt), 4, {{"y", kWrite}, {"x", kRead}, {"w", kRead}, {"bias", kRead}}, check_gemm_nt, resolve_gemm_nt, flops_gemm_nt},
-    {"gemm_tn", "gemm", sizeof(rlv_op_gemm_tn), sizeof(args::GemmTn), 3, {{"dw", kReadWrite}, {"dy", kRead}, {"x", kRead}}, check_gemm_tn, resolve_gemm_tn, flops_gemm_tn},
-    {"qk_norm_rope_bwd", "norm", sizeof(rlv_op_qk_norm_rope_bwd), sizeof(args::QkNormRopeBwd), 8, {{"dx", kWrite}, {"dweight", kReadWrite}, {"dy", kRead}, {"x", kRead}, {"weight", kRead}, {"positions", kRead}, {"rope", kRead}, {"partial", kReadWrite}}, check_qk_norm_rope_bwd, resolve_qk_norm_rope_bwd, flops_qk_norm_rope_bwd},
-    {"qk_norm_rope_fwd", "norm", sizeof(rlv_op_qk_norm_rope_fwd), sizeof(args::QkNormRopeFwd), 5, {{"y", kWrite}, {"x", kRead}, {"weight", kRead}, {"positions", kRead}, {"rope", kRead}}, check_qk_norm_rope_fwd, resolve_qk_norm_rope_fwd, flops_qk_norm_rope_fwd},
-    {"rms_norm_bwd", "norm", sizeof(rlv_op_rms_norm_bwd), sizeof(args::RmsNormBwd), 7, {{"dx", kWrite}, {"dweight", kReadWrite}, {"dy", kRead}, {"h", kRead}, {"weight", kRead}, {"dres", kRead}, {"partial", kReadWrite}}, check_rms_norm_bwd, resolve_rms_norm_bwd, flops_rms_norm_bwd},
-    {"rms_norm_fwd", "norm", sizeof(rlv_op_rms_norm_fwd), sizeof(args::RmsNormFwd), 5, {{"y", kWrite}, {"h", kWrite}, {"x", kRead}, {"delta", kRead}, {"weight", kRead}}, check_rms_norm_fwd, resolve_rms_norm_fwd, flops_rms_norm_fwd},
-    {"attn_bwd", "attention", sizeof(rlv_op_attn_bwd), sizeof(args::AttnBwd), 10, {{"dq", kWrite}, {"dk", kWrite}, {"dv", kWrite}, {"dout", kRead}, {"o", kRead}, {"lse", kRead}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"segs", kRead}}, check_attn_bwd, resolve_attn_bwd, flops_attn_bwd},
-    {"attn_decode", "attention", sizeof(rlv_op_attn_decode), sizeof(args::AttnDecode), 5, {{"o", kWrite}, {"q", kRead}, {"kv", kRead}, {"table", kRead}, {"lens", kRead}}, check_attn_decode, resolve_attn_decode, flops_attn_decode},
-    {"attn_fwd", "attention", sizeof(rlv_op_attn_fwd), sizeof(args::AttnFwd), 8, {{"o", kWrite}, {"lse", kWrite}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"segs", kRead}, {"kv", kRead}, {"pages", kRead}}, check_attn_fwd, resolve_attn_fwd, flops_attn_fwd},
-    {"kv_append", "attention", sizeof(rlv_op_kv_append), sizeof(args::KvAppend), 4, {{"kv", kReadWrite}, {"k", kRead}, {"v", kRead}, {"slots", kRead}}, check_kv_append, resolve_kv_append, flops_kv_append},
-    {"kv_copy", "attention", sizeof(rlv_op_kv_copy), sizeof(args::KvCopy), 2, {{"kv", kReadWrite}, {"pairs", kRead}}, check_kv_copy, resolve_kv_copy, flops_kv_copy},
-    {"swiglu_bwd", "mlp", sizeof(rlv_op_swiglu_bwd), sizeof(args::SwigluBwd), 5, {{"dgate", kWrite}, {"dup", kWrite}, {"dy", kRead}, {"gate", kRead}, {"up", kRead}}, check_swiglu_bwd, resolve_swiglu_bwd, flops_swiglu_bwd},
-    {"swiglu_fwd", "mlp", sizeof(rlv_op_swiglu_fwd), sizeof(args::SwigluFwd), 3, {{"y", kWrite}, {"gate", kRead}, {"up", kRead}}, check_swiglu_fwd, resolve_swiglu_fwd, flops_swiglu_fwd},
-    {"embed_bwd", "embedding", sizeof(rlv_op_embed_bwd), sizeof(args::EmbedBwd), 3, {{"dtable", kReadWrite}, {"ids", kRead}, {"dy", kRead}}, check_embed_bwd, resolve_embed_bwd, flops_embed_bwd},
-    {"embed_fwd", "embedding", sizeof(rlv_op_embed_fwd), sizeof(args::EmbedFwd), 3, {{"y", kWrite}, {"ids", kRead}, {"table", kRead}}, check_embed_fwd, resolve_embed_fwd, flops_embed_fwd},
-    {"gather_rows", "embedding", sizeof(rlv_op_gather_rows), sizeof(args::GatherRows), 3, {{"y", kWrite}, {"x", kRead}, {"index", kRead}}, check_gather_rows, resolve_gather_rows, flops_gather_rows},
-    {"gather_rows_bwd", "embedding", sizeof(rlv_op_gather_rows_bwd), sizeof(args::GatherRowsBwd), 3, {{"dx", kWrite}, {"dy", kRead}, {"index", kRead}}, check_gather_rows_bwd, resolve_gather_rows_bwd, flops_gather_rows_bwd},
-    {"logprob_bwd", "head", sizeof(rlv_op_logprob_bwd), sizeof(args::LogprobBwd), 10, {{"dx", kWrite}, {"dw", kReadWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"lse", kRead}, {"entropy", kRead}, {"dlogprob", kRead}, {"dentropy", kRead}, {"work", kReadWrite}}, check_logprob_bwd, resolve_logprob_bwd, flops_logprob_bwd},
-    {"logprob_fwd", "head", sizeof(rlv_op_logprob_fwd), sizeof(args::LogprobFwd), 7, {{"logprob", kWrite}, {"lse", kWrite}, {"entropy", kWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"partial", kReadWrite}}, check_logprob_fwd, resolve_logprob_fwd, flops_logprob_fwd},
-    {"sample", "head", sizeof(rlv_op_sample), sizeof(args::Sample), 4, {{"ids", kWrite}, {"logprob", kWrite}, {"logits", kRead}, {"counters", kRead}}, check_sample, resolve_sample, flops_sample},
-    {"adamw", "optimizer", sizeof(rlv_op_adamw), sizeof(args::Adamw), 6, {{"p", kReadWrite}, {"lo", kReadWrite}, {"g", kRead}, {"m", kReadWrite}, {"v", kReadWrite}, {"result", kRead}}, check_adamw, resolve_adamw, flops_adamw},
-    {"clip_coef", "optimizer", sizeof(rlv_op_clip_coef), sizeof(args::ClipCoef), 2, {{"result", kWrite}, {"sums", kRead}}, check_clip_coef, resolve_clip_coef, flops_clip_coef},
-    {"sq_norm", "optimizer", sizeof(rlv_op_sq_norm), sizeof(args::SqNorm), 3, {{"sums", kReadWrite}, {"g", kRead}, {"partial", kReadWrite}}, check_sq_norm, resolve_sq_norm, flops_sq_norm},
-    {"add", "elementwise", sizeof(rlv_op_add), sizeof(args::Add), 3, {{"y", kWrite}, {"a", kRead}, {"b", kRead}}, check_add, resolve_add, flops_add},
-    {"cast", "elementwise", sizeof(rlv_op_cast), sizeof(args::Cast), 2, {{"y", kWrite}, {"x", kRead}}, check_cast, resolve_cast, flops_cast},
-    {"copy", "elementwise", sizeof(rlv_op_copy), sizeof(args::Copy), 2, {{"y", kWrite}, {"x", kRead}}, check_copy, resolve_copy, flops_copy},
-    {"fill", "elementwise", sizeof(rlv_op_fill), sizeof(args::Fill), 1, {{"y", kWrite}}, check_fill, resolve_fill, flops_fill},
-    {"pack_weight", "elementwise", sizeof(rlv_op_pack_weight), sizeof(args::PackWeight), 3, {{"w", kWrite}, {"lo", kWrite}, {"src", kRead}}, check_pack_weight, resolve_pack_weight, flops_pack_weight},
-    {"unpack_weight", "elementwise", sizeof(rlv_op_unpack_weight), sizeof(args::UnpackWeight), 3, {{"dst", kWrite}, {"w", kRead}, {"lo", kRead}}, check_unpack_weight, resolve_unpack_weight, flops_unpack_weight},
+    {"", "", 0, 0, 0, {}, 0, {}, nullptr, nullptr, nullptr},
+    {"bias_bwd", "gemm", sizeof(rlv_op_bias_bwd), sizeof(args::BiasBwd), 3, {{"dbias", kReadWrite}, {"dy", kRead}, {"partial", kReadWrite}}, 3, {{"m", false}, {"n", false}, {"dt", false}}, check_bias_bwd, resolve_bias_bwd, flops_bias_bwd},
+    {"gemm_nn", "gemm", sizeof(rlv_op_gemm_nn), sizeof(args::GemmNn), 3, {{"dx", kReadWrite}, {"dy", kRead}, {"w", kRead}}, 5, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}, {"accumulate", false}}, check_gemm_nn, resolve_gemm_nn, flops_gemm_nn},
+    {"gemm_nt", "gemm", sizeof(rlv_op_gemm_nt), sizeof(args::GemmNt), 4, {{"y", kWrite}, {"x", kRead}, {"w", kRead}, {"bias", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}, {"ydt", false}, {"accumulate", false}}, check_gemm_nt, resolve_gemm_nt, flops_gemm_nt},
+    {"gemm_tn", "gemm", sizeof(rlv_op_gemm_tn), sizeof(args::GemmTn), 3, {{"dw", kReadWrite}, {"dy", kRead}, {"x", kRead}}, 4, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}}, check_gemm_tn, resolve_gemm_tn, flops_gemm_tn},
+    {"qk_norm_rope_bwd", "norm", sizeof(rlv_op_qk_norm_rope_bwd), sizeof(args::QkNormRopeBwd), 8, {{"dx", kWrite}, {"dweight", kReadWrite}, {"dy", kRead}, {"x", kRead}, {"weight", kRead}, {"positions", kRead}, {"rope", kRead}, {"partial", kReadWrite}}, 6, {{"rows", false}, {"heads", false}, {"head_dim", false}, {"max_pos", false}, {"eps", true}, {"dt", false}}, check_qk_norm_rope_bwd, resolve_qk_norm_rope_bwd, flops_qk_norm_rope_bwd},
+    {"qk_norm_rope_fwd", "norm", sizeof(rlv_op_qk_norm_rope_fwd), sizeof(args::QkNormRopeFwd), 5, {{"y", kWrite}, {"x", kRead}, {"weight", kRead}, {"positions", kRead}, {"rope", kRead}}, 6, {{"rows", false}, {"heads", false}, {"head_dim", false}, {"max_pos", false}, {"eps", true}, {"dt", false}}, check_qk_norm_rope_fwd, resolve_qk_norm_rope_fwd, flops_qk_norm_rope_fwd},
+    {"rms_norm_bwd", "norm", sizeof(rlv_op_rms_norm_bwd), sizeof(args::RmsNormBwd), 7, {{"dx", kWrite}, {"dweight", kReadWrite}, {"dy", kRead}, {"h", kRead}, {"weight", kRead}, {"dres", kRead}, {"partial", kReadWrite}}, 4, {{"rows", false}, {"cols", false}, {"eps", true}, {"dt", false}}, check_rms_norm_bwd, resolve_rms_norm_bwd, flops_rms_norm_bwd},
+    {"rms_norm_fwd", "norm", sizeof(rlv_op_rms_norm_fwd), sizeof(args::RmsNormFwd), 5, {{"y", kWrite}, {"h", kWrite}, {"x", kRead}, {"delta", kRead}, {"weight", kRead}}, 4, {{"rows", false}, {"cols", false}, {"eps", true}, {"dt", false}}, check_rms_norm_fwd, resolve_rms_norm_fwd, flops_rms_norm_fwd},
+    {"attn_bwd", "attention", sizeof(rlv_op_attn_bwd), sizeof(args::AttnBwd), 10, {{"dq", kWrite}, {"dk", kWrite}, {"dv", kWrite}, {"dout", kRead}, {"o", kRead}, {"lse", kRead}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"segs", kRead}}, 8, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"n_segs", false}, {"pairs", false}, {"scale", true}, {"dt", false}}, check_attn_bwd, resolve_attn_bwd, flops_attn_bwd},
+    {"attn_decode", "attention", sizeof(rlv_op_attn_decode), sizeof(args::AttnDecode), 5, {{"o", kWrite}, {"q", kRead}, {"kv", kRead}, {"table", kRead}, {"lens", kRead}}, 9, {{"batch", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"max_pages", false}, {"kv_pages", false}, {"pairs", false}, {"scale", true}, {"dt", false}}, check_attn_decode, resolve_attn_decode, flops_attn_decode},
+    {"attn_fwd", "attention", sizeof(rlv_op_attn_fwd), sizeof(args::AttnFwd), 8, {{"o", kWrite}, {"lse", kWrite}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"segs", kRead}, {"kv", kRead}, {"pages", kRead}}, 10, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"n_segs", false}, {"n_pages", false}, {"kv_pages", false}, {"pairs", false}, {"scale", true}, {"dt", false}}, check_attn_fwd, resolve_attn_fwd, flops_attn_fwd},
+    {"kv_append", "attention", sizeof(rlv_op_kv_append), sizeof(args::KvAppend), 4, {{"kv", kReadWrite}, {"k", kRead}, {"v", kRead}, {"slots", kRead}}, 5, {{"rows", false}, {"kv_heads", false}, {"head_dim", false}, {"kv_pages", false}, {"dt", false}}, check_kv_append, resolve_kv_append, flops_kv_append},
+    {"kv_copy", "attention", sizeof(rlv_op_kv_copy), sizeof(args::KvCopy), 2, {{"kv", kReadWrite}, {"pairs", kRead}}, 5, {{"count", false}, {"kv_heads", false}, {"head_dim", false}, {"kv_pages", false}, {"dt", false}}, check_kv_copy, resolve_kv_copy, flops_kv_copy},
+    {"swiglu_bwd", "mlp", sizeof(rlv_op_swiglu_bwd), sizeof(args::SwigluBwd), 5, {{"dgate", kWrite}, {"dup", kWrite}, {"dy", kRead}, {"gate", kRead}, {"up", kRead}}, 2, {{"n", false}, {"dt", false}}, check_swiglu_bwd, resolve_swiglu_bwd, flops_swiglu_bwd},
+    {"swiglu_fwd", "mlp", sizeof(rlv_op_swiglu_fwd), sizeof(args::SwigluFwd), 3, {{"y", kWrite}, {"gate", kRead}, {"up", kRead}}, 2, {{"n", false}, {"dt", false}}, check_swiglu_fwd, resolve_swiglu_fwd, flops_swiglu_fwd},
+    {"embed_bwd", "embedding", sizeof(rlv_op_embed_bwd), sizeof(args::EmbedBwd), 3, {{"dtable", kReadWrite}, {"ids", kRead}, {"dy", kRead}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"dt", false}, {"wdt", false}}, check_embed_bwd, resolve_embed_bwd, flops_embed_bwd},
+    {"embed_fwd", "embedding", sizeof(rlv_op_embed_fwd), sizeof(args::EmbedFwd), 3, {{"y", kWrite}, {"ids", kRead}, {"table", kRead}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"dt", false}, {"wdt", false}}, check_embed_fwd, resolve_embed_fwd, flops_embed_fwd},
+    {"gather_rows", "embedding", sizeof(rlv_op_gather_rows), sizeof(args::GatherRows), 3, {{"y", kWrite}, {"x", kRead}, {"index", kRead}}, 4, {{"rows", false}, {"src_rows", false}, {"cols", false}, {"dt", false}}, check_gather_rows, resolve_gather_rows, flops_gather_rows},
+    {"gather_rows_bwd", "embedding", sizeof(rlv_op_gather_rows_bwd), sizeof(args::GatherRowsBwd), 3, {{"dx", kWrite}, {"dy", kRead}, {"index", kRead}}, 4, {{"rows", false}, {"src_rows", false}, {"cols", false}, {"dt", false}}, check_gather_rows_bwd, resolve_gather_rows_bwd, flops_gather_rows_bwd},
+    {"logprob_bwd", "head", sizeof(rlv_op_logprob_bwd), sizeof(args::LogprobBwd), 10, {{"dx", kWrite}, {"dw", kReadWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"lse", kRead}, {"entropy", kRead}, {"dlogprob", kRead}, {"dentropy", kRead}, {"work", kReadWrite}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_bwd, resolve_logprob_bwd, flops_logprob_bwd},
+    {"logprob_fwd", "head", sizeof(rlv_op_logprob_fwd), sizeof(args::LogprobFwd), 7, {{"logprob", kWrite}, {"lse", kWrite}, {"entropy", kWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"partial", kReadWrite}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_fwd, resolve_logprob_fwd, flops_logprob_fwd},
+    {"sample", "head", sizeof(rlv_op_sample), sizeof(args::Sample), 4, {{"ids", kWrite}, {"logprob", kWrite}, {"logits", kRead}, {"counters", kRead}}, 9, {{"batch", false}, {"vocab", false}, {"seed", false}, {"purpose", false}, {"inv_temp", true}, {"top_k", false}, {"top_p", true}, {"min_p", true}, {"greedy", false}}, check_sample, resolve_sample, flops_sample},
+    {"adamw", "optimizer", sizeof(rlv_op_adamw), sizeof(args::Adamw), 6, {{"p", kReadWrite}, {"lo", kReadWrite}, {"g", kRead}, {"m", kReadWrite}, {"v", kReadWrite}, {"result", kRead}}, 13, {{"n", false}, {"wdt", false}, {"mdt", false}, {"lr", true}, {"beta1", true}, {"beta2", true}, {"eps", true}, {"weight_decay", true}, {"c1", true}, {"c2", true}, {"seed", false}, {"tensor", false}, {"step", false}}, check_adamw, resolve_adamw, flops_adamw},
+    {"clip_coef", "optimizer", sizeof(rlv_op_clip_coef), sizeof(args::ClipCoef), 2, {{"result", kWrite}, {"sums", kRead}}, 2, {{"slots", false}, {"max_norm", true}}, check_clip_coef, resolve_clip_coef, flops_clip_coef},
+    {"sq_norm", "optimizer", sizeof(rlv_op_sq_norm), sizeof(args::SqNorm), 3, {{"sums", kReadWrite}, {"g", kRead}, {"partial", kReadWrite}}, 3, {{"n", false}, {"slots", false}, {"slot", false}}, check_sq_norm, resolve_sq_norm, flops_sq_norm},
+    {"add", "elementwise", sizeof(rlv_op_add), sizeof(args::Add), 3, {{"y", kWrite}, {"a", kRead}, {"b", kRead}}, 2, {{"n", false}, {"dt", false}}, check_add, resolve_add, flops_add},
+    {"cast", "elementwise", sizeof(rlv_op_cast), sizeof(args::Cast), 2, {{"y", kWrite}, {"x", kRead}}, 3, {{"n", false}, {"dt", false}, {"ydt", false}}, check_cast, resolve_cast, flops_cast},
+    {"copy", "elementwise", sizeof(rlv_op_copy), sizeof(args::Copy), 2, {{"y", kWrite}, {"x", kRead}}, 1, {{"n", false}}, check_copy, resolve_copy, flops_copy},
+    {"fill", "elementwise", sizeof(rlv_op_fill), sizeof(args::Fill), 1, {{"y", kWrite}}, 2, {{"n", false}, {"value", true}}, check_fill, resolve_fill, flops_fill},
+    {"pack_weight", "elementwise", sizeof(rlv_op_pack_weight), sizeof(args::PackWeight), 3, {{"w", kWrite}, {"lo", kWrite}, {"src", kRead}}, 4, {{"n", false}, {"k", false}, {"dt", false}, {"sdt", false}}, check_pack_weight, resolve_pack_weight, flops_pack_weight},
+    {"unpack_weight", "elementwise", sizeof(rlv_op_unpack_weight), sizeof(args::UnpackWeight), 3, {{"dst", kWrite}, {"w", kRead}, {"lo", kRead}}, 5, {{"n", false}, {"k", false}, {"dt", false}, {"edt", false}, {"ddt", false}}, check_unpack_weight, resolve_unpack_weight, flops_unpack_weight},
   };
   return table[id];
 }

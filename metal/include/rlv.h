@@ -19,7 +19,8 @@ extern "C" {
 // Copies the hash of this interface (NUL-terminated) and returns its length; a stale library shows here.
 RLV_API uint32_t rlv_abi_hash(char* out, uint32_t capacity);
 
-// Opens a device: "cpu", "ref" or "null"; threads 0 = as many as the process may use. 0 on failure.
+// Opens a device: "cpu", "ref", "null", and "metal" or "soft" where the library was built with it; threads 0
+// = as many as the process may use. 0 on failure.
 RLV_API uint32_t rlv_open(const char* name, uint32_t threads);
 // Waits for the device's work, frees all its buffers and ends its threads.
 RLV_API void rlv_close(uint32_t device);

@@ -1,6 +1,6 @@
 import { threadCount } from "../core/env.ts";
 import { assert, DeviceError, OutOfMemory, Stale } from "../core/errors.ts";
-import { cString, lib, nativeView, type Pointer, readText } from "./lib.ts";
+import { cString, type Library, lib, nativeView, type Pointer, readText } from "./lib.ts";
 import {
   type ArgsOf,
   evaluate,
@@ -14,7 +14,7 @@ import {
   type View,
 } from "./operation.ts";
 
-export type DeviceName = "cpu" | "ref" | "null";
+export type DeviceName = "cpu" | "metal" | "soft" | "ref" | "null";
 
 export interface DeviceStats {
   readonly liveBytes: number;
@@ -55,6 +55,7 @@ function encoderOf(op: Operation): Encoder {
 /** An open device: buffers, one ordered stream of operations, statistics. */
 export class Device {
   readonly handle: number;
+  readonly library: Library;
   readonly info: Readonly<Record<string, unknown>>;
   #words = new Uint32Array(INITIAL_WORDS);
   #floats = new Float32Array(this.#words.buffer);
@@ -65,21 +66,29 @@ export class Device {
   private constructor(
     readonly name: DeviceName,
     handle: number,
+    library: Library,
   ) {
     this.handle = handle;
-    this.info = JSON.parse(readText((out, n) => lib().rlv_info(handle, out, n)));
+    this.library = library;
+    this.info = JSON.parse(readText((out, n) => library.rlv_info(handle, out, n)));
   }
 
   /** threads null: RLV_THREADS, Slurm's grant, or every core. */
   static open(name: DeviceName = "cpu", threads: number | null = null): Device {
     const wanted = threadCount(threads);
-    const handle = lib().rlv_open(cString(name), wanted);
+    const library = lib(name === "soft" ? "soft" : "native");
+    const handle = library.rlv_open(cString(name), wanted);
     if (handle === 0)
       throw new DeviceError(
-        readText((out, n) => lib().rlv_error(0, out, n)),
+        readText((out, n) => library.rlv_error(0, out, n)),
         `device ${name}`,
       );
-    return new Device(name, handle);
+    return new Device(name, handle, library);
+  }
+
+  /** Decoding steps worth handing over at once: a GPU should not wait for the host after each token. */
+  get tokensPerSubmit(): number {
+    return this.name === "metal" || this.name === "soft" ? 8 : 1;
   }
 
   get hasMemory(): boolean {
@@ -89,7 +98,7 @@ export class Device {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    lib().rlv_close(this.handle);
+    this.library.rlv_close(this.handle);
   }
 
   /** A zeroed buffer of at least `bytes`. */
@@ -97,7 +106,7 @@ export class Device {
     this.#open();
     const units = Math.max(1, Math.ceil(bytes / 16));
     assert(units < 2 ** 32, `${label}: ${bytes} bytes`);
-    const handle = lib().rlv_buffer_new(this.handle, units, cString(label));
+    const handle = this.library.rlv_buffer_new(this.handle, units, cString(label));
     if (handle === 0) {
       const stats = this.stats();
       throw new OutOfMemory(bytes, stats.liveBytes, null, label);
@@ -123,7 +132,7 @@ export class Device {
   submit(): void {
     this.#open();
     if (this.#count === 0) return;
-    const ticket = lib().rlv_submit(this.handle, this.#words, this.#count);
+    const ticket = this.library.rlv_submit(this.handle, this.#words, this.#count);
     this.#count = 0;
     if (ticket === 0) this.throwError();
     this.#ticket = ticket;
@@ -134,7 +143,7 @@ export class Device {
     this.submit();
     if (this.#ticket === 0) return;
     for (;;) {
-      const state = lib().rlv_wait(this.handle, this.#ticket, 50);
+      const state = this.library.rlv_wait(this.handle, this.#ticket, 50);
       if (state === 0) return;
       if (state === 2) this.throwError();
     }
@@ -142,7 +151,7 @@ export class Device {
 
   stats(): DeviceStats {
     const out = new Float64Array(10);
-    lib().rlv_stats(this.handle, out, out.length);
+    this.library.rlv_stats(this.handle, out, out.length);
     return {
       liveBytes: out[0]!,
       liveBuffers: out[1]!,
@@ -160,13 +169,13 @@ export class Device {
   /** Rows of {calls, ns, flops, bytes} by operation id since profiling was switched on. */
   profile(enable: boolean, operations: number): Float64Array {
     const out = new Float64Array(4 * (operations + 1));
-    lib().rlv_profile(this.handle, out, out.length, enable ? 1 : 0);
+    this.library.rlv_profile(this.handle, out, out.length, enable ? 1 : 0);
     return out;
   }
 
   /** Measured limit: float32 or bfloat16 GFLOP/s, or GB/s of streaming reads, with all threads. */
   measure(what: "f32" | "bf16" | "read", seconds = 0.2): number {
-    return lib().rlv_measure(this.handle, { f32: 0, bf16: 1, read: 2 }[what], seconds);
+    return this.library.rlv_measure(this.handle, { f32: 0, bf16: 1, read: 2 }[what], seconds);
   }
 
   /** Complex-step gradient of one forward operation; `ref` device only. Views by tensor name. */
@@ -188,7 +197,13 @@ export class Device {
       });
       return out;
     };
-    const status = lib().rlv_ref_vjp(this.handle, words, words.length, refs(cotangents), refs(gradients));
+    const status = this.library.rlv_ref_vjp(
+      this.handle,
+      words,
+      words.length,
+      refs(cotangents),
+      refs(gradients),
+    );
     if (status !== 0) this.throwError();
   }
 
@@ -201,7 +216,7 @@ export class Device {
 
   /** Takes the device's first error and throws it. */
   throwError(): never {
-    const text = readText((out, n) => lib().rlv_error(this.handle, out, n));
+    const text = readText((out, n) => this.library.rlv_error(this.handle, out, n));
     throw text.includes("stale handle") ? new Stale(text) : new DeviceError(text || "the device failed");
   }
 
@@ -269,7 +284,7 @@ export class Buffer {
     if (this.#freed) throw new Stale("buffer used after it was freed", this.label);
     assert(offset >= 0 && offset + bytes <= this.bytes, `${this.label}: view [${offset}, ${offset + bytes})`);
     if (this.#address === null) {
-      const address = lib().rlv_buffer_ptr(this.device.handle, this.handle);
+      const address = this.device.library.rlv_buffer_ptr(this.device.handle, this.handle);
       assert(
         address !== null && Number(address) !== 0,
         `${this.label}: no memory on device ${this.device.name}`,
@@ -283,7 +298,9 @@ export class Buffer {
   readFile(fd: number, from: number, offset: number, bytes: number): void {
     if (this.#freed) throw new Stale("buffer used after it was freed", this.label);
     assert(offset % 16 === 0 && offset + bytes <= this.bytes, `${this.label}: read of ${bytes} at ${offset}`);
-    if (lib().rlv_read_file(this.device.handle, this.handle, offset / 16, fd, from, bytes) !== 0) {
+    if (
+      this.device.library.rlv_read_file(this.device.handle, this.handle, offset / 16, fd, from, bytes) !== 0
+    ) {
       this.device.throwError();
     }
   }
@@ -297,7 +314,7 @@ export class Buffer {
     if (this.#freed) return;
     this.#freed = true;
     this.#address = null;
-    lib().rlv_buffer_free(this.device.handle, this.handle);
+    this.device.library.rlv_buffer_free(this.device.handle, this.handle);
   }
 }
 

@@ -45,7 +45,7 @@ const symbols = {
   rlv_fullsync: { args: [i32], returns: u32 },
 } as const;
 
-type Library = ReturnType<typeof dlopen<typeof symbols>>["symbols"];
+export type Library = ReturnType<typeof dlopen<typeof symbols>>["symbols"];
 
 /** Copies the embedded library out, once per version and content; the hash is checked on every start. */
 function extract(source: { path: string; sha256: string }): string {
@@ -74,23 +74,31 @@ function extract(source: { path: string; sha256: string }): string {
   return target;
 }
 
-function libraryPath(): string {
+/** The ordinary library, or the one with the Metal device on software Metal. */
+type Kind = "native" | "soft";
+
+function libraryPath(kind: Kind): string {
+  const suffix = process.platform === "darwin" ? "dylib" : "so";
+  if (kind === "soft") return resolve(import.meta.dir, `../../build/librlv-soft.${suffix}`);
   const named = environment("RLV_LIB_PATH");
   if (named) return resolve(named);
   if (embeddedLibrary) return extract(embeddedLibrary);
-  const suffix = process.platform === "darwin" ? "dylib" : "so";
   return resolve(import.meta.dir, `../../build/librlv.${suffix}`);
 }
 
-let library: Library | null = null;
+const REMEDY: Readonly<Record<Kind, string>> = {
+  native: "run ./rlv (builds it), or set RLV_LIB_PATH",
+  soft: "software Metal is for a clone with clang 19 or later: run scripts/build-native --soft, or use --device cpu",
+};
 
-/** Loads the library on first use; it is never closed. */
-export function lib(): Library {
-  if (library) return library;
-  const path = libraryPath();
-  if (!existsSync(path)) {
-    throw new DeviceError("native library not found", path, "run ./rlv (builds it), or set RLV_LIB_PATH");
-  }
+const libraries = new Map<Kind, Library>();
+
+/** Loads a library on first use; it is never closed. */
+export function lib(kind: Kind = "native"): Library {
+  const known = libraries.get(kind);
+  if (known) return known;
+  const path = libraryPath(kind);
+  if (!existsSync(path)) throw new DeviceError("native library not found", path, REMEDY[kind]);
   let loaded: Library;
   try {
     loaded = dlopen(path, symbols).symbols;
@@ -107,10 +115,10 @@ export function lib(): Library {
     throw new DeviceError(
       `native library speaks interface ${hash}, this program ${ABI_HASH}`,
       path,
-      "rebuild it with ./rlv, or unset RLV_LIB_PATH",
+      kind === "soft" ? "run scripts/build-native --soft" : "rebuild it with ./rlv, or unset RLV_LIB_PATH",
     );
   }
-  library = loaded;
+  libraries.set(kind, loaded);
   return loaded;
 }
 

@@ -80,6 +80,12 @@ interface Encoded {
   next: number;
 }
 
+/** A token of each sequence, on the device. */
+interface Draw {
+  readonly ids: Tensor;
+  readonly logprob: Tensor;
+}
+
 export class RolloutEngine {
   readonly store: KvStore;
   constructor(
@@ -214,17 +220,23 @@ export class RolloutEngine {
           );
           const hidden = F.gather(g, rows[0]!.hidden, index);
           g.release(index);
-          active.push(...this.#draw(g, hidden, started, requests, sampling, key, accept));
+          const draws = [this.#draw(g, hidden, started, requests, sampling, key, 0)];
+          active.push(...this.#take(g, started, draws, key, accept));
           encoded = this.#retire(g, encoded, requests);
           yield;
           continue;
         }
         assert(active.length > 0, "rollout: no sequence fits the key-value store");
-        const hidden = this.#decode(g, active, (s) => {
-          reserved -= 1;
-          s.reserved -= 1;
-        });
-        active = this.#draw(g, hidden, active, requests, sampling, key, accept);
+        const left = Math.min(...active.map((s) => sampling.maxNewTokens - s.ids.length));
+        const draws: Draw[] = [];
+        for (let ahead = 0; ahead < Math.min(this.memory.device.tokensPerSubmit, left); ahead++) {
+          const hidden = this.#decode(g, active, draws.at(-1)?.ids ?? null, (s) => {
+            reserved -= 1;
+            s.reserved -= 1;
+          });
+          draws.push(this.#draw(g, hidden, active, requests, sampling, key, ahead));
+        }
+        active = this.#take(g, active, draws, key, accept);
         yield;
       }
     } finally {
@@ -307,17 +319,20 @@ export class RolloutEngine {
     return left;
   }
 
-  /** One token of every active sequence through the model; hidden states [B, C]. */
-  #decode(g: Graph, active: readonly Sequence[], onPage: (s: Sequence) => void): Tensor {
+  /** One token of every active sequence, its last one or the one in `drawn`; hidden states [B, C]. */
+  #decode(
+    g: Graph,
+    active: readonly Sequence[],
+    drawn: Tensor | null,
+    onPage: (s: Sequence) => void,
+  ): Tensor {
     const batch = active.length;
-    const ids = new Uint32Array(batch);
     const positions = new Uint32Array(batch);
     const slots = new Uint32Array(batch);
     const lens = new Uint32Array(batch);
     let pairs = 0;
     active.forEach((s, i) => {
       const before = s.cache.pages.length;
-      ids[i] = s.ids[s.ids.length - 1]!;
       positions[i] = s.cache.length;
       slots[i] = s.cache.extend(1)[0]!;
       lens[i] = s.cache.length;
@@ -329,25 +344,31 @@ export class RolloutEngine {
     active.forEach((s, i) => {
       table.set(s.cache.pages, i * maxPages);
     });
+    const last =
+      drawn ??
+      upload(
+        g,
+        active.map((s) => s.ids.at(-1)!),
+        "ids",
+      );
     const input = {
-      ids: g.upload(ids, "ids"),
       positions: g.upload(positions, "positions"),
       slots: g.upload(slots, "slots"),
       lens: g.upload(lens, "lens"),
       table: g.upload(table, "page table"),
     };
     const hidden = this.model.decode(g, {
-      ids: input.ids,
+      ids: last,
       positions: input.positions,
       rows: { table: input.table, maxPages, lens: input.lens, pairs },
       cache: this.store,
       slots: input.slots,
     });
-    g.release(...Object.values(input));
+    g.release(...Object.values(input), ...(drawn ? [] : [last]));
     return hidden;
   }
 
-  /** Samples a token for each row of `hidden` (consumed) and returns the sequences that go on. */
+  /** Samples a token for each row of `hidden` (consumed), `ahead` tokens beyond those the sequences have. */
   #draw(
     g: Graph,
     hidden: Tensor,
@@ -355,13 +376,13 @@ export class RolloutEngine {
     requests: readonly Request[],
     sampling: Sampling,
     key: DrawKey,
-    accept: (s: Sequence, id: number, logprob: number) => boolean,
-  ): Sequence[] {
+    ahead: number,
+  ): Draw {
     const batch = sequences.length;
     const vocab = this.model.config.vocabSize;
     const counters = new Uint32Array(batch * 4);
     sequences.forEach((s, i) => {
-      counters.set([s.ids.length, s.completion, requests[s.request]!.prompt, key.step], 4 * i);
+      counters.set([s.ids.length + ahead, s.completion, requests[s.request]!.prompt, key.step], 4 * i);
     });
     const logits = this.model.logits(g, hidden);
     const ids = g.empty([batch], Dtype.f32, "sampled ids");
@@ -384,13 +405,26 @@ export class RolloutEngine {
       },
     );
     g.release(hidden, logits, uploaded);
+    return { ids, logprob };
+  }
+
+  /**
+   * Waits for tokens that were drawn one after the other (consumed), gives each sequence its own up to its end, and
+   * returns the sequences that go on. What was drawn beyond an end is dropped: it changes nothing for the others.
+   */
+  #take(
+    g: Graph,
+    sequences: readonly Sequence[],
+    draws: readonly Draw[],
+    key: DrawKey,
+    accept: (s: Sequence, id: number, logprob: number) => boolean,
+  ): Sequence[] {
     try {
       this.#finishDraw(key.step);
-      const drawn = ids.uint32();
-      const logps = logprob.float32();
-      return sequences.filter((s, i) => accept(s, drawn[i]!, logps[i]!));
+      const drawn = draws.map(({ ids, logprob }) => ({ ids: ids.uint32(), logprobs: logprob.float32() }));
+      return sequences.filter((s, i) => drawn.every(({ ids, logprobs }) => accept(s, ids[i]!, logprobs[i]!)));
     } finally {
-      g.release(ids, logprob);
+      for (const { ids, logprob } of draws) g.release(ids, logprob);
     }
   }
 

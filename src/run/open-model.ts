@@ -23,14 +23,18 @@ export function dtypeCode(name: "float32" | "bfloat16"): DtypeCode {
   return name === "bfloat16" ? Dtype.bf16 : Dtype.f32;
 }
 
-/** The device a command asked for. `auto` takes the CPU device: the only one of this build. */
+/** The device a command asked for. `auto` is Metal on a Mac with Apple silicon, else the CPU. */
 export function openDevice(configured: DeviceName, threads: number | null): Device {
+  setFullSync(fullSync);
   const name = deviceChoice(configured);
-  if (name === "auto" || name === "cpu") {
-    setFullSync(fullSync);
-    return Device.open("cpu", threads);
-  }
-  throw new UsageError(`no device ${name} in this build`, "--device", "use --device cpu");
+  const apple = process.platform === "darwin" && process.arch === "arm64";
+  if (name === "metal" && !apple)
+    throw new UsageError(
+      "Metal is Apple's",
+      "--device metal",
+      "use --device cpu, or soft for software Metal",
+    );
+  return Device.open(name === "auto" ? (apple ? "metal" : "cpu") : name, threads);
 }
 
 /** A folder whose config names a causal language model and whose weights fit it. */

@@ -1,6 +1,5 @@
 import { describe, expect, test } from "bun:test";
 import { bf16ToF32, f32ToBf16 } from "../../src/core/float-formats.ts";
-import { Device } from "../../src/device/device.ts";
 import { AdamW } from "../../src/nn/optimizer.ts";
 import { Parameters } from "../../src/nn/parameters.ts";
 import { learningRateFactor } from "../../src/nn/schedule.ts";
@@ -9,6 +8,7 @@ import { packWeight } from "../../src/ops/elementwise.ts";
 import { StepMemory } from "../../src/tape/tape.ts";
 import { loadTensors } from "../golden-tensors.ts";
 import { type GoldenCase, goldenCases } from "../goldens-dirs.ts";
+import { openTestDevice } from "../test-device.ts";
 import { largest, norm } from "./support.ts";
 
 const cases = goldenCases("optim").filter((c) => c.kind === "adamw");
@@ -47,7 +47,7 @@ function trajectory(golden: GoldenCase, dtype: DtypeCode, spoiled: number | null
   const { hyper, weight_decay_by_parameter: decays, max_grad_norm, schedule, warmup, total } = golden.spec;
   const names = [...want.keys()].filter((k) => k.endsWith(".init")).map((k) => k.slice(0, -5));
   const steps = [...want.keys()].filter((k) => k.startsWith("g0.step")).length;
-  const device = Device.open("cpu", 2);
+  const device = openTestDevice(2);
   const shapes = new Map(names.map((name) => [name, want.get(`${name}.init`)!.shape]));
   const parameters = new Parameters(
     device,

@@ -1,10 +1,10 @@
 import { describe, expect, test } from "bun:test";
-import { Device } from "../../src/device/device.ts";
 import { Dtype } from "../../src/ops/define.ts";
 import { sample } from "../../src/ops/head.ts";
 import { Graph, StepMemory } from "../../src/tape/tape.ts";
 import { loadTensors } from "../golden-tensors.ts";
 import { goldenCases } from "../goldens-dirs.ts";
+import { openTestDevice } from "../test-device.ts";
 
 const cases = goldenCases("sampling").filter((c) => c.kind === "sampling");
 const DRAWS = 4000;
@@ -18,7 +18,7 @@ interface Filters {
 
 /** One draw a row of logits [batch, vocab]; the random counters of draw i are (i, row, 7, 1). */
 function draw(logits: Float32Array, vocab: number, row: number, filters: Filters, greedy: 0 | 1) {
-  const device = Device.open("cpu", 2);
+  const device = openTestDevice(2);
   const memory = new StepMemory(device);
   const g = new Graph(memory, false);
   const batch = logits.length / vocab;

@@ -1,15 +1,15 @@
 import { join } from "node:path";
-import { Device } from "../../src/device/device.ts";
 import { Tokenizer } from "../../src/io/tokenizer.ts";
 import type { Transformer, TransformerOptions } from "../../src/nn/transformer.ts";
 import { Dtype } from "../../src/ops/define.ts";
 import { openModel } from "../../src/run/open-model.ts";
 import { StepMemory } from "../../src/tape/tape.ts";
 import type { GoldenCase } from "../goldens-dirs.ts";
+import { openTestDevice } from "../test-device.ts";
 
 /** The model of a folder, or of a golden, on the CPU device; closed at the end of the block. */
 export class Opened implements Disposable {
-  readonly device = Device.open("cpu", 2);
+  readonly device = openTestDevice(2);
   readonly memory = new StepMemory(this.device);
   readonly model: Transformer;
   constructor(from: GoldenCase | string, options: Partial<TransformerOptions> = {}) {

@@ -6,11 +6,12 @@ import { logprobFwd } from "../../src/ops/head.ts";
 import "../../src/ops/index.ts";
 import { loadTensors } from "../golden-tensors.ts";
 import { goldenCases } from "../goldens-dirs.ts";
+import { openTestDevice } from "../test-device.ts";
 import { distance } from "./compare.ts";
 import { type Case, gradients, referenceGradients, run } from "./run.ts";
 import { type Data, f32, packed, packedIndex, u32, valuesOf } from "./tensors.ts";
 
-const cpu = Device.open("cpu", 2);
+const cpu = openTestDevice(2);
 const ref = Device.open("ref");
 afterAll(() => {
   cpu.close();

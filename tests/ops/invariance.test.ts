@@ -6,7 +6,7 @@
 import { afterAll, expect, test } from "bun:test";
 import fc from "fast-check";
 import { Random } from "../../src/core/rng.ts";
-import { Device } from "../../src/device/device.ts";
+import type { Device } from "../../src/device/device.ts";
 import { attnDecode, attnFwd } from "../../src/ops/attention.ts";
 import { Dtype, type OpDef, PAGE } from "../../src/ops/define.ts";
 import { embedFwd } from "../../src/ops/embedding.ts";
@@ -15,12 +15,13 @@ import { logprobFwd, sample } from "../../src/ops/head.ts";
 import "../../src/ops/index.ts";
 import { swigluFwd } from "../../src/ops/mlp.ts";
 import { qkNormRopeFwd, rmsNormFwd } from "../../src/ops/norm.ts";
+import { openTestDevice } from "../test-device.ts";
 import { caseOf } from "./row.ts";
 import { type Case, run } from "./run.ts";
 import { layout, type Part } from "./shapes.ts";
 import { type Data, f32, floats, normals, type Params, u32 } from "./tensors.ts";
 
-const devices = [1, 3].map((threads) => Device.open("cpu", threads));
+const devices = [1, 3].map((threads) => openTestDevice(threads));
 afterAll(() => {
   for (const device of devices) device.close();
 });

@@ -20,6 +20,7 @@ import { bytesNeeded, Device } from "../../src/device/device.ts";
 import { evaluate, type View } from "../../src/ops/define.ts";
 import { fill } from "../../src/ops/elementwise.ts";
 import { catalogue } from "../../src/ops/index.ts";
+import { openTestDevice } from "../test-device.ts";
 import { coarsest, distance, roundoff, sameBits, sameValues } from "./compare.ts";
 import type { GradCase, Row } from "./row.ts";
 import {
@@ -37,7 +38,7 @@ import { type Data, elementBytes, elementOf, f32, floats, normals, random, value
 /** Roundings that a tolerance may allow at most: beyond it a row would prove little. */
 const LARGEST_SLACK = 32;
 
-const cpu = [1, 2, 3].map((threads) => Device.open("cpu", threads));
+const cpu = [1, 2, 3].map((threads) => openTestDevice(threads));
 const ref = Device.open("ref");
 const none = Device.open("null");
 const devices = [...cpu, ref, none];

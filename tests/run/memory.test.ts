@@ -11,6 +11,7 @@ import { packGroups } from "../../src/rollout/pack.ts";
 import { forwardRow } from "../../src/rollout/score.ts";
 import { PolicyStep, type Score } from "../../src/run/policy-step.ts";
 import { Graph, StepMemory } from "../../src/tape/tape.ts";
+import { openTestDevice } from "../test-device.ts";
 import { promptOf, Tiny } from "./tiny.ts";
 
 const alternate: Score = async (rollouts) =>
@@ -111,7 +112,7 @@ describe("memory", () => {
         return most;
       };
       const planned = await peak(Device.open("null"));
-      const taken = await peak(Device.open("cpu", 2), (model) => {
+      const taken = await peak(openTestDevice(2), (model) => {
         using source = new Tiny("llama");
         model.copyFrom(source.model);
       });
@@ -121,7 +122,7 @@ describe("memory", () => {
   );
 
   test("a refused allocation is a typed error that leaks nothing", () => {
-    const device = Device.open("cpu", 1);
+    const device = openTestDevice(1);
     lib().rlv_fail_allocation(1);
     expect(() => device.buffer(1 << 20, "refused")).toThrow(OutOfMemory);
     expect(device.stats()).toMatchObject({ liveBytes: 0, liveBuffers: 0 });

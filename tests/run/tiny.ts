@@ -1,9 +1,10 @@
-import { Device } from "../../src/device/device.ts";
+import type { Device } from "../../src/device/device.ts";
 import { parseModelConfig } from "../../src/io/hf-folder.ts";
 import { Transformer, type TransformerOptions } from "../../src/nn/transformer.ts";
 import { Dtype } from "../../src/ops/define.ts";
 import { initialise } from "../../src/run/open-model.ts";
 import { StepMemory } from "../../src/tape/tape.ts";
+import { openTestDevice } from "../test-device.ts";
 
 /** config.json of small models with everything that differs between families. */
 export const TINY = {
@@ -53,7 +54,7 @@ export class Tiny implements Disposable {
   readonly memory: StepMemory;
   readonly model: Transformer;
   constructor(family: Family, options: Partial<TransformerOptions> = {}, threads = 2) {
-    this.device = Device.open("cpu", threads);
+    this.device = openTestDevice(threads);
     this.memory = new StepMemory(this.device);
     this.model = new Transformer(this.device, parseModelConfig(TINY[family], family), {
       dtype: Dtype.f32,

@@ -1,0 +1,3 @@
+// All that metal-cpp takes from IOSurface, for builds without Apple's SDK.
+#pragma once
+typedef struct __IOSurface* IOSurfaceRef;

@@ -1,0 +1,147 @@
+#include "queue.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+namespace rlv {
+namespace metal {
+
+Queue::Queue(MTL::Device* device, double limit_seconds)
+    : queue_(TransferPtr(device->newCommandQueue(kInFlight + 1))),
+      errors_(TransferPtr(device->newBuffer(kInFlight * kErrorBytes, MTL::ResourceStorageModeShared))),
+      limit_seconds_(limit_seconds) {
+  watchdog_ = std::thread([this] { watch(); });
+}
+
+Queue::~Queue() {
+  drain();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    closing_ = true;
+  }
+  changed_.notify_all();
+  watchdog_.join();
+}
+
+Queue::Batch Queue::begin() {
+  Batch batch;
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    auto free_slot = [&] {
+      return std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return !s.busy; });
+    };
+    changed_.wait(lock, [&] { return lost_ || free_slot() != slots_.end(); });
+    if (lost_) return batch;
+    const auto slot = free_slot();
+    *slot = Slot();
+    slot->busy = true;
+    slot->serial = next_serial_++;
+    batch.slot = uint32_t(slot - slots_.begin());
+  }
+  std::memset(static_cast<char*>(errors_->contents()) + error_offset(batch), 0, kErrorBytes);
+  batch.buffer = RetainPtr(queue_->commandBuffer());
+  batch.encoder = RetainPtr(batch.buffer->computeCommandEncoder(MTL::DispatchTypeConcurrent));
+  return batch;
+}
+
+void Queue::commit(Batch batch, const std::string& label, Done done) {
+  batch.encoder->endEncoding();
+  batch.buffer->setLabel(string(label));
+  uint64_t serial;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Slot& slot = slots_[batch.slot];
+    slot.committed = true;
+    slot.done = std::move(done);
+    serial = slot.serial;
+  }
+  const uint32_t index = batch.slot;
+  batch.buffer->addCompletedHandler(
+      [this, index, serial](MTL::CommandBuffer* buffer) { finished(index, serial, buffer); });
+  batch.buffer->commit();
+  changed_.notify_all();
+}
+
+// On a thread of Metal's.
+void Queue::finished(uint32_t index, uint64_t serial, MTL::CommandBuffer* buffer) {
+  const Pool pool;
+  Result result;
+  if (buffer->status() == MTL::CommandBufferStatusError) result.error = text(buffer->error());
+  uint32_t record[2];
+  std::memcpy(record, static_cast<char*>(errors_->contents()) + index * kErrorBytes, sizeof record);
+  result.code = record[0];
+  result.value = record[1];
+  result.seconds = buffer->GPUEndTime() - buffer->GPUStartTime();
+  Done done;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Slot& slot = slots_[index];
+    if (!slot.busy || slot.serial != serial) return;  // given up by the watchdog
+    done = std::move(slot.done);
+  }
+  if (done) done(result);
+  // Under the lock: the queue may be gone right after.
+  std::lock_guard<std::mutex> lock(mutex_);
+  slots_[index] = Slot();
+  changed_.notify_all();
+}
+
+// A command buffer counts from when it is the oldest one: those behind it wait for it.
+void Queue::watch() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  uint64_t oldest = 0;
+  Clock::time_point since;
+  while (!closing_) {
+    changed_.wait_for(lock, std::chrono::milliseconds(limit_seconds_ < 4 ? 20 : 1000));
+    Slot* first = nullptr;
+    for (Slot& slot : slots_)
+      if (slot.busy && slot.committed && (!first || slot.serial < first->serial)) first = &slot;
+    if (!first) {
+      oldest = 0;
+      continue;
+    }
+    if (first->serial != oldest) {
+      oldest = first->serial;
+      since = Clock::now();
+    }
+    if (std::chrono::duration<double>(Clock::now() - since).count() < limit_seconds_) continue;
+
+    lost_ = true;
+    std::vector<Done> given_up;
+    for (Slot& slot : slots_)
+      if (slot.busy && slot.committed) {
+        given_up.push_back(std::move(slot.done));
+        slot.serial = 0;
+      }
+    lock.unlock();
+    for (auto& done : given_up) {
+      Result result;
+      char limit[32];
+      std::snprintf(limit, sizeof limit, "%g", limit_seconds_);
+      result.error =
+          std::string("no answer from the GPU for ") + limit + " s: restart the run, or use --device cpu";
+      if (done) done(result);
+    }
+    changed_.notify_all();
+    lock.lock();
+    oldest = 0;
+    changed_.wait(lock, [&] { return closing_; });
+  }
+}
+
+bool Queue::lost() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return lost_;
+}
+
+void Queue::drain() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [&] {
+    return lost_ || std::none_of(slots_.begin(), slots_.end(), [](const Slot& s) { return s.busy; });
+  });
+}
+
+}  // namespace metal
+}  // namespace rlv

@@ -1,0 +1,86 @@
+// What every kernel file includes: storage types, loads and stores, reductions, and how a kernel reports bad
+// data.
+//
+// A kernel's arguments: [[buffer(0)]] the operation's record (ops.gen.h); [[buffer(1 + i)]] its i-th tensor
+// (a dummy when absent: ask `a.bias.buffer != 0`); [[buffer(RLV_EXTRA)]] constants of one dispatch, if any;
+// [[buffer(RLV_ERROR)]] the error record. bfloat16 is stored as ushort and widened by a shift, so that no
+// chip needs hardware bfloat. Needs MSL 3.0.
+#pragma once
+#include <metal_stdlib>
+#include "ops.gen.h"
+#include "errors.h"
+using namespace metal;
+
+#define RLV_EXTRA 29
+#define RLV_ERROR 30
+#define RLV_SIMD 32u
+
+typedef ushort bf16;
+
+// Instantiates kernel template `name` as `host`: RLV_KERNEL("cast_f32_bf16", cast, float, bf16)
+#define RLV_KERNEL(host, name, ...) \
+  template [[host_name(host)]] [[kernel]] decltype(name<__VA_ARGS__>) name<__VA_ARGS__>;
+
+inline float widen(float x) { return x; }
+inline float widen(bf16 x) { return as_type<float>(uint(x) << 16); }
+
+// Round to nearest, ties to even; NaN stays NaN.
+inline bf16 to_bf16(float x) {
+  const uint bits = as_type<uint>(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return bf16((bits >> 16) | 0x40u);
+  return bf16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+template <typename S>
+inline S narrow(float x);
+template <>
+inline float narrow<float>(float x) {
+  return x;
+}
+template <>
+inline bf16 narrow<bf16>(float x) {
+  return to_bf16(x);
+}
+
+// Elements of a packed weight's reduction dimension, bytes apart: f32 [N/32][K][32], bf16
+// [N/32][ceil(K/2)][32][2].
+inline ulong packed_index(uint row, uint col, uint k, bool pairs) {
+  const ulong panel = row / RLV_PANEL;
+  const uint lane = row % RLV_PANEL;
+  if (pairs) return ((panel * ((k + 1) / 2) + col / 2) * RLV_PANEL + lane) * 2 + col % 2;
+  return (panel * k + col) * RLV_PANEL + lane;
+}
+template <typename S>
+inline bool packs_pairs();
+template <>
+inline bool packs_pairs<float>() {
+  return false;
+}
+template <>
+inline bool packs_pairs<bf16>() {
+  return true;
+}
+
+inline uint ceil_div(uint a, uint b) { return (a + b - 1) / b; }
+
+// The first report of a command buffer is kept.
+inline void report(device atomic_uint* error, uint code, uint value) {
+  uint expected = 0;
+  while (expected == 0) {
+    if (atomic_compare_exchange_weak_explicit(error, &expected, code, memory_order_relaxed,
+                                              memory_order_relaxed)) {
+      atomic_store_explicit(error + 1, value, memory_order_relaxed);
+      return;
+    }
+  }
+}
+
+// Sum over a threadgroup, the same in every thread. `scratch` holds one float per simdgroup (at most 32).
+inline float threadgroup_sum(float x, threadgroup float* scratch, uint lane, uint simdgroup,
+                             uint simdgroups) {
+  x = simd_sum(x);
+  if (lane == 0) scratch[simdgroup] = x;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  const float total = simd_sum(lane < simdgroups ? scratch[lane] : 0.0f);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  return total;
+}

@@ -1,0 +1,54 @@
+#include "launch.h"
+
+namespace rlv {
+namespace metal {
+
+namespace {
+
+constexpr uint32_t kTile = 64, kThreads = 128, kSkinnyRows = 64;
+
+std::string variant(const Encoder& e, const char* name) {
+  return std::string(name) + (e.direct() ? "_direct" : "");
+}
+
+// Fragments of 8 rows, a power of two.
+uint32_t row_fragments(uint32_t m) {
+  uint32_t fragments = 1;
+  while (fragments * 8 < m) fragments *= 2;
+  return fragments;
+}
+
+}  // namespace
+
+void launch_gemm_nt(Encoder& e, const rlv_op_gemm_nt& a) {
+  const std::string types = std::string(suffix(a.dt)) + suffix(a.ydt);
+  if (a.m <= kSkinnyRows) {
+    // As in gemm_tile.h: spans_of(k).
+    const uint32_t spans = a.k >= 512 ? 4 : 1;
+    const std::string name =
+        "gemm_nt_skinny" + std::to_string(row_fragments(a.m)) + "_" + std::to_string(spans) + types;
+    const uint32_t groups = a.m == 0 ? 0 : groups_of(a.n, kTile / spans);
+    return e.run("gemm", name, {groups}, {kThreads});
+  }
+  e.run("gemm", variant(e, "gemm_nt") + types, {groups_of(a.n, kTile), groups_of(a.m, kTile)}, {kThreads});
+}
+
+void launch_gemm_nn(Encoder& e, const rlv_op_gemm_nn& a) {
+  e.run("gemm", variant(e, "gemm_nn") + suffix(a.dt), {groups_of(a.k, kTile), groups_of(a.m, kTile)},
+        {kThreads});
+}
+
+void launch_gemm_tn(Encoder& e, const rlv_op_gemm_tn& a) {
+  e.run("gemm", variant(e, "gemm_tn") + suffix(a.dt), {groups_of(a.n, kTile), groups_of(a.k, kTile)},
+        {kThreads});
+}
+
+void launch_bias_bwd(Encoder& e, const rlv_op_bias_bwd& a) {
+  e.run("gemm", std::string("bias_partial") + suffix(a.dt),
+        {groups_of(a.n, kThreads), groups_of(a.m, RLV_ROW_BLOCK)}, {kThreads});
+  e.barrier();
+  e.run("gemm", "bias_bwd", {groups_of(a.n, kThreads)}, {kThreads});
+}
+
+}  // namespace metal
+}  // namespace rlv

@@ -1,0 +1,83 @@
+/** What the native library is made of, whoever compiles it: files, instruction sets, flags that decide results. */
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { embedKernels } from "./embed-kernels.ts";
+import { root } from "./objects.ts";
+
+export type InstructionSets = Readonly<Record<string, readonly string[]>>;
+
+const ISA_FLAGS: Readonly<Record<string, InstructionSets>> = {
+  x64: {
+    portable: [],
+    avx2: ["-mavx2", "-mfma", "-mf16c"],
+    avx512: ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"],
+    avx512bf16: [
+      ...["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16"],
+      ...["-mavx2", "-mfma", "-mf16c"],
+    ],
+  },
+  arm64: { portable: [], neon: [] },
+};
+
+/** Flags of each instruction set of a processor (process.arch). Their order is the order of linking. */
+export function isaFlags(arch: string): InstructionSets {
+  return ISA_FLAGS[arch] ?? { portable: [] };
+}
+
+/** Flags of every source and every compiler. */
+export const LANGUAGE = [
+  "-std=c++17",
+  "-fPIC",
+  "-fvisibility=hidden",
+  // Results must not depend on what the compiler may contract or reorder.
+  "-ffp-contract=off",
+  "-fno-math-errno",
+  "-Wall",
+  "-Wextra",
+  "-I",
+  join(root, "metal/include"),
+  "-I",
+  join(root, "metal"),
+  // Paths in assertions and debug information do not depend on where the clone lies.
+  `-ffile-prefix-map=${root}/=`,
+] as const;
+
+/** Folders of metal/ that not every platform has: Apple's device, its kernels, software Metal. */
+const ELSEWHERE = ["apple", "kernels", "soft"].map((name) => join(root, "metal", name));
+
+/** The .cpp files of a folder and its folders, in a fixed order. */
+export function sources(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true })
+    .sort((a, b) => (a.name < b.name ? -1 : 1))
+    .flatMap((entry) => {
+      const path = join(folder, entry.name);
+      if (entry.isDirectory()) return ELSEWHERE.includes(path) ? [] : sources(path);
+      return entry.name.endsWith(".cpp") ? [path] : [];
+    });
+}
+
+export interface Part {
+  readonly source: string;
+  /** Sources of CPU kernels are compiled once for each. */
+  readonly isa?: string;
+}
+
+/** Everything but the Metal device. */
+export function libraryParts(arch: string): Part[] {
+  const kernels = join(root, "metal/cpu/kernels");
+  return sources(join(root, "metal")).flatMap((source): Part[] =>
+    source.startsWith(`${kernels}/`) ? Object.keys(isaFlags(arch)).map((isa) => ({ source, isa })) : [{ source }],
+  );
+}
+
+/** The Metal device; the table of kernel sources is written here. */
+export function metalParts(): Part[] {
+  const launches = sources(join(root, "metal/kernels")).filter((path) => path.endsWith(".launch.cpp"));
+  const files = [...sources(join(root, "metal/apple")), ...launches, embedKernels()];
+  return files.map((source) => ({ source }));
+}
+
+/** Flags of the Metal device and of what knows whether there is one. */
+export function metalFlags(headers: string): string[] {
+  return ['-DRLV_METAL_DEVICE="metal"', "-isystem", headers, "-I", join(root, "metal/kernels")];
+}

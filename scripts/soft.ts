@@ -1,0 +1,94 @@
+/**
+ * Builds build/librlv-soft.so: the Metal device (metal/apple, metal/kernels) on software Metal (metal/soft), beside
+ * the devices of the ordinary library, build/msl-check and build/soft-run. Needs clang 19 or later and Apple's metal-cpp headers.
+ */
+import { readdirSync } from "node:fs";
+import { join, relative } from "node:path";
+import { embedKernels } from "./embed-kernels.ts";
+import { metalCpp } from "./metal-cpp.ts";
+import { fail, type Objects, root, type Unit } from "./objects.ts";
+
+const VERSIONS = [19, 20, 21, 22, 23];
+
+/** clang++ that has C++ for OpenCL as software Metal needs it, or null. */
+export function softCompiler(): { cxx: string; clang: string; symbolizer: string } | null {
+  const version = (program: string) =>
+    Number(/version (\d+)/.exec(Bun.spawnSync([program, "--version"]).stdout.toString())?.[1] ?? 0);
+  for (const v of VERSIONS)
+    if (Bun.which(`clang++-${v}`) && Bun.which(`clang-${v}`) && Bun.which(`ld.lld-${v}`))
+      return { cxx: `clang++-${v}`, clang: `clang-${v}`, symbolizer: `llvm-symbolizer-${v}` };
+  if (Bun.which("clang++") && Bun.which("clang") && Bun.which("ld.lld") && version("clang") >= VERSIONS[0]!)
+    return { cxx: "clang++", clang: "clang", symbolizer: "llvm-symbolizer" };
+  return null;
+}
+
+function sources(folder: string, suffix: string): string[] {
+  return readdirSync(join(root, folder))
+    .filter((name) => name.endsWith(suffix))
+    .sort()
+    .map((name) => join(root, folder, name));
+}
+
+export async function buildSoft(build: {
+  readonly out: string;
+  readonly objects: Objects;
+  /** Objects of the ordinary library that are used as they are. */
+  readonly shared: readonly string[];
+  readonly common: readonly string[];
+  readonly quiet: boolean;
+}): Promise<void> {
+  const tools = softCompiler();
+  if (tools === null)
+    fail(
+      "software Metal needs clang 19 or later with lld: PATH: install clang-19, lld-19, llvm-19 (Debian, Ubuntu: apt)",
+    );
+  const headers = metalCpp();
+  const flags = [
+    "-fblocks",
+    "-g",
+    '-DRLV_METAL_DEVICE="soft"',
+    `-DSOFT_CLANG="${tools.clang}"`,
+    `-DSOFT_SYMBOLIZER="${tools.symbolizer}"`,
+    `-DSOFT_HOME="${join(root, "metal/soft")}"`,
+    ...["-isystem", headers, "-I", join(root, "metal/soft/include"), "-I", join(root, "metal/kernels")],
+  ];
+  const compiler = [tools.cxx, ...build.common];
+  const unit = (source: string): Unit => ({
+    source,
+    object: join(build.out, "objects", `soft-${relative(root, source).replaceAll("/", "-")}.o`),
+    compiler,
+    flags,
+  });
+  const programs = sources("metal/soft", "_main.cpp");
+  const soft = sources("metal/soft", ".cpp")
+    .filter((path) => !programs.includes(path))
+    .map(unit);
+  const device = [
+    ...sources("metal/apple", ".cpp"),
+    ...sources("metal/kernels", ".launch.cpp"),
+    join(root, "metal/core/abi.cpp"),
+    embedKernels(),
+  ].map(unit);
+  const check = unit(join(root, "metal/soft/check_main.cpp"));
+  const run = unit(join(root, "metal/soft/run_main.cpp"));
+  await build.objects.compile([...soft, ...device, check, run], "objects of software Metal");
+  const objects = (units: readonly Unit[]) => units.map((each) => each.object);
+  const link = [tools.cxx, "-fuse-ld=lld", "-pthread", "-ldl", "-static-libstdc++", "-static-libgcc"];
+  const linked = build.objects.link(
+    join(build.out, "librlv-soft.so"),
+    [...build.shared, ...objects(soft), ...objects(device)],
+    [...link, "-shared", "-Wl,-soname,librlv-soft.so", "-Wl,--no-undefined"],
+  );
+  // Programs of their own: one compiles, one runs the kernels of a file.
+  const metalCppSymbols = device.filter((each) => each.source.endsWith("apple/implementation.cpp"));
+  for (const [name, program] of [
+    ["msl-check", check],
+    ["soft-run", run],
+  ] as const)
+    build.objects.link(
+      join(build.out, name),
+      [...objects(soft), ...objects(metalCppSymbols), program.object],
+      [...link, "-rdynamic"],
+    );
+  if (!build.quiet && !linked) process.stderr.write("rlv: build/librlv-soft.so is up to date\n");
+}

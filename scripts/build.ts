@@ -1,24 +1,32 @@
 /**
- * Builds the standalone programs:
+ * Builds the standalone programs, each with its native library and the model that ships in one file:
  *
- *   dist/rlv                this machine: program, native library and model in one file
- *   dist/rlv-darwin-arm64   Apple Silicon; its native library is built on a Mac, and without one it says so
+ *   scripts/build [--target NAME]...     without a target: this machine's and darwin-arm64
  *
- * scripts/build [--only-host]
+ *   host             dist/rlv
+ *   darwin-arm64     dist/rlv-darwin-arm64, for Apple Silicon; on Linux its library is made by Zig
+ *                    (scripts/cross-darwin.ts), and on a Mac it is the host's program
  */
 import { createHash } from "node:crypto";
-import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
-import { join, relative, resolve } from "node:path";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
+import { join, relative } from "node:path";
 import type { BunPlugin } from "bun";
 import { version as bunVersion } from "bun/package.json";
+import { buildDarwinLibrary } from "./cross-darwin.ts";
+import { readMachO } from "./mach-o.ts";
+import { metalCppLicence } from "./metal-cpp.ts";
+import { fail, root } from "./objects.ts";
 
-const root = resolve(import.meta.dir, "..");
 const dist = join(root, "dist");
-
-function fail(line: string): never {
-  process.stderr.write(`rlv: error: ${line}\n`);
-  process.exit(1);
-}
 
 if (Bun.version !== bunVersion)
   fail(`Bun ${Bun.version} is running and ${bunVersion} is pinned: scripts/build: start it as scripts/build`);
@@ -28,19 +36,18 @@ interface Target {
   readonly file: string;
   readonly platform: string;
   readonly arch: string;
-  /** Native library to embed, if there is one for the target. */
-  readonly library: string | undefined;
+  /** Native library to embed. */
+  readonly library: string;
 }
 
 /**
  * In place of src/device/embedded.ts: the same export, with the library in the file. The tree stays as it is.
  */
-function embedding(library: string | undefined): BunPlugin {
+function embedding(library: string): BunPlugin {
   return {
     name: "embedded-library",
     setup(build) {
       build.onLoad({ filter: /src\/device\/embedded\.ts$/ }, () => {
-        if (library === undefined) return { contents: "export const embeddedLibrary = null;", loader: "ts" };
         const sha256 = createHash("sha256").update(readFileSync(library)).digest("hex");
         return {
           contents: [
@@ -113,32 +120,61 @@ async function compile(target: Target): Promise<void> {
   if (!result.success) fail(`cannot build ${target.file}: see the messages above`);
   chmodSync(temporary, 0o755);
   renameSync(temporary, outfile);
-  const parts = target.library === undefined ? "without a native library" : "with its native library";
   const size = (statSync(outfile).size / 1e6).toFixed(1);
-  process.stderr.write(
-    `rlv: ${relative(root, outfile)} (${target.platform} ${target.arch}, ${size} MB, ${parts})\n`,
-  );
+  process.stderr.write(`rlv: ${relative(root, outfile)} (${target.platform} ${target.arch}, ${size} MB)\n`);
 }
 
-const suffix = process.platform === "darwin" ? "dylib" : "so";
-const built = Bun.spawnSync([process.execPath, join(root, "scripts/native.ts"), "--quiet"], {
-  stderr: "inherit",
-});
-if (built.exitCode !== 0) process.exit(built.exitCode ?? 1);
+async function buildHost(): Promise<void> {
+  const command = [process.execPath, join(root, "scripts/native.ts"), "--quiet"];
+  const built = Bun.spawnSync(command, { stderr: "inherit" });
+  if (built.exitCode !== 0) process.exit(built.exitCode ?? 1);
+  const library = join(root, `build/librlv.${process.platform === "darwin" ? "dylib" : "so"}`);
+  await compile({ name: "host", file: "rlv", platform: process.platform, arch: process.arch, library });
+}
+
+/** The system refuses a program whose signature does not match its bytes, and this one cannot be started here. */
+function checkDarwinProgram(path: string, library: string): void {
+  const { arch, platform, signature } = readMachO(path);
+  if (`${platform}-${arch}` !== "macos-arm64")
+    fail(`built for ${platform} ${arch}: ${path}: expected macos arm64`);
+  if (signature === null || !signature.adHoc || signature.problems.length > 0)
+    fail(`not signed properly: ${path}: ${signature?.problems.join(", ") ?? "no signature"}`);
+  if (readFileSync(path).indexOf(readFileSync(library)) < 0) fail(`lacks its native library: ${path}`);
+}
+
+async function buildDarwin(): Promise<void> {
+  const file = "rlv-darwin-arm64";
+  // The licence asks that its text goes with every copy.
+  copyFileSync(metalCppLicence(), join(dist, "LICENSE-metal-cpp.txt"));
+  if (process.platform === "darwin" && process.arch === "arm64") {
+    await buildHost();
+    copyFileSync(join(dist, "rlv"), join(dist, file));
+    return;
+  }
+  const library = await buildDarwinLibrary(true);
+  await compile({ name: "@oven/bun-darwin-aarch64", file, platform: "darwin", arch: "arm64", library });
+  checkDarwinProgram(join(dist, file), library);
+}
+
+const TARGETS: Readonly<Record<string, () => Promise<void>>> = {
+  host: buildHost,
+  "darwin-arm64": buildDarwin,
+};
+
+/** The names behind --target; every one of them is known. */
+function targets(args: readonly string[]): string[] {
+  const names: string[] = [];
+  const known = Object.keys(TARGETS).join(", ");
+  for (let i = 0; i < args.length; i += 2) {
+    const name = args[i + 1];
+    if (args[i] !== "--target") fail(`no such option: ${args[i]}: scripts/build [--target NAME]...`);
+    if (name === undefined || TARGETS[name] === undefined)
+      fail(`no such target: ${name ?? "(none given)"}: --target: one of ${known}`);
+    names.push(name);
+  }
+  return names.length > 0 ? names : Object.keys(TARGETS);
+}
+
+const wanted = targets(process.argv.slice(2).flatMap((arg) => arg.split("=")));
 mkdirSync(dist, { recursive: true });
-await compile({
-  name: "host",
-  file: "rlv",
-  platform: process.platform,
-  arch: process.arch,
-  library: join(root, `build/librlv.${suffix}`),
-});
-const onApple = process.platform === "darwin" && process.arch === "arm64";
-if (!onApple && !process.argv.includes("--only-host"))
-  await compile({
-    name: "@oven/bun-darwin-aarch64",
-    file: "rlv-darwin-arm64",
-    platform: "darwin",
-    arch: "arm64",
-    library: undefined,
-  });
+for (const name of wanted) await TARGETS[name]!();

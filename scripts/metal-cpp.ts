@@ -36,8 +36,7 @@ export function metalCppLicence(): string {
 
 /** A library that was linked with Apple's SDK through the same headers: a reference for tests. Throws MissingTool. */
 export function findSdkLinkedLibrary(): string {
-  const folder = unpackedWheel(WHEEL, `libmlx-${WHEEL.version}`, "mlx/lib/libmlx.dylib");
-  return folder;
+  return unpackedWheel(WHEEL, `libmlx-${WHEEL.version}.dylib`, "mlx/lib/libmlx.dylib");
 }
 
 if (import.meta.main) process.stdout.write(`${metalCpp()}\n`);

@@ -11,6 +11,18 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync } from "node:fs";
 import { basename, join, relative } from "node:path";
+import { metalCpp } from "./metal-cpp.ts";
+import {
+  ENTRY,
+  isaFlags,
+  LANGUAGE,
+  libraryParts,
+  METAL_LIBRARIES,
+  metalFlags,
+  metalParts,
+  type Part,
+  sources,
+} from "./native-sources.ts";
 import { fail, Objects, root, type Unit } from "./objects.ts";
 
 const quiet = process.argv.includes("--quiet");
@@ -44,41 +56,14 @@ function compiler(): string {
 const cxx = compiler();
 const isClang = Bun.spawnSync([cxx, "--version"]).stdout.toString().includes("clang");
 
-/** Flags of each instruction set. Their order is the order of linking; see link(). */
-const ISA_FLAGS: Readonly<Record<string, readonly string[]>> =
-  process.arch === "x64"
-    ? {
-        portable: [],
-        avx2: ["-mavx2", "-mfma", "-mf16c"],
-        avx512: ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"],
-        avx512bf16: [
-          ...["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16"],
-          ...["-mavx2", "-mfma", "-mf16c"],
-        ],
-      }
-    : process.arch === "arm64"
-      ? { portable: [], neon: [] }
-      : { portable: [] };
+const ISA_FLAGS = isaFlags(process.arch);
 
 const COMMON = [
-  "-std=c++17",
+  ...LANGUAGE,
   variant === "release" ? "-O3" : "-O1",
-  "-fPIC",
-  "-fvisibility=hidden",
-  // Results must not depend on what the compiler may contract or reorder.
-  "-ffp-contract=off",
-  "-fno-math-errno",
-  "-Wall",
-  "-Wextra",
   // GCC 12 sees uninitialised values inside its own AVX-512 headers (its bug 105593).
   ...(isClang ? [] : ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]),
   "-pthread",
-  "-I",
-  join(root, "metal/include"),
-  "-I",
-  join(root, "metal"),
-  // Paths in assertions and debug information do not depend on where the clone lies.
-  `-ffile-prefix-map=${root}/=`,
   ...SANITIZE[variant],
 ];
 
@@ -87,21 +72,7 @@ interface Ranked extends Unit {
   readonly rank: number;
 }
 
-/** Folders of metal/ that are built elsewhere: Apple's device, its kernels, software Metal. */
-const ELSEWHERE = ["apple", "kernels", "soft"];
-
-function sources(dir: string): string[] {
-  return readdirSync(dir, { withFileTypes: true })
-    .sort((a, b) => (a.name < b.name ? -1 : 1))
-    .flatMap((entry) => {
-      const path = join(dir, entry.name);
-      if (entry.isDirectory())
-        return dir === join(root, "metal") && ELSEWHERE.includes(entry.name) ? [] : sources(path);
-      return entry.name.endsWith(".cpp") ? [path] : [];
-    });
-}
-
-function unit(source: string, isa?: string): Ranked {
+function unit({ source, isa }: Part, extra: readonly string[] = []): Ranked {
   const stem = relative(root, source)
     .replace(/\.cpp$/, "")
     .replaceAll("/", "-");
@@ -111,20 +82,19 @@ function unit(source: string, isa?: string): Ranked {
     source,
     object,
     compiler: [cxx, ...COMMON],
-    flags,
+    flags: [...extra, ...flags],
     rank: isa === undefined ? -1 : Object.keys(ISA_FLAGS).indexOf(isa),
   };
 }
 
 function libraryUnits(): Ranked[] {
-  const kernels = join(root, "metal/cpu/kernels");
-  return sources(join(root, "metal"))
-    .flatMap((source) =>
-      source.startsWith(`${kernels}/`)
-        ? Object.keys(ISA_FLAGS).map((isa) => unit(source, isa))
-        : [unit(source)],
-    )
-    .sort((a, b) => a.rank - b.rank);
+  const parts = libraryParts(process.arch);
+  if (!mac) return parts.map((part) => unit(part)).sort((a, b) => a.rank - b.rank);
+  const metal = metalFlags(metalCpp());
+  return [
+    ...parts.map((part) => unit(part, part.source === ENTRY ? metal : [])),
+    ...metalParts().map((part) => unit(part, metal)),
+  ].sort((a, b) => a.rank - b.rank);
 }
 
 /**
@@ -138,7 +108,7 @@ function linkCommand(flags: readonly string[]): string[] {
 }
 
 function libraryFlags(): string[] {
-  if (mac) return ["-dynamiclib", "-install_name", "@rpath/librlv.dylib"];
+  if (mac) return ["-dynamiclib", "-install_name", "@rpath/librlv.dylib", ...METAL_LIBRARIES];
   const strict = variant === "release" ? ["-Wl,--no-undefined", "-Wl,--strip-debug"] : [];
   return ["-shared", "-Wl,-soname,librlv.so", ...strict];
 }
@@ -160,7 +130,9 @@ if (withTests) {
   const files = existsSync(folder) ? sources(folder).filter((path) => path.endsWith("_test.cpp")) : [];
   const tests = files.flatMap((path) => {
     const ofKernels = readFileSync(path, "utf8").includes("metal/cpu/kernels/");
-    return ofKernels ? Object.keys(ISA_FLAGS).map((isa) => unit(path, isa)) : [unit(path)];
+    return ofKernels
+      ? Object.keys(ISA_FLAGS).map((isa) => unit({ source: path, isa }))
+      : [unit({ source: path })];
   });
   await objectCache.compile(tests, "native tests");
   mkdirSync(programs, { recursive: true });
@@ -172,7 +144,7 @@ if (withTests) {
     objectCache.link(
       join(programs, name),
       objectsOf(test.rank < 0 ? [test, ...units] : [test]),
-      linkCommand([]),
+      linkCommand(mac ? METAL_LIBRARIES : []),
     );
   }
   for (const old of readdirSync(programs)) if (!names.has(old)) rmSync(join(programs, old));

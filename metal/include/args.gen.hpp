@@ -383,6 +383,75 @@ struct UnpackWeight {
   uint32_t edt;
   uint32_t ddt;
 };
+// y[m,n] = residual + (x[m,k]*w[n,k]^T rounded to dt); as gemm_nt and add
+struct LinearResidual {
+  void* y;
+  const void* residual;
+  const void* x;
+  const void* w;
+  void* work;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+};
+// y = rms_norm(h)*weight rounded to dt; q = y*wq^T + bq, k = y*wk^T + bk, v = y*wv^T + bv; as rms_norm_fwd and gemm_nt
+struct NormQkv {
+  void* q;
+  void* k;
+  void* v;
+  const void* h;
+  const void* weight;
+  const void* wq;
+  const void* wk;
+  const void* wv;
+  const void* bq;
+  const void* bk;
+  const void* bv;
+  void* work;
+  uint32_t m;
+  uint32_t cols;
+  uint32_t nq;
+  uint32_t nkv;
+  float eps;
+  uint32_t dt;
+};
+// x = rms_norm(h)*weight rounded to dt; y = silu(x*wgate^T)*(x*wup^T), both products rounded to dt; as rms_norm_fwd, gemm_nt and swiglu_fwd
+struct NormSwiglu {
+  void* y;
+  const void* h;
+  const void* weight;
+  const void* wgate;
+  const void* wup;
+  void* work;
+  uint32_t m;
+  uint32_t cols;
+  uint32_t n;
+  float eps;
+  uint32_t dt;
+};
+// y = rope(rms_norm(q)) per head; rope(rms_norm(k)) and v go to pages: slots[t] = page*16 + position%16, NONE skips; as qk_norm_rope_fwd and kv_append
+struct RopeAppend {
+  void* y;
+  void* kv;
+  const void* q;
+  const void* k;
+  const void* v;
+  const void* qweight;
+  const void* kweight;
+  const void* positions;
+  const void* rope;
+  const void* slots;
+  void* work;
+  uint32_t rows;
+  uint32_t heads;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t max_pos;
+  uint32_t kv_pages;
+  float eps;
+  uint32_t dt;
+};
 }  // namespace args
 
 // X(name, Struct): one line per operation, in the order of the ids.
@@ -417,12 +486,16 @@ struct UnpackWeight {
   X(copy, Copy) \
   X(fill, Fill) \
   X(pack_weight, PackWeight) \
-  X(unpack_weight, UnpackWeight)
+  X(unpack_weight, UnpackWeight) \
+  X(linear_residual, LinearResidual) \
+  X(norm_qkv, NormQkv) \
+  X(norm_swiglu, NormSwiglu) \
+  X(rope_append, RopeAppend)
 
 enum Access : uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3 };
-constexpr int kMaxTensors = 10;
+constexpr int kMaxTensors = 12;
 constexpr int kMaxParams = 13;
-constexpr int kMaxWords = 38;
+constexpr int kMaxWords = 42;
 constexpr int kBadDtype = 100;
 
 inline uint64_t size(uint64_t dt) { return dt == RLV_BF16 ? 2 : 4; }
@@ -1034,6 +1107,100 @@ inline double flops_unpack_weight(const void* record) {
   (void)a;
   return double(0);
 }
+inline int check_linear_residual(const void* record) {
+  const auto& a = *static_cast<const rlv_op_linear_residual*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 0;
+  if (!a.residual.buffer || bytes_of(a.residual) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 2;
+  if (!a.w.buffer || bytes_of(a.w) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.dt))) return 3;
+  if (!a.work.buffer || bytes_of(a.work) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 4;
+  return -1;
+}
+inline void resolve_linear_residual(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_linear_residual*>(record);
+  *static_cast<args::LinearResidual*>(out) = args::LinearResidual{p[0], p[1], p[2], p[3], p[4], a.m, a.n, a.k, a.dt};
+}
+inline double flops_linear_residual(const void* record) {
+  const auto& a = *static_cast<const rlv_op_linear_residual*>(record);
+  (void)a;
+  return double(2*uint64_t(a.m)*uint64_t(a.n)*uint64_t(a.k));
+}
+inline int check_norm_qkv(const void* record) {
+  const auto& a = *static_cast<const rlv_op_norm_qkv*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.q.buffer || bytes_of(a.q) < uint64_t(a.m)*uint64_t(a.nq)*size(uint64_t(a.dt))) return 0;
+  if (!a.k.buffer || bytes_of(a.k) < uint64_t(a.m)*uint64_t(a.nkv)*size(uint64_t(a.dt))) return 1;
+  if (!a.v.buffer || bytes_of(a.v) < uint64_t(a.m)*uint64_t(a.nkv)*size(uint64_t(a.dt))) return 2;
+  if (!a.h.buffer || bytes_of(a.h) < uint64_t(a.m)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 3;
+  if (!a.weight.buffer || bytes_of(a.weight) < uint64_t(a.cols)*4) return 4;
+  if (!a.wq.buffer || bytes_of(a.wq) < packed_len(uint64_t(a.nq),uint64_t(a.cols),uint64_t(a.dt))*size(uint64_t(a.dt))) return 5;
+  if (!a.wk.buffer || bytes_of(a.wk) < packed_len(uint64_t(a.nkv),uint64_t(a.cols),uint64_t(a.dt))*size(uint64_t(a.dt))) return 6;
+  if (!a.wv.buffer || bytes_of(a.wv) < packed_len(uint64_t(a.nkv),uint64_t(a.cols),uint64_t(a.dt))*size(uint64_t(a.dt))) return 7;
+  if (a.bq.buffer && bytes_of(a.bq) < uint64_t(a.nq)*4) return 8;
+  if (a.bk.buffer && bytes_of(a.bk) < uint64_t(a.nkv)*4) return 9;
+  if (a.bv.buffer && bytes_of(a.bv) < uint64_t(a.nkv)*4) return 10;
+  if (!a.work.buffer || bytes_of(a.work) < uint64_t(a.m)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 11;
+  return -1;
+}
+inline void resolve_norm_qkv(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_norm_qkv*>(record);
+  *static_cast<args::NormQkv*>(out) = args::NormQkv{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], a.m, a.cols, a.nq, a.nkv, a.eps, a.dt};
+}
+inline double flops_norm_qkv(const void* record) {
+  const auto& a = *static_cast<const rlv_op_norm_qkv*>(record);
+  (void)a;
+  return double(2*uint64_t(a.m)*uint64_t(a.cols)*uint64_t(a.nq) + 4*uint64_t(a.m)*uint64_t(a.cols)*uint64_t(a.nkv));
+}
+inline int check_norm_swiglu(const void* record) {
+  const auto& a = *static_cast<const rlv_op_norm_swiglu*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 0;
+  if (!a.h.buffer || bytes_of(a.h) < uint64_t(a.m)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 1;
+  if (!a.weight.buffer || bytes_of(a.weight) < uint64_t(a.cols)*4) return 2;
+  if (!a.wgate.buffer || bytes_of(a.wgate) < packed_len(uint64_t(a.n),uint64_t(a.cols),uint64_t(a.dt))*size(uint64_t(a.dt))) return 3;
+  if (!a.wup.buffer || bytes_of(a.wup) < packed_len(uint64_t(a.n),uint64_t(a.cols),uint64_t(a.dt))*size(uint64_t(a.dt))) return 4;
+  if (!a.work.buffer || bytes_of(a.work) < uint64_t(a.m)*uint64_t(a.cols)*4 + uint64_t(a.m)*uint64_t(a.n)*8) return 5;
+  return -1;
+}
+inline void resolve_norm_swiglu(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_norm_swiglu*>(record);
+  *static_cast<args::NormSwiglu*>(out) = args::NormSwiglu{p[0], p[1], p[2], p[3], p[4], p[5], a.m, a.cols, a.n, a.eps, a.dt};
+}
+inline double flops_norm_swiglu(const void* record) {
+  const auto& a = *static_cast<const rlv_op_norm_swiglu*>(record);
+  (void)a;
+  return double(4*uint64_t(a.m)*uint64_t(a.cols)*uint64_t(a.n));
+}
+inline int check_rope_append(const void* record) {
+  const auto& a = *static_cast<const rlv_op_rope_append*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
+  if (!a.kv.buffer || bytes_of(a.kv) < uint64_t(a.kv_pages)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*32*size(uint64_t(a.dt))) return 1;
+  if (!a.q.buffer || bytes_of(a.q) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 2;
+  if (!a.k.buffer || bytes_of(a.k) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 3;
+  if (!a.v.buffer || bytes_of(a.v) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 4;
+  if (a.qweight.buffer && bytes_of(a.qweight) < uint64_t(a.head_dim)*4) return 5;
+  if (a.kweight.buffer && bytes_of(a.kweight) < uint64_t(a.head_dim)*4) return 6;
+  if (!a.positions.buffer || bytes_of(a.positions) < uint64_t(a.rows)*4) return 7;
+  if (!a.rope.buffer || bytes_of(a.rope) < uint64_t(a.max_pos)*uint64_t(a.head_dim)*4) return 8;
+  if (!a.slots.buffer || bytes_of(a.slots) < uint64_t(a.rows)*4) return 9;
+  if (!a.work.buffer || bytes_of(a.work) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 10;
+  return -1;
+}
+inline void resolve_rope_append(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_rope_append*>(record);
+  *static_cast<args::RopeAppend*>(out) = args::RopeAppend{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], a.rows, a.heads, a.kv_heads, a.head_dim, a.max_pos, a.kv_pages, a.eps, a.dt};
+}
+inline double flops_rope_append(const void* record) {
+  const auto& a = *static_cast<const rlv_op_rope_append*>(record);
+  (void)a;
+  return double(8*uint64_t(a.rows)*(uint64_t(a.heads) + uint64_t(a.kv_heads))*uint64_t(a.head_dim));
+}
 
 struct FieldInfo {
   const char* name;
@@ -1093,6 +1260,10 @@ inline const OpInfo& op_info(uint32_t id) {
     {"fill", "elementwise", sizeof(rlv_op_fill), sizeof(args::Fill), 1, {{"y", kWrite}}, 2, {{"n", false}, {"value", true}}, check_fill, resolve_fill, flops_fill},
     {"pack_weight", "elementwise", sizeof(rlv_op_pack_weight), sizeof(args::PackWeight), 3, {{"w", kWrite}, {"lo", kWrite}, {"src", kRead}}, 4, {{"n", false}, {"k", false}, {"dt", false}, {"sdt", false}}, check_pack_weight, resolve_pack_weight, flops_pack_weight},
     {"unpack_weight", "elementwise", sizeof(rlv_op_unpack_weight), sizeof(args::UnpackWeight), 3, {{"dst", kWrite}, {"w", kRead}, {"lo", kRead}}, 5, {{"n", false}, {"k", false}, {"dt", false}, {"edt", false}, {"ddt", false}}, check_unpack_weight, resolve_unpack_weight, flops_unpack_weight},
+    {"linear_residual", "decode", sizeof(rlv_op_linear_residual), sizeof(args::LinearResidual), 5, {{"y", kWrite}, {"residual", kRead}, {"x", kRead}, {"w", kRead}, {"work", kReadWrite}}, 4, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}}, check_linear_residual, resolve_linear_residual, flops_linear_residual},
+    {"norm_qkv", "decode", sizeof(rlv_op_norm_qkv), sizeof(args::NormQkv), 12, {{"q", kWrite}, {"k", kWrite}, {"v", kWrite}, {"h", kRead}, {"weight", kRead}, {"wq", kRead}, {"wk", kRead}, {"wv", kRead}, {"bq", kRead}, {"bk", kRead}, {"bv", kRead}, {"work", kReadWrite}}, 6, {{"m", false}, {"cols", false}, {"nq", false}, {"nkv", false}, {"eps", true}, {"dt", false}}, check_norm_qkv, resolve_norm_qkv, flops_norm_qkv},
+    {"norm_swiglu", "decode", sizeof(rlv_op_norm_swiglu), sizeof(args::NormSwiglu), 6, {{"y", kWrite}, {"h", kRead}, {"weight", kRead}, {"wgate", kRead}, {"wup", kRead}, {"work", kReadWrite}}, 5, {{"m", false}, {"cols", false}, {"n", false}, {"eps", true}, {"dt", false}}, check_norm_swiglu, resolve_norm_swiglu, flops_norm_swiglu},
+    {"rope_append", "decode", sizeof(rlv_op_rope_append), sizeof(args::RopeAppend), 11, {{"y", kWrite}, {"kv", kReadWrite}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"qweight", kRead}, {"kweight", kRead}, {"positions", kRead}, {"rope", kRead}, {"slots", kRead}, {"work", kReadWrite}}, 8, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"max_pos", false}, {"kv_pages", false}, {"eps", true}, {"dt", false}}, check_rope_append, resolve_rope_append, flops_rope_append},
   };
   return table[id];
 }

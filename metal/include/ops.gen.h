@@ -60,7 +60,11 @@ enum {
   RLV_OP_FILL = 29,
   RLV_OP_PACK_WEIGHT = 30,
   RLV_OP_UNPACK_WEIGHT = 31,
-  RLV_OP_COUNT = 32
+  RLV_OP_LINEAR_RESIDUAL = 32,
+  RLV_OP_NORM_QKV = 33,
+  RLV_OP_NORM_SWIGLU = 34,
+  RLV_OP_ROPE_APPEND = 35,
+  RLV_OP_COUNT = 36
 };
 
 // dbias[n] += sum over rows of dy[m,n], in fixed blocks of 64 rows
@@ -501,3 +505,80 @@ typedef struct {
   uint32_t ddt;
 } rlv_op_unpack_weight;
 RLV_ASSERT_SIZE(rlv_op_unpack_weight, 56);
+
+// y[m,n] = residual + (x[m,k]*w[n,k]^T rounded to dt); as gemm_nt and add
+typedef struct {
+  rlv_ref y;
+  rlv_ref residual;
+  rlv_ref x;
+  rlv_ref w;
+  rlv_ref work;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t dt;
+} rlv_op_linear_residual;
+RLV_ASSERT_SIZE(rlv_op_linear_residual, 76);
+
+// y = rms_norm(h)*weight rounded to dt; q = y*wq^T + bq, k = y*wk^T + bk, v = y*wv^T + bv; as rms_norm_fwd and gemm_nt
+typedef struct {
+  rlv_ref q;
+  rlv_ref k;
+  rlv_ref v;
+  rlv_ref h;
+  rlv_ref weight;
+  rlv_ref wq;
+  rlv_ref wk;
+  rlv_ref wv;
+  rlv_ref bq;
+  rlv_ref bk;
+  rlv_ref bv;
+  rlv_ref work;
+  uint32_t m;
+  uint32_t cols;
+  uint32_t nq;
+  uint32_t nkv;
+  float eps;
+  uint32_t dt;
+} rlv_op_norm_qkv;
+RLV_ASSERT_SIZE(rlv_op_norm_qkv, 168);
+
+// x = rms_norm(h)*weight rounded to dt; y = silu(x*wgate^T)*(x*wup^T), both products rounded to dt; as rms_norm_fwd, gemm_nt and swiglu_fwd
+typedef struct {
+  rlv_ref y;
+  rlv_ref h;
+  rlv_ref weight;
+  rlv_ref wgate;
+  rlv_ref wup;
+  rlv_ref work;
+  uint32_t m;
+  uint32_t cols;
+  uint32_t n;
+  float eps;
+  uint32_t dt;
+} rlv_op_norm_swiglu;
+RLV_ASSERT_SIZE(rlv_op_norm_swiglu, 92);
+
+// y = rope(rms_norm(q)) per head; rope(rms_norm(k)) and v go to pages: slots[t] = page*16 + position%16, NONE skips; as qk_norm_rope_fwd and kv_append
+typedef struct {
+  rlv_ref y;
+  rlv_ref kv;
+  rlv_ref q;
+  rlv_ref k;
+  rlv_ref v;
+  rlv_ref qweight;
+  rlv_ref kweight;
+  rlv_ref positions;
+  rlv_ref rope;
+  rlv_ref slots;
+  rlv_ref work;
+  uint32_t rows;
+  uint32_t heads;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t max_pos;
+  uint32_t kv_pages;
+  float eps;
+  uint32_t dt;
+} rlv_op_rope_append;
+RLV_ASSERT_SIZE(rlv_op_rope_append, 164);

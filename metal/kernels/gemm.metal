@@ -1,6 +1,6 @@
 // Products with packed weights, in three transposes, and the bias gradient. float32 accumulation throughout.
 // Needs MSL 3.0 (simdgroup_matrix).
-#include "gemm_tile.h"
+#include "gemm_skinny.h"
 
 inline float epilogue(constant rlv_op_gemm_nt& a, float sum, device const float* bias, float before, uint col) {
   if (a.bias.buffer != 0) sum += bias[col];
@@ -51,29 +51,14 @@ kernel void gemm_nt_skinny(constant rlv_op_gemm_nt& a [[buffer(0)]], device Y* y
                            uint t [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
                            uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   threadgroup float parts[4][ROWS * 8][16];
-  const bool paired = sizeof(S) == 2;
   const Operand ox = operand(a.k, a.m, a.k), ow = operand(a.k, a.n, a.k);
   const uint col0 = SPANS == 4 ? group * 16 : group * 64 + simdgroup * 16;
-  const uint steps = ceil_div(a.k, RLV_STEP), span = SPANS == 4 ? span_steps(a.k) : steps;
-  const uint first = SPANS == 4 ? min(simdgroup * span, steps) : 0;
-  const uint last = min(first + span, steps);
+  const uint first = first_step<SPANS>(a.k, simdgroup), last = last_step<SPANS>(a.k, simdgroup);
 
   simdgroup_float8x8 acc[ROWS][2];
-  for (uint i = 0; i < ROWS; i++)
-    for (uint j = 0; j < 2; j++) acc[i][j] = simdgroup_float8x8(0.0f);
-  for (uint step = first; step < last; step++) {
-    simdgroup_float8x8 fa[2], fb[2][2];
-    for (uint j = 0; j < 2; j++)
-      fragments_b<S, RLV_WEIGHT_NT, paired>(fb[0][j], fb[1][j], w, ow, col0 + 8 * j, step * RLV_STEP, lane);
-    for (uint i = 0; i < ROWS; i++) {
-      fragments_a<S, RLV_ROWS, paired>(fa[0], fa[1], x, ox, 8 * i, step * RLV_STEP, lane);
-      for (uint half_step = 0; half_step < 2; half_step++)
-        for (uint j = 0; j < 2; j++)
-          simdgroup_multiply_accumulate(acc[i][j], fa[half_step], fb[half_step][j], acc[i][j]);
-    }
-  }
-  for (uint i = 0; i < ROWS; i++)
-    for (uint j = 0; j < 2; j++) simdgroup_store(acc[i][j], &parts[simdgroup][8 * i][8 * j], 16);
+  const Rows<S> rows = plain_rows(x, ox);
+  skinny_product<S, ROWS, false>(acc, rows, w, ow, col0, first, last, lane);
+  store_parts<ROWS>(acc, &parts[0][0][0], simdgroup);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const uint blocks = 4 / SPANS;  // of 16 columns
@@ -81,8 +66,7 @@ kernel void gemm_nt_skinny(constant rlv_op_gemm_nt& a [[buffer(0)]], device Y* y
     const uint block = at / (ROWS * 8 * 16), row = at / 16 % (ROWS * 8), c = at % 16;
     const uint col = group * 16 * blocks + block * 16 + c;
     if (row >= a.m || col >= a.n) continue;
-    float sum = parts[block][row][c];
-    for (uint s = 1; s < SPANS; s++) sum += parts[s][row][c];
+    const float sum = sum_parts<ROWS, SPANS>(&parts[0][0][0], block, row, c);
     device Y* to = y + ulong(row) * a.n + col;
     const float before = a.accumulate != 0 ? widen(*to) : 0.0f;
     *to = narrow<Y>(epilogue(a, sum, bias, before, col));

@@ -26,7 +26,7 @@ inline TileSum strip_sum(float z0, float z1) {
   const float p0 = exp(d0), p1 = exp(d1);
   t.sum = simd_sum(p0 + p1);
   // A column of -inf has weight exactly 0; its z must not turn the product into NaN.
-  t.dot = simd_sum(p0 * max(d0, -FLT_MAX) + p1 * max(d1, -FLT_MAX));
+  t.dot = simd_sum(fma(p0, max(d0, -FLT_MAX), p1 * max(d1, -FLT_MAX)));
   return t;
 }
 
@@ -36,10 +36,10 @@ inline TileSum merge(TileSum a, TileSum b) {
   const float shift_a = a.max == t.max ? 0.0f : a.max - t.max,
               shift_b = b.max == t.max ? 0.0f : b.max - t.max;
   const float scale_a = exp(shift_a), scale_b = exp(shift_b);
-  t.sum = a.sum * scale_a + b.sum * scale_b;
+  t.sum = fma(a.sum, scale_a, b.sum * scale_b);
   // exp(-inf) is 0, and 0*inf must not be formed.
-  const float dot_a = scale_a == 0.0f ? 0.0f : (a.dot + shift_a * a.sum) * scale_a;
-  const float dot_b = scale_b == 0.0f ? 0.0f : (b.dot + shift_b * b.sum) * scale_b;
+  const float dot_a = scale_a == 0.0f ? 0.0f : fma(shift_a, a.sum, a.dot) * scale_a;
+  const float dot_b = scale_b == 0.0f ? 0.0f : fma(shift_b, b.sum, b.dot) * scale_b;
   t.dot = dot_a + dot_b;
   return t;
 }

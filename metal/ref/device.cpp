@@ -2,6 +2,7 @@
 // plainest order. It is what kernels and gradient rules are compared with; nothing here is fast.
 #include "../core/device.h"
 #include "attention.h"
+#include "decode.h"
 #include "elementwise.h"
 #include "embedding.h"
 #include "gemm.h"
@@ -123,6 +124,10 @@ RLV_REF_FORWARD(GatherRows)
 RLV_REF_FORWARD(LogprobFwd)
 RLV_REF_FORWARD(Add)
 RLV_REF_DATA(attn_decode, AttnDecode)
+RLV_REF_DATA(norm_qkv, NormQkv)
+RLV_REF_DATA(rope_append, RopeAppend)
+RLV_REF_DATA(linear_residual, LinearResidual)
+RLV_REF_DATA(norm_swiglu, NormSwiglu)
 RLV_REF_DATA(kv_append, KvAppend)
 RLV_REF_DATA(kv_copy, KvCopy)
 RLV_REF_DATA(sample, Sample)

@@ -3,6 +3,12 @@
  * Shapes: T packed rows, C hidden, F ffn, V vocabulary, H heads, K kv heads, D head dim.
  */
 import { attnDecode, attnFwd, kvAppend } from "../ops/attention.ts";
+import {
+  linearResidual as linearResidualOp,
+  normQkv as normQkvOp,
+  normSwiglu as normSwigluOp,
+  ropeAppend as ropeAppendOp,
+} from "../ops/decode.ts";
 import { Dtype, type DtypeCode, VOCAB_TILE } from "../ops/define.ts";
 import { embedFwd, gatherRows } from "../ops/embedding.ts";
 import { gemmNt } from "../ops/gemm.ts";
@@ -229,4 +235,97 @@ export function logprobs(
   );
   g.release(partial, lse);
   return { logprob, entropy };
+}
+
+/** A linear map's packed weight and its bias. */
+export interface Projection {
+  readonly w: Tensor;
+  readonly bias: Tensor | null;
+}
+
+/** q[B, H·D], k and v [B, K·D] of rows h[B, C] before their norm, in one operation. */
+export function normQkv(
+  g: Graph,
+  h: Tensor,
+  weight: Tensor,
+  q: Projection,
+  k: Projection,
+  v: Projection,
+  eps: number,
+): { q: Tensor; k: Tensor; v: Tensor } {
+  const [m, cols, nq, nkv] = [h.shape[0]!, h.shape[1]!, q.w.shape[0]!, k.w.shape[0]!];
+  const out = {
+    q: g.empty([m, nq], h.dtype, "queries"),
+    k: g.empty([m, nkv], h.dtype, "keys"),
+    v: g.empty([m, nkv], h.dtype, "values"),
+  };
+  const work = g.empty([m, cols], h.dtype, "norm");
+  g.apply(
+    normQkvOp,
+    { ...out, h, weight, wq: q.w, wk: k.w, wv: v.w, bq: q.bias, bk: k.bias, bv: v.bias, work },
+    { m, cols, nq, nkv, eps, dt: h.dtype },
+  );
+  g.release(work);
+  return out;
+}
+
+/** Rotated queries; rotated keys, and values, go to the cache. */
+export function ropeAppend(
+  g: Graph,
+  input: { readonly q: Tensor; readonly k: Tensor; readonly v: Tensor },
+  qNorm: Tensor | null,
+  kNorm: Tensor | null,
+  positions: Tensor,
+  rope: RopeTable,
+  cache: KvLayer,
+  slots: Tensor,
+  shape: HeadShape,
+  eps: number,
+): Tensor {
+  const { q, k, v } = input;
+  const y = g.empty(q.shape, q.dtype, "rope");
+  const work = g.empty(k.shape, k.dtype, "rotated keys");
+  g.apply(
+    ropeAppendOp,
+    { y, kv: cache.kv, q, k, v, qweight: qNorm, kweight: kNorm, positions, rope: rope.table, slots, work },
+    {
+      rows: q.shape[0]!,
+      heads: shape.heads,
+      kv_heads: shape.kvHeads,
+      head_dim: shape.headDim,
+      max_pos: rope.maxPositions,
+      kv_pages: cache.pages,
+      eps,
+      dt: q.dtype,
+    },
+  );
+  g.release(work);
+  return y;
+}
+
+/** residual + x·wᵀ. */
+export function linearResidual(g: Graph, residual: Tensor, x: Tensor, w: Tensor): Tensor {
+  const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
+  const y = g.empty([m, n], x.dtype, "residual");
+  const work = g.empty([m, n], x.dtype, w.label);
+  g.apply(linearResidualOp, { y, residual, x, w, work }, { m, n, k, dt: x.dtype });
+  g.release(work);
+  return y;
+}
+
+/** silu(gate)·up of rows h[B, C] before their norm. */
+export function normSwiglu(
+  g: Graph,
+  h: Tensor,
+  weight: Tensor,
+  gate: Tensor,
+  up: Tensor,
+  eps: number,
+): Tensor {
+  const [m, cols, n] = [h.shape[0]!, h.shape[1]!, gate.shape[0]!];
+  const y = g.empty([m, n], h.dtype, "swiglu");
+  const work = g.empty([m * cols + 2 * m * n], Dtype.f32, "swiglu parts");
+  g.apply(normSwigluOp, { y, h, weight, wgate: gate, wup: up, work }, { m, cols, n, eps, dt: h.dtype });
+  g.release(work);
+  return y;
 }

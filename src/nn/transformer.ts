@@ -165,16 +165,39 @@ export class Transformer {
     });
   }
 
-  /** Hidden states [B, C] of one new token per sequence; appends it to the cache. */
+  /**
+   * Hidden states [B, C] of one new token per sequence; appends it to the cache. Six operations a layer, for a GPU
+   * pays for each; they give the bits of those that `forward` runs.
+   */
   decode(g: Graph, input: DecodeInput): Tensor {
     const { ids, positions, rows, cache, slots } = input;
-    return this.#run(g, ids, [positions], (g, layer, i, q, k, v) => {
-      const { qr, kr } = this.#rotate(g, layer, q, k, positions);
-      F.appendKv(g, cache.layers[i]!, kr, v, slots, this.shape);
-      const o = F.decodeAttention(g, qr, cache.layers[i]!, rows, this.shape);
-      g.release(qr, kr);
-      return o;
+    const eps = this.config.rmsNormEps;
+    let h = F.embed(g, ids, this.#embedding, this.options.dtype);
+    this.#layers.forEach((layer, i) => {
+      const qkv = F.normQkv(
+        g,
+        h,
+        layer.inputNorm,
+        { w: layer.q, bias: layer.qBias },
+        { w: layer.k, bias: layer.kBias },
+        { w: layer.v, bias: layer.vBias },
+        eps,
+      );
+      const { qNorm, kNorm } = layer;
+      const kv = cache.layers[i]!;
+      const q = F.ropeAppend(g, qkv, qNorm, kNorm, positions, this.#rope, kv, slots, this.shape, eps);
+      g.release(qkv.q, qkv.k, qkv.v);
+      const o = F.decodeAttention(g, q, kv, rows, this.shape);
+      g.release(q);
+      const mixed = F.linearResidual(g, h, o, layer.o);
+      g.release(h, o);
+      const act = F.normSwiglu(g, mixed, layer.postNorm, layer.gate, layer.up, eps);
+      h = F.linearResidual(g, mixed, act, layer.down);
+      g.release(mixed, act);
     });
+    const final = F.rmsNorm(g, h, null, this.#finalNorm, eps);
+    g.release(h);
+    return final.y;
   }
 
   #rotate(g: Graph, layer: Layer, q: Tensor, k: Tensor, positions: Tensor): { qr: Tensor; kr: Tensor } {

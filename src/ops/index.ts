@@ -1,4 +1,5 @@
 import * as attention from "./attention.ts";
+import * as decode from "./decode.ts";
 import { type OpDef, registerOperations } from "./define.ts";
 import * as elementwise from "./elementwise.ts";
 import * as embedding from "./embedding.ts";
@@ -8,7 +9,7 @@ import * as mlp from "./mlp.ts";
 import * as norm from "./norm.ts";
 import * as optimizer from "./optimizer.ts";
 
-const families = { gemm, norm, attention, mlp, embedding, head, optimizer, elementwise };
+const families = { gemm, norm, attention, mlp, embedding, head, optimizer, elementwise, decode };
 
 function isOp(value: unknown): value is OpDef {
   return typeof value === "object" && value !== null && "tensors" in value;

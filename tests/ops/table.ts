@@ -1,5 +1,6 @@
 /** The operation table: one row for every operation of the catalogue; a missing one does not compile. */
 import type * as attention from "../../src/ops/attention.ts";
+import type * as decode from "../../src/ops/decode.ts";
 import type { OpDef } from "../../src/ops/define.ts";
 import type * as elementwise from "../../src/ops/elementwise.ts";
 import type * as embedding from "../../src/ops/embedding.ts";
@@ -9,6 +10,7 @@ import type * as mlp from "../../src/ops/mlp.ts";
 import type * as norm from "../../src/ops/norm.ts";
 import type * as optimizer from "../../src/ops/optimizer.ts";
 import type { Row } from "./row.ts";
+import { decodeRows } from "./rows-decode.ts";
 import { denseRows } from "./rows-dense.ts";
 import { backwardRows, stateRows } from "./rows-state.ts";
 import { tokenRows } from "./rows-tokens.ts";
@@ -19,6 +21,7 @@ type OpsOf<M> = { [K in keyof M]: M[K] extends AnyOp ? K : never }[keyof M];
 
 export type OpName =
   | OpsOf<typeof attention>
+  | OpsOf<typeof decode>
   | OpsOf<typeof elementwise>
   | OpsOf<typeof embedding>
   | OpsOf<typeof gemm>
@@ -29,6 +32,7 @@ export type OpName =
 
 export const rows: Readonly<Record<OpName, Row>> = {
   ...denseRows,
+  ...decodeRows,
   ...tokenRows,
   ...stateRows,
   ...backwardRows,

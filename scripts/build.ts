@@ -120,6 +120,8 @@ async function compile(target: Target): Promise<void> {
   if (!result.success) fail(`cannot build ${target.file}: see the messages above`);
   chmodSync(temporary, 0o755);
   renameSync(temporary, outfile);
+  // The licence asks that its text goes with every copy.
+  if (target.platform === "darwin") copyFileSync(metalCppLicence(), join(dist, "LICENSE-metal-cpp.txt"));
   const size = (statSync(outfile).size / 1e6).toFixed(1);
   process.stderr.write(`rlv: ${relative(root, outfile)} (${target.platform} ${target.arch}, ${size} MB)\n`);
 }
@@ -130,6 +132,13 @@ async function buildHost(): Promise<void> {
   if (built.exitCode !== 0) process.exit(built.exitCode ?? 1);
   const library = join(root, `build/librlv.${process.platform === "darwin" ? "dylib" : "so"}`);
   await compile({ name: "host", file: "rlv", platform: process.platform, arch: process.arch, library });
+}
+
+let host: Promise<void> | undefined;
+/** On a Mac two targets are the same program. */
+function hostOnce(): Promise<void> {
+  host ??= buildHost();
+  return host;
 }
 
 /** The system refuses a program whose signature does not match its bytes, and this one cannot be started here. */
@@ -144,10 +153,8 @@ function checkDarwinProgram(path: string, library: string): void {
 
 async function buildDarwin(): Promise<void> {
   const file = "rlv-darwin-arm64";
-  // The licence asks that its text goes with every copy.
-  copyFileSync(metalCppLicence(), join(dist, "LICENSE-metal-cpp.txt"));
   if (process.platform === "darwin" && process.arch === "arm64") {
-    await buildHost();
+    await hostOnce();
     copyFileSync(join(dist, "rlv"), join(dist, file));
     return;
   }
@@ -157,7 +164,7 @@ async function buildDarwin(): Promise<void> {
 }
 
 const TARGETS: Readonly<Record<string, () => Promise<void>>> = {
-  host: buildHost,
+  host: hostOnce,
   "darwin-arm64": buildDarwin,
 };
 

@@ -66,18 +66,27 @@ export interface Part {
 export function libraryParts(arch: string): Part[] {
   const kernels = join(root, "metal/cpu/kernels");
   return sources(join(root, "metal")).flatMap((source): Part[] =>
-    source.startsWith(`${kernels}/`) ? Object.keys(isaFlags(arch)).map((isa) => ({ source, isa })) : [{ source }],
+    source.startsWith(`${kernels}/`)
+      ? Object.keys(isaFlags(arch)).map((isa) => ({ source, isa }))
+      : [{ source }],
   );
 }
 
 /** The Metal device; the table of kernel sources is written here. */
 export function metalParts(): Part[] {
+  const apple = sources(join(root, "metal/apple")).filter((path) => !path.includes("/darwin/"));
   const launches = sources(join(root, "metal/kernels")).filter((path) => path.endsWith(".launch.cpp"));
-  const files = [...sources(join(root, "metal/apple")), ...launches, embedKernels()];
-  return files.map((source) => ({ source }));
+  return [...apple, ...launches, embedKernels()].map((source) => ({ source }));
 }
 
-/** Flags of the Metal device and of what knows whether there is one. */
+/** The source that knows which devices there are: it is compiled with the flags of the Metal device too. */
+export const ENTRY = join(root, "metal/core/abi.cpp");
+
+/** Flags of the Metal device for macOS. */
 export function metalFlags(headers: string): string[] {
-  return ['-DRLV_METAL_DEVICE="metal"', "-isystem", headers, "-I", join(root, "metal/kernels")];
+  const definitions = ['-DRLV_METAL_DEVICE="metal"', "-DMETALCPP_SYMBOL_VISIBILITY_HIDDEN"];
+  return [...definitions, "-isystem", headers, "-I", join(root, "metal/kernels")];
 }
+
+/** What the linker needs for it. */
+export const METAL_LIBRARIES = ["-framework", "Metal", "-framework", "Foundation", "-lobjc"] as const;

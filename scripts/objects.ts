@@ -5,7 +5,7 @@
  */
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { join, relative, resolve } from "node:path";
+import { basename, join, relative, resolve } from "node:path";
 
 export const root = resolve(import.meta.dir, "..");
 
@@ -79,17 +79,18 @@ export class Objects {
     const keys = parts.map((object) => `${object} ${this.#made[object]?.key ?? this.#hashOf(object)}`);
     const key = hash([this.version(command.slice(0, 1)), ...command, ...keys]);
     if (existsSync(target) && this.#made[target]?.key === key) return false;
-    const temporary = `${target}.tmp-${process.pid}`;
+    // Of the same name, since a linker may write the name of its output into it.
+    const scratch = `${target}.tmp-${process.pid}`;
+    const temporary = join(scratch, basename(target));
+    mkdirSync(scratch, { recursive: true });
     const [program, ...flags] = command;
     const result = Bun.spawnSync([program!, ...parts, ...flags, "-o", temporary], {
       cwd: root,
       stderr: "inherit",
     });
-    if (result.exitCode !== 0) {
-      rmSync(temporary, { force: true });
-      fail(`does not link: ${relative(root, target)}: see the messages above`);
-    }
-    renameSync(temporary, target);
+    if (result.exitCode === 0) renameSync(temporary, target);
+    rmSync(scratch, { recursive: true, force: true });
+    if (result.exitCode !== 0) fail(`does not link: ${relative(root, target)}: see the messages above`);
     this.#made[target] = { key, deps: [] };
     this.#save();
     return true;

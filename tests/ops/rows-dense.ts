@@ -51,7 +51,7 @@ function gemmSpec(m: number, n: number, k: number, dt: number, ydt = dt, extra: 
 
 const gemmNt: Row = {
   op: gemm.gemmNt as unknown as OpDef,
-  slack: 8,
+  slack: 16,
   cases: casesOf(gemm.gemmNt as unknown as OpDef, [
     gemmSpec(1, 1, 1, F32),
     gemmSpec(7, 33, 65, F32, F32, ["bias"]),
@@ -63,6 +63,12 @@ const gemmNt: Row = {
     gemmSpec(5, 31, 40, BF16, BF16, ["accumulate"]),
     gemmSpec(5, 70, 48, BF16, F32),
     gemmSpec(3, 40, 31, BF16, F32, ["bias", "accumulate"]),
+    gemmSpec(31, 127, 33, F32, F32, ["bias"]),
+    gemmSpec(127, 33, 31, BF16, BF16, ["bias"]),
+    gemmSpec(33, 31, 35, F32),
+    gemmSpec(130, 65, 33, F32, F32, ["accumulate"]),
+    gemmSpec(2, 17, 527, F32),
+    gemmSpec(65, 17, 530, BF16, F32),
   ]),
   mutants: [
     { name: "no bias", change: dropped("bias") },
@@ -83,6 +89,7 @@ const gemmNt: Row = {
       { case: "f32 13x64x32 accumulate", from: ["y"], to: ["x"] },
       { case: "bf16 7x33x65 bias", from: ["y"] },
       { case: "bf16 66x32x16", from: ["y"] },
+      { case: "f32 33x31x35", from: ["y"] },
       { case: "bf16 5x31x40 accumulate", from: ["y"], to: ["w"] },
     ],
     mutants: [
@@ -124,6 +131,9 @@ const rmsNormFwd: Row = {
     normSpec(67, 40, F32, true),
     normSpec(2, 129, BF16, true),
     normSpec(66, 48, BF16, false),
+    normSpec(31, 127, F32, true),
+    normSpec(127, 31, BF16, true),
+    normSpec(2, 1025, F32, false),
   ]),
   mutants: [
     { name: "eps x 100", change: scaledParam("eps", 100) },
@@ -151,6 +161,7 @@ const rmsNormFwd: Row = {
       { case: "f32 67x40 residual", from: ["h"], to: ["x", "delta"] },
       { case: "bf16 2x129 residual", from: ["y", "h"] },
       { case: "bf16 66x48", from: ["y"] },
+      { case: "f32 31x127 residual", from: ["y"], to: ["weight"] },
     ],
     mutants: [
       { name: "eps x 100", op: "rms_norm_bwd", change: scaledArg("eps", 100) },

@@ -32,12 +32,16 @@ interface Heads {
 const plain: Heads = { heads: 2, kv: 2, dim: 8 };
 const grouped: Heads = { heads: 6, kv: 2, dim: 16 };
 const single: Heads = { heads: 3, kv: 1, dim: 5 };
+const eight: Heads = { heads: 8, kv: 1, dim: 16 };
+const odd: Heads = { heads: 4, kv: 2, dim: 33 };
+const wide: Heads = { heads: 2, kv: 1, dim: 128 };
 
 /** Segments of the cases: name, parts. */
 const segments: Readonly<Record<string, readonly Part[]>> = {
   one: [{ len: 1 }],
   pair: [{ len: 5 }, { len: 3 }],
   long: [{ len: 35 }],
+  lengths: [{ len: 31 }, { len: 33, parent: 0 }, { len: 127, parent: 0 }],
   empty: [{ len: 0 }, { len: 4 }, { len: 0, parent: 1 }, { len: 2, parent: 1 }],
   shared: [{ len: 6 }, { len: 3, parent: 0 }, { len: 1, parent: 0 }, { len: 4, parent: 0 }],
   tree: [
@@ -116,6 +120,13 @@ const attnFwd: Row = {
     attnSpec("long", grouped, BF16),
     attnSpec("tree", grouped, BF16),
     attnSpec("cached", grouped, BF16),
+    attnSpec("shared", eight, F32),
+    attnSpec("cached", eight, BF16),
+    attnSpec("pair", odd, F32),
+    attnSpec("cached", odd, F32),
+    attnSpec("shared", wide, F32),
+    attnSpec("lengths", plain, F32),
+    attnSpec("lengths", eight, BF16),
   ]),
   mutants: [
     { name: "scale x 1.1", change: (c) => (c.params.rows! > 1 ? scaledParam("scale", 1.1)(c) : null) },
@@ -156,6 +167,8 @@ const attnFwd: Row = {
         "f32 long 6/2x16",
         "bf16 pair 2/2x8",
         "bf16 tree 6/2x16",
+        "f32 shared 8/1x16",
+        "f32 pair 4/2x33",
       ].map((name) => ({ case: name, from: ["o"] })),
       // A single key: the weights are 1 whatever q and k are.
       { case: "f32 one 2/2x8", from: ["o"], terms: 1 },
@@ -207,6 +220,9 @@ const attnDecode: Row = {
     decodeSpec([16, 1, 17, 40], grouped, F32),
     decodeSpec([7, 33], single, F32),
     decodeSpec([1, 15, 48], grouped, BF16),
+    decodeSpec([31, 33, 127], eight, F32),
+    decodeSpec([127, 2], odd, BF16),
+    decodeSpec([5, 33], wide, F32),
   ]),
   mutants: [
     { name: "scale x 1.1", change: (c) => (c.params.pairs! > 1 ? scaledParam("scale", 1.1)(c) : null) },

@@ -1,5 +1,6 @@
 // operator new and delete for builds with Zig, whose static C++ library would export its own ones and let the
-// program that loads this library replace some of them. Compiled with -fvisibility-global-new-delete=force-hidden.
+// program that loads this library replace some of them. Compiled with
+// -fvisibility-global-new-delete=force-hidden.
 #include <algorithm>
 #include <cstdlib>
 #include <new>
@@ -31,8 +32,12 @@ void* operator new(size_t n, std::align_val_t a) { return allocate_or_throw(n, s
 void* operator new[](size_t n, std::align_val_t a) { return allocate_or_throw(n, size_t(a)); }
 void* operator new(size_t n, const std::nothrow_t&) noexcept { return allocate(n, kDefault); }
 void* operator new[](size_t n, const std::nothrow_t&) noexcept { return allocate(n, kDefault); }
-void* operator new(size_t n, std::align_val_t a, const std::nothrow_t&) noexcept { return allocate(n, size_t(a)); }
-void* operator new[](size_t n, std::align_val_t a, const std::nothrow_t&) noexcept { return allocate(n, size_t(a)); }
+void* operator new(size_t n, std::align_val_t a, const std::nothrow_t&) noexcept {
+  return allocate(n, size_t(a));
+}
+void* operator new[](size_t n, std::align_val_t a, const std::nothrow_t&) noexcept {
+  return allocate(n, size_t(a));
+}
 
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }

@@ -33,8 +33,8 @@ inline float rms_norm_bwd_row(constant rlv_op_rms_norm_bwd& a, device S* dx, dev
                               device const float* weight, device const S* dres, uint lane) {
   const float r = inverse_rms(h, a.cols, a.eps, lane);
   float sum = 0.0f;
-  for (uint i = lane; i < a.cols; i += RLV_SIMD) sum = fma(widen(dy[i]) * weight[i], widen(h[i]) * r, sum);
-  const float mean = simd_sum(sum) / float(a.cols);
+  for (uint i = lane; i < a.cols; i += RLV_SIMD) sum = fma(widen(dy[i]) * weight[i], widen(h[i]), sum);
+  const float mean = simd_sum(sum) * r / float(a.cols);
   for (uint i = lane; i < a.cols; i += RLV_SIMD) {
     const float d = r * fma(-(widen(h[i]) * r), mean, widen(dy[i]) * weight[i]);
     dx[i] = narrow<S>(a.dres.buffer != 0 ? d + widen(dres[i]) : d);

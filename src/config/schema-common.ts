@@ -4,7 +4,11 @@ import { field, fraction, int, nonNegative, orNone, positive, text } from "./fie
 
 /** Where a job runs: the same on every command that touches a model. */
 export const deviceShape = {
-  device: field(z.enum(DEVICES), "auto", "where to compute; auto takes metal where it works, else cpu"),
+  device: field(
+    z.enum(DEVICES),
+    "auto",
+    "where to compute; auto is metal on a Mac with Apple silicon, else cpu",
+  ),
   threads: field(
     orNone(int(1, 1024)),
     null,

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { type DeviceName, deviceChoice } from "../core/env.ts";
-import { UsageError } from "../core/errors.ts";
+import { DeviceError, UsageError } from "../core/errors.ts";
 import { f32ToBf16 } from "../core/float-formats.ts";
 import { Purpose, Random } from "../core/rng.ts";
 import { Device, fullSync } from "../device/device.ts";
@@ -34,7 +34,14 @@ export function openDevice(configured: DeviceName, threads: number | null): Devi
       "--device metal",
       "use --device cpu, or soft for software Metal",
     );
-  return Device.open(name === "auto" ? (apple ? "metal" : "cpu") : name, threads);
+  if (name !== "auto") return Device.open(name, threads);
+  if (!apple) return Device.open("cpu", threads);
+  try {
+    return Device.open("metal", threads);
+  } catch (error) {
+    if (!(error instanceof DeviceError)) throw error;
+    throw new UsageError(`Metal does not work here: ${error.message}`, "--device auto", "use --device cpu");
+  }
 }
 
 /** A folder whose config names a causal language model and whose weights fit it. */

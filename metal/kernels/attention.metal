@@ -513,7 +513,7 @@ kernel void attn_bwd_dq(constant rlv_op_attn_bwd& a [[buffer(0)]], device S* dq 
       }
     for (uint e = 0; e < 4; e++) {
       const uint key = first + fragment_col(lane) + e % 2 + e / 2 * 8;
-      const float p = there && key <= position ? exp(fma(s[e / 2].thread_elements()[e % 2], a.scale, -log_sum)) : 0.0f;
+      const float p = there && key <= position ? exp(s[e / 2].thread_elements()[e % 2] * a.scale - log_sum) : 0.0f;
       d[e / 2].thread_elements()[e % 2] = p * (d[e / 2].thread_elements()[e % 2] - dot) * a.scale;
     }
     for (uint f = 0; f < DPAD / 8; f++)
@@ -610,7 +610,7 @@ kernel void attn_bwd_dkv(constant rlv_op_attn_bwd& a [[buffer(0)]], device S* dk
         for (uint e = 0; e < 2; e++) {
           const uint i = 8 * h + fragment_col(lane) + e, row = first + i;
           const bool visible = there && row < segment.len * group && (!own || row / group >= key);
-          const float weight = visible ? exp(fma(p[h].thread_elements()[e], a.scale, -log_sums[i])) : 0.0f;
+          const float weight = visible ? exp(p[h].thread_elements()[e] * a.scale - log_sums[i]) : 0.0f;
           p[h].thread_elements()[e] = weight;
           d[h].thread_elements()[e] = weight * (d[h].thread_elements()[e] - dots[i]) * a.scale;
         }

@@ -36,6 +36,7 @@ struct Binding {
   size_t bytes = 0;      // of the whole buffer
   size_t offset = 0;
   ShadowPtr* shadow = nullptr;  // nullptr: only bounds are checked
+  bool counted = true;          // as device traffic; false for the constants of one dispatch
 };
 
 // The compiled library a kernel comes from: turns code addresses into lines of the MSL source.

@@ -11,10 +11,16 @@ namespace soft {
 constexpr size_t kStackBytes = 64 << 10, kGuardBytes = 16 << 10, kStackStride = kStackBytes + kGuardBytes;
 constexpr uint32_t kCallDepth = 24;
 
-struct Fiber {
+struct Simdgroup;
+
+struct alignas(64) Fiber {
   void* stack_pointer = nullptr;
-  char* stack = nullptr;  // lowest byte
-  uint32_t thread = 0;    // in the threadgroup
+  char* stack = nullptr;           // lowest byte
+  Simdgroup* simdgroup = nullptr;  // of its thread
+  uint32_t thread = 0;             // in the threadgroup
+  uint32_t lane = 0, lane_bit = 0;
+  uint32_t fragment = 0;  // the lane's place in 8x8 matrices
+  uint64_t result = 0;    // where the lane's part of a matrix product goes
   int wait_line = 0;      // of the barrier it waits at
   uint64_t wait_site = 0;
   // Return addresses of the kernel's functions that are under way; only instrumented kernels tell.
@@ -33,7 +39,11 @@ class Stacks {
   Stacks& operator=(const Stacks&) = delete;
   // Makes `fiber` the index-th one: the first switch to it calls entry(), which must not return.
   void prepare(uint32_t index, Fiber& fiber, void (*entry)());
-  bool contains(const char* p) const { return size_t(p - begin_) < bytes_; }
+  // Whether p lies in a stack that has been prepared, and not in a guard.
+  bool contains(const char* p) const {
+    const size_t offset = size_t(p - begin_);
+    return offset < usable_ * kStackStride && offset % kStackStride >= kGuardBytes;
+  }
 
  private:
   char* begin_ = nullptr;

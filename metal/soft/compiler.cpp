@@ -1,0 +1,120 @@
+#include "compiler.h"
+
+#include <dlfcn.h>
+#include <link.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include "rewrite.h"
+#include "toolchain.h"
+
+namespace soft {
+
+namespace {
+
+std::string read(const std::string& path) {
+  std::stringstream s;
+  s << std::ifstream(path).rdbuf();
+  return s.str();
+}
+
+bool write(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  return bool(file.flush());
+}
+
+// The standard library belongs to the source as far as the cache is concerned.
+uint64_t library_hash() {
+  static const uint64_t hash = [] {
+    uint64_t h = kHashStart;
+    for (const char* name : {"metal_stdlib", "types.h", "traits.h", "vectors.h", "math.h", "simdgroup.h",
+                             "simdgroup_matrix.h", "atomics.h", "arguments.h"})
+      h = hash_text(read(std::string(SOFT_HOME "/msl/") + name), h);
+    return hash_text(toolchain_version(), h);
+  }();
+  return hash;
+}
+
+std::string defines(const CompileOptions& options) {
+  std::string s;
+  for (const auto& [name, value] : options.defines) s += " -D" + name + "=" + value;
+  return s;
+}
+
+// Check and count mode see every access through the callbacks of the sanitizers, which metal/soft implements.
+std::string instrumentation(bool instrumented) {
+  return instrumented ? " -O1 -fsanitize=thread,array-bounds,alignment,float-cast-overflow,integer-divide-by-zero,bool"
+                        " -fsanitize-recover=all -mllvm -tsan-instrument-read-before-write"
+                        " -mllvm -tsan-instrument-func-entry-exit=0 -fno-sanitize-link-runtime"
+                      : " -O2";
+}
+
+std::unique_ptr<Library> load(const std::string& path, Rewritten rewritten, std::string& log) {
+  auto library = std::make_unique<Library>();
+  library->handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library->handle) {
+    log = dlerror();
+    return nullptr;
+  }
+  library->kernels = std::move(rewritten.kernels);
+  library->constants = std::move(rewritten.constants);
+  for (size_t i = 0; i < library->kernels.size(); i++)
+    library->kernels[i].trampoline = reinterpret_cast<void (*)(const Context*)>(
+        dlsym(library->handle, ("soft_kernel_" + std::to_string(i)).c_str()));
+  link_map* map = nullptr;
+  dlinfo(library->handle, RTLD_DI_LINKMAP, &map);
+  struct stat info;
+  library->image.path = path;
+  library->image.begin = reinterpret_cast<const char*>(map->l_addr);
+  // Its file holds everything that is loaded, but for zeroed data.
+  library->image.end = library->image.begin + (stat(path.c_str(), &info) == 0 ? info.st_size + (1 << 20) : 16 << 20);
+  return library;
+}
+
+}  // namespace
+
+Library::~Library() {
+  if (handle) dlclose(handle);
+}
+
+const Kernel* Library::find(const std::string& host_name) const {
+  for (const Kernel& kernel : kernels)
+    if (kernel.host_name == host_name) return &kernel;
+  return nullptr;
+}
+
+std::unique_ptr<Library> compile(const std::string& source, const CompileOptions& options, std::string& log) {
+  const std::string folder = cache_folder();
+  if (folder.empty()) {
+    log = "software Metal: no folder to compile in: set RLV_SOFT_CACHE or HOME";
+    return nullptr;
+  }
+  const std::string flags = instrumentation(options.instrumented) + defines(options);
+  const std::string base = folder + "/" + hex(hash_text(source + flags, library_hash()));
+  const std::string shared = base + ".so", own = base + "." + std::to_string(getpid());
+
+  std::string preprocessed;
+  if (!preprocess(source, defines(options), own, preprocessed, log)) return nullptr;
+  Rewritten rewritten = rewrite(preprocessed);
+  if (!rewritten.errors.empty()) {
+    for (const std::string& error : rewritten.errors) log += error + "\n";
+    return nullptr;
+  }
+  if (access(shared.c_str(), R_OK) != 0) {
+    const std::string rewritten_path = own + ".cl", made = own + ".so";
+    write(rewritten_path, rewritten.source);
+    const bool ok = run_tool(compile_command() + " -fPIC -shared -nostdlib -g -fuse-ld=lld" + flags + " " +
+                                 rewritten_path + " -o " + made,
+                             log);
+    unlink(rewritten_path.c_str());
+    if (!ok) return nullptr;
+    std::rename(made.c_str(), shared.c_str());
+  }
+  return load(shared, std::move(rewritten), log);
+}
+
+}  // namespace soft

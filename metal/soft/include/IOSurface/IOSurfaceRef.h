@@ -1,0 +1,3 @@
+// Stands in for the SDK's header.
+#pragma once
+typedef struct __IOSurface* IOSurfaceRef;

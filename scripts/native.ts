@@ -58,14 +58,9 @@ const isClang = Bun.spawnSync([cxx, "--version"]).stdout.toString().includes("cl
 
 const ISA_FLAGS = isaFlags(process.arch);
 
-const COMMON = [
-  ...LANGUAGE,
-  variant === "release" ? "-O3" : "-O1",
-  // GCC 12 sees uninitialised values inside its own AVX-512 headers (its bug 105593).
-  ...(isClang ? [] : ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]),
-  "-pthread",
-  ...SANITIZE[variant],
-];
+const ANY_COMPILER = [...LANGUAGE, variant === "release" ? "-O3" : "-O1", "-pthread", ...SANITIZE[variant]];
+// GCC 12 sees uninitialised values inside its own AVX-512 headers (its bug 105593).
+const COMMON = [...ANY_COMPILER, ...(isClang ? [] : ["-Wno-maybe-uninitialized", "-Wno-uninitialized"])];
 
 interface Ranked extends Unit {
   /** Place of its instruction set in ISA_FLAGS, -1 without one. */
@@ -154,5 +149,5 @@ if (process.argv.includes("--soft")) {
   const { buildSoft } = await import("./soft.ts");
   // The same objects, but for the one that knows which devices there are.
   const shared = units.filter((each) => basename(each.source) !== "abi.cpp");
-  await buildSoft({ out, objects: objectCache, shared: objectsOf(shared), common: COMMON, quiet });
+  await buildSoft({ out, objects: objectCache, shared: objectsOf(shared), common: ANY_COMPILER, quiet });
 }

@@ -286,6 +286,7 @@ struct Sample {
   void* logprob;
   const void* logits;
   const void* counters;
+  void* work;
   uint32_t batch;
   uint32_t vocab;
   uint32_t seed;
@@ -935,11 +936,12 @@ inline int check_sample(const void* record) {
   if (!a.logprob.buffer || bytes_of(a.logprob) < uint64_t(a.batch)*4) return 1;
   if (!a.logits.buffer || bytes_of(a.logits) < uint64_t(a.batch)*uint64_t(a.vocab)*4) return 2;
   if (!a.counters.buffer || bytes_of(a.counters) < uint64_t(a.batch)*16) return 3;
+  if (!a.work.buffer || bytes_of(a.work) < uint64_t(a.batch)*ceil_div(uint64_t(a.vocab),512)*16) return 4;
   return -1;
 }
 inline void resolve_sample(const void* record, void* const* p, void* out) {
   const auto& a = *static_cast<const rlv_op_sample*>(record);
-  *static_cast<args::Sample*>(out) = args::Sample{p[0], p[1], p[2], p[3], a.batch, a.vocab, a.seed, a.purpose, a.inv_temp, a.top_k, a.top_p, a.min_p, a.greedy};
+  *static_cast<args::Sample*>(out) = args::Sample{p[0], p[1], p[2], p[3], p[4], a.batch, a.vocab, a.seed, a.purpose, a.inv_temp, a.top_k, a.top_p, a.min_p, a.greedy};
 }
 inline double flops_sample(const void* record) {
   const auto& a = *static_cast<const rlv_op_sample*>(record);
@@ -1250,7 +1252,7 @@ inline const OpInfo& op_info(uint32_t id) {
     {"gather_rows_bwd", "embedding", sizeof(rlv_op_gather_rows_bwd), sizeof(args::GatherRowsBwd), 3, {{"dx", kWrite}, {"dy", kRead}, {"index", kRead}}, 4, {{"rows", false}, {"src_rows", false}, {"cols", false}, {"dt", false}}, check_gather_rows_bwd, resolve_gather_rows_bwd, flops_gather_rows_bwd},
     {"logprob_bwd", "head", sizeof(rlv_op_logprob_bwd), sizeof(args::LogprobBwd), 10, {{"dx", kWrite}, {"dw", kReadWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"lse", kRead}, {"entropy", kRead}, {"dlogprob", kRead}, {"dentropy", kRead}, {"work", kReadWrite}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_bwd, resolve_logprob_bwd, flops_logprob_bwd},
     {"logprob_fwd", "head", sizeof(rlv_op_logprob_fwd), sizeof(args::LogprobFwd), 7, {{"logprob", kWrite}, {"lse", kWrite}, {"entropy", kWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"partial", kReadWrite}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_fwd, resolve_logprob_fwd, flops_logprob_fwd},
-    {"sample", "head", sizeof(rlv_op_sample), sizeof(args::Sample), 4, {{"ids", kWrite}, {"logprob", kWrite}, {"logits", kRead}, {"counters", kRead}}, 9, {{"batch", false}, {"vocab", false}, {"seed", false}, {"purpose", false}, {"inv_temp", true}, {"top_k", false}, {"top_p", true}, {"min_p", true}, {"greedy", false}}, check_sample, resolve_sample, flops_sample},
+    {"sample", "head", sizeof(rlv_op_sample), sizeof(args::Sample), 5, {{"ids", kWrite}, {"logprob", kWrite}, {"logits", kRead}, {"counters", kRead}, {"work", kReadWrite}}, 9, {{"batch", false}, {"vocab", false}, {"seed", false}, {"purpose", false}, {"inv_temp", true}, {"top_k", false}, {"top_p", true}, {"min_p", true}, {"greedy", false}}, check_sample, resolve_sample, flops_sample},
     {"adamw", "optimizer", sizeof(rlv_op_adamw), sizeof(args::Adamw), 6, {{"p", kReadWrite}, {"lo", kReadWrite}, {"g", kRead}, {"m", kReadWrite}, {"v", kReadWrite}, {"result", kRead}}, 13, {{"n", false}, {"wdt", false}, {"mdt", false}, {"lr", true}, {"beta1", true}, {"beta2", true}, {"eps", true}, {"weight_decay", true}, {"c1", true}, {"c2", true}, {"seed", false}, {"tensor", false}, {"step", false}}, check_adamw, resolve_adamw, flops_adamw},
     {"clip_coef", "optimizer", sizeof(rlv_op_clip_coef), sizeof(args::ClipCoef), 2, {{"result", kWrite}, {"sums", kRead}}, 2, {{"slots", false}, {"max_norm", true}}, check_clip_coef, resolve_clip_coef, flops_clip_coef},
     {"sq_norm", "optimizer", sizeof(rlv_op_sq_norm), sizeof(args::SqNorm), 3, {{"sums", kReadWrite}, {"g", kRead}, {"partial", kReadWrite}}, 3, {{"n", false}, {"slots", false}, {"slot", false}}, check_sq_norm, resolve_sq_norm, flops_sq_norm},

@@ -389,6 +389,7 @@ typedef struct {
   rlv_ref logprob;
   rlv_ref logits;
   rlv_ref counters;
+  rlv_ref work;
   uint32_t batch;
   uint32_t vocab;
   uint32_t seed;
@@ -399,7 +400,7 @@ typedef struct {
   float min_p;
   uint32_t greedy;
 } rlv_op_sample;
-RLV_ASSERT_SIZE(rlv_op_sample, 84);
+RLV_ASSERT_SIZE(rlv_op_sample, 96);
 
 // AdamW step scaled by result.coef; bf16 parameters carry a 16-bit remainder (exact float32 master); bf16 moments rounded stochastically; no change if result.nonfinite
 typedef struct {

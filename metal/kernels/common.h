@@ -11,7 +11,8 @@
 #include "errors.h"
 using namespace metal;
 
-// The same expression gives the same bits in every kernel: a product and a sum become one operation only by fma().
+// The same expression gives the same bits in every kernel: a product and a sum become one operation only by
+// fma().
 #pragma STDC FP_CONTRACT OFF
 
 #define RLV_EXTRA 29

@@ -30,7 +30,8 @@ void launch_norm_qkv(Encoder& e, const rlv_op_norm_qkv& a) {
 
 void launch_rope_append(Encoder& e, const rlv_op_rope_append& a) {
   if (a.head_dim % 2) return e.fail("qk_norm_rope_fwd: head_dim is odd", a.head_dim);
-  e.run("decode", std::string("rope_append") + suffix(a.dt), {groups_of(a.heads + a.kv_heads, 4), a.rows}, {kThreads});
+  e.run("decode", std::string("rope_append") + suffix(a.dt), {groups_of(a.heads + a.kv_heads, 4), a.rows},
+        {kThreads});
 }
 
 void launch_linear_residual(Encoder& e, const rlv_op_linear_residual& a) {

@@ -45,7 +45,8 @@ void launch_pack_weight(Encoder& e, const rlv_op_pack_weight& a) {
 
 void launch_unpack_weight(Encoder& e, const rlv_op_unpack_weight& a) {
   if (a.lo.buffer != 0 && a.edt != RLV_BF16) return e.fail("unpack_weight: remainder of float32 elements", 0);
-  e.run("elementwise", pair_name("unpack", a.edt, a.ddt), strided(packed_elements(a.n, a.k, a.dt)), {kThreads});
+  e.run("elementwise", pair_name("unpack", a.edt, a.ddt), strided(packed_elements(a.n, a.k, a.dt)),
+        {kThreads});
 }
 
 }  // namespace metal

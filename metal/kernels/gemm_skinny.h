@@ -1,10 +1,11 @@
-// Products of few rows with packed weights: what gemm.metal and decode.metal share. A simdgroup takes up to 8*ROWS rows
-// of 16 columns over one span of K; weights come straight from device memory, each read once.
+// Products of few rows with packed weights: what gemm.metal and decode.metal share. A simdgroup takes up to
+// 8*ROWS rows of 16 columns over one span of K; weights come straight from device memory, each read once.
 #pragma once
 #include "gemm_tile.h"
 #include "norm_row.h"
 
-// SPANS 4: the simdgroups of a threadgroup are the spans of the same 16 columns; 1: each has columns of its own.
+// SPANS 4: the simdgroups of a threadgroup are the spans of the same 16 columns; 1: each has columns of its
+// own.
 template <uint SPANS>
 inline uint first_step(uint k, uint simdgroup) {
   return SPANS == 4 ? min(simdgroup * span_steps(k), ceil_div(k, RLV_STEP)) : 0u;
@@ -35,8 +36,8 @@ inline Rows<S> plain_rows(device const S* x, Operand o) {
 
 // fragments_a of normalised rows: the values that rms_norm_fwd would have stored.
 template <typename S>
-inline void normalised_fragments(thread simdgroup_float8x8& f0, thread simdgroup_float8x8& f1, thread const Rows<S>& rows,
-                                 uint row0, uint r0, uint lane) {
+inline void normalised_fragments(thread simdgroup_float8x8& f0, thread simdgroup_float8x8& f1,
+                                 thread const Rows<S>& rows, uint row0, uint r0, uint lane) {
   const bool paired = sizeof(S) == 2;
   const uint row = row0 + fragment_row(lane), c = fragment_col(lane);
   const float inverse = rows.inverse_rms[row];
@@ -56,8 +57,8 @@ inline void normalised_fragments(thread simdgroup_float8x8& f0, thread simdgroup
 
 // acc[ROWS][2] = rows x 16 columns from col0 over steps [first, last).
 template <typename S, uint ROWS, bool NORM>
-inline void skinny_product(thread simdgroup_float8x8 (&acc)[ROWS][2], thread const Rows<S>& rows, device const S* w,
-                           Operand ow, uint col0, uint first, uint last, uint lane) {
+inline void skinny_product(thread simdgroup_float8x8 (&acc)[ROWS][2], thread const Rows<S>& rows,
+                           device const S* w, Operand ow, uint col0, uint first, uint last, uint lane) {
   const bool paired = sizeof(S) == 2;
   for (uint i = 0; i < ROWS; i++)
     for (uint j = 0; j < 2; j++) acc[i][j] = simdgroup_float8x8(0.0f);

@@ -1,4 +1,5 @@
-// RMSNorm of a row by one simdgroup: what rms_norm_fwd and the fused operations of decoding share, bit for bit.
+// RMSNorm of a row by one simdgroup: what rms_norm_fwd and the fused operations of decoding share, bit for
+// bit.
 #pragma once
 #include "common.h"
 
@@ -8,10 +9,11 @@ inline S sum_element(device const S* x, device const S* delta, bool fused, uint 
   return fused ? narrow<S>(widen(x[i]) + widen(delta[i])) : x[i];
 }
 
-// 1/sqrt(mean(h^2) + eps) with h = x + delta or x, the same in every lane. Lane l sums elements l, l + 32, ... in order; lanes fold as
-// simd_sum does.
+// 1/sqrt(mean(h^2) + eps) with h = x + delta or x, the same in every lane. Lane l sums elements l, l + 32,
+// ... in order; lanes fold as simd_sum does.
 template <typename S>
-inline float inverse_rms_of_sum(device const S* x, device const S* delta, bool fused, uint cols, float eps, uint lane) {
+inline float inverse_rms_of_sum(device const S* x, device const S* delta, bool fused, uint cols, float eps,
+                                uint lane) {
   float sum = 0.0f;
   for (uint i = lane; i < cols; i += RLV_SIMD) {
     const float v = widen(sum_element(x, delta, fused, i));

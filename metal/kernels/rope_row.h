@@ -1,5 +1,5 @@
-// Per-head RMSNorm with rotary embedding by one simdgroup, and SwiGLU of an element: what the single operations and the
-// fused ones of decoding share, bit for bit.
+// Per-head RMSNorm with rotary embedding by one simdgroup, and SwiGLU of an element: what the single
+// operations and the fused ones of decoding share, bit for bit.
 #pragma once
 #include "norm_row.h"
 

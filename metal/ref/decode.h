@@ -1,5 +1,5 @@
-// A layer's fused operations while decoding, each as the operations it stands for: what lies between them is rounded
-// to the storage type.
+// A layer's fused operations while decoding, each as the operations it stands for: what lies between them is
+// rounded to the storage type.
 #pragma once
 #include "attention.h"
 #include "gemm.h"
@@ -25,8 +25,8 @@ inline void norm_rows(void* y, const void* h, const void* weight, uint32_t rows,
                       uint32_t dt, Errors& e) {
   run_forward<RmsNormFwd>(args::RmsNormFwd{y, nullptr, h, nullptr, weight, rows, cols, eps, dt}, e);
 }
-inline void product(void* y, const void* x, const void* w, const void* bias, uint32_t m, uint32_t n, uint32_t k,
-                    uint32_t dt, Errors& e) {
+inline void product(void* y, const void* x, const void* w, const void* bias, uint32_t m, uint32_t n,
+                    uint32_t k, uint32_t dt, Errors& e) {
   run_forward<GemmNt>(args::GemmNt{y, x, w, bias, m, n, k, dt, dt, 0}, e);
 }
 
@@ -38,14 +38,15 @@ inline void norm_qkv(const args::NormQkv& a, Errors& e) {
 }
 
 inline void rope_append(const args::RopeAppend& a, Errors& e) {
-  run_forward<QkNormRopeFwd>(args::QkNormRopeFwd{a.y, a.q, a.qweight, a.positions, a.rope, a.rows, a.heads, a.head_dim,
-                                                 a.max_pos, a.eps, a.dt},
-                             e);
-  run_forward<QkNormRopeFwd>(args::QkNormRopeFwd{a.work, a.k, a.kweight, a.positions, a.rope, a.rows, a.kv_heads,
+  run_forward<QkNormRopeFwd>(args::QkNormRopeFwd{a.y, a.q, a.qweight, a.positions, a.rope, a.rows, a.heads,
                                                  a.head_dim, a.max_pos, a.eps, a.dt},
                              e);
+  run_forward<QkNormRopeFwd>(args::QkNormRopeFwd{a.work, a.k, a.kweight, a.positions, a.rope, a.rows,
+                                                 a.kv_heads, a.head_dim, a.max_pos, a.eps, a.dt},
+                             e);
   if (e.first.empty())
-    kv_append(args::KvAppend{a.kv, a.work, a.v, a.slots, a.rows, a.kv_heads, a.head_dim, a.kv_pages, a.dt}, e);
+    kv_append(args::KvAppend{a.kv, a.work, a.v, a.slots, a.rows, a.kv_heads, a.head_dim, a.kv_pages, a.dt},
+              e);
 }
 
 inline void linear_residual(const args::LinearResidual& a, Errors& e) {

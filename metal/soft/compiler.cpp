@@ -47,10 +47,11 @@ std::string defines(const CompileOptions& options) {
 
 // Check and count mode see every access through the callbacks of the sanitizers, which metal/soft implements.
 std::string instrumentation(bool instrumented) {
-  return instrumented ? " -O1 -fsanitize=thread,array-bounds,alignment,float-cast-overflow,integer-divide-by-zero,bool"
-                        " -fsanitize-recover=all -mllvm -tsan-instrument-read-before-write"
-                        " -mllvm -tsan-instrument-func-entry-exit=0 -fno-sanitize-link-runtime"
-                      : " -O2";
+  return instrumented
+             ? " -O1 -fsanitize=thread,array-bounds,alignment,float-cast-overflow,integer-divide-by-zero,bool"
+               " -fsanitize-recover=all -mllvm -tsan-instrument-read-before-write"
+               " -mllvm -tsan-instrument-func-entry-exit=0 -fno-sanitize-link-runtime"
+             : " -O2";
 }
 
 std::unique_ptr<Library> load(const std::string& path, Rewritten rewritten, std::string& log) {
@@ -71,7 +72,8 @@ std::unique_ptr<Library> load(const std::string& path, Rewritten rewritten, std:
   library->image.path = path;
   library->image.begin = reinterpret_cast<const char*>(map->l_addr);
   // Its file holds everything that is loaded, but for zeroed data.
-  library->image.end = library->image.begin + (stat(path.c_str(), &info) == 0 ? info.st_size + (1 << 20) : 16 << 20);
+  library->image.end =
+      library->image.begin + (stat(path.c_str(), &info) == 0 ? info.st_size + (1 << 20) : 16 << 20);
   return library;
 }
 

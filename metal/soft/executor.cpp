@@ -84,8 +84,8 @@ class Execution {
     if (order_.runs() < order_.total()) {
       const double scale = double(order_.total()) / order_.runs();
       Counts& c = out.counts;
-      for (double* n : {&c.loaded_bytes, &c.stored_bytes, &c.matrix_ops, &c.simd_ops, &c.barriers, &c.groups,
-                        &c.threads})
+      for (double* n :
+           {&c.loaded_bytes, &c.stored_bytes, &c.matrix_ops, &c.simd_ops, &c.barriers, &c.groups, &c.threads})
         *n *= scale;
     }
     find_lines();

@@ -13,8 +13,8 @@ std::string lanes_of(uint32_t count) { return std::to_string(count) + (count == 
 
 // Whether the kernel continues after it.
 bool goes_on(Fault f) {
-  return f == Fault::kRace || f == Fault::kUninitialised || f == Fault::kPrivate || f == Fault::kSimdArgument ||
-         f == Fault::kUndefined;
+  return f == Fault::kRace || f == Fault::kUninitialised || f == Fault::kPrivate ||
+         f == Fault::kSimdArgument || f == Fault::kUndefined;
 }
 
 std::string call_name(Rendezvous kind, uint32_t operation) {
@@ -74,8 +74,9 @@ void Worker::diverge() {
     int line_before = -1;
     for (const auto& place : places) {
       const int line = place.first.first;
-      what += " [line " + std::to_string(line) + (line == line_before ? " by another call or other flags" : "") +
-              ": " + std::to_string(place.second) + "]";
+      what += " [line " + std::to_string(line) +
+              (line == line_before ? " by another call or other flags" : "") + ": " +
+              std::to_string(place.second) + "]";
       line_before = line;
     }
     uint32_t thread = at_barrier_count_ > 0 ? at_barrier_[0]->thread : running_->thread;
@@ -101,7 +102,8 @@ void Worker::diverge_simdgroup(const Simdgroup& g, Rendezvous kind, uint32_t ope
   {
     const std::string here = call_name(kind, operation), there = call_name(g.kind, g.operation);
     std::string what = "divergent simdgroup operation: " + lanes_of(g.arrived) + " at " + there + " [line " +
-                       std::to_string(g.line) + "], this one at " + here + " [line " + std::to_string(line) + "]";
+                       std::to_string(g.line) + "], this one at " + here + " [line " + std::to_string(line) +
+                       "]";
     if (here == there && line == g.line) what += " by another call or with other flags or types";
     report_here(Fault::kDivergence, caller, line, std::move(what));
   }

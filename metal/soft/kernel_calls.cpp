@@ -26,15 +26,22 @@ enum AtomicOperation : int {
 
 uint32_t atomic_result(int operation, uint32_t type, uint32_t old, uint32_t value) {
   switch (operation) {
-    case kAtomicAdd: return combine(kSimdSum, type, old, value);
+    case kAtomicAdd:
+      return combine(kSimdSum, type, old, value);
     case kAtomicSub:
       return type == kFloat ? bits_as<uint32_t>(bits_as<float>(old) - bits_as<float>(value)) : old - value;
-    case kAtomicMax: return combine(kSimdMax, type, old, value);
-    case kAtomicMin: return combine(kSimdMin, type, old, value);
-    case kAtomicAnd: return old & value;
-    case kAtomicOr: return old | value;
-    case kAtomicXor: return old ^ value;
-    default: return value;
+    case kAtomicMax:
+      return combine(kSimdMax, type, old, value);
+    case kAtomicMin:
+      return combine(kSimdMin, type, old, value);
+    case kAtomicAnd:
+      return old & value;
+    case kAtomicOr:
+      return old | value;
+    case kAtomicXor:
+      return old ^ value;
+    default:
+      return value;
   }
 }
 

@@ -59,7 +59,8 @@ class Lexer {
     if (i >= text.size() || !is_digit(text[i])) return;
     line_ = std::atoi(text.c_str() + i) - 1;
     const size_t open = text.find('"'), close = text.rfind('"');
-    if (open != std::string::npos && close > open) file_ = file_index(text.substr(open + 1, close - open - 1));
+    if (open != std::string::npos && close > open)
+      file_ = file_index(text.substr(open + 1, close - open - 1));
   }
 
   int file_index(const std::string& name) {
@@ -102,8 +103,8 @@ class Lexer {
     const bool hex = peek() == '0' && (peek(1) == 'x' || peek(1) == 'X');
     while (at_ < s_.size()) {
       const char c = peek(), before = at_ > begin ? s_[at_ - 1] : '\0';
-      const bool exponent_sign =
-          (c == '+' || c == '-') && (std::strchr("pP", before) || (!hex && std::strchr("eE", before))) && before;
+      const bool exponent_sign = (c == '+' || c == '-') &&
+                                 (std::strchr("pP", before) || (!hex && std::strchr("eE", before))) && before;
       if (!is_identifier(c) && c != '.' && !exponent_sign) break;
       at_++;
     }
@@ -119,7 +120,8 @@ class Lexer {
 }  // namespace
 
 std::string Tokens::place(size_t i) const {
-  return i < list.size() ? files[size_t(list[i].file)] + ":" + std::to_string(list[i].line) : "program_source:0";
+  return i < list.size() ? files[size_t(list[i].file)] + ":" + std::to_string(list[i].line)
+                         : "program_source:0";
 }
 
 Tokens lex(const std::string& source) { return Lexer(source).run(); }

@@ -21,15 +21,15 @@ const std::map<std::string, std::string>& scalar_attributes() {
   return names;
 }
 const std::set<std::string>& grid_attributes() {
-  static const std::set<std::string> names{"thread_position_in_grid",       "threadgroup_position_in_grid",
+  static const std::set<std::string> names{"thread_position_in_grid",        "threadgroup_position_in_grid",
                                            "thread_position_in_threadgroup", "threads_per_threadgroup",
                                            "threadgroups_per_grid",          "threads_per_grid"};
   return names;
 }
 
 bool is_vector_name(const std::string& s) {
-  static const std::set<std::string> elements{"float", "half",  "int",   "uint", "short", "ushort",
-                                              "char",  "uchar", "long",  "ulong", "bfloat", "bool"};
+  static const std::set<std::string> elements{"float", "half",  "int",  "uint",  "short",  "ushort",
+                                              "char",  "uchar", "long", "ulong", "bfloat", "bool"};
   return s.size() > 2 && s.back() >= '2' && s.back() <= '4' && elements.count(s.substr(0, s.size() - 1)) > 0;
 }
 
@@ -92,7 +92,9 @@ class Rewriter {
       t_[i].kind = TokenKind::kSpace;
     }
   }
-  void error(size_t i, const std::string& what) { out_.errors.push_back(tokens_.place(i) + ": error: " + what); }
+  void error(size_t i, const std::string& what) {
+    out_.errors.push_back(tokens_.place(i) + ": error: " + what);
+  }
 
   // ---- declarations at namespace scope ----
   void declarations() {
@@ -101,9 +103,12 @@ class Rewriter {
       if (t_[i].kind == TokenKind::kSpace) continue;
       if (t_[i].is("{")) depth++;
       if (t_[i].is("}")) depth--;
-      if (t_[i].is("constant") && depth == 0) function_constant(i);
-      else if (t_[i].is("template") && attribute(next(i))) i = instantiation(i);
-      else if (t_[i].is("kernel") || (attribute(i) && is(next(next(i)), "kernel"))) i = kernel(i);
+      if (t_[i].is("constant") && depth == 0)
+        function_constant(i);
+      else if (t_[i].is("template") && attribute(next(i)))
+        i = instantiation(i);
+      else if (t_[i].is("kernel") || (attribute(i) && is(next(next(i)), "kernel")))
+        i = kernel(i);
     }
   }
 
@@ -146,7 +151,8 @@ class Rewriter {
       call = text(next(open), closing(open));
     } else {
       size_t name = at;
-      while (name < end && !(t_[name].kind == TokenKind::kIdentifier && is(next(name), "<"))) name = next(name);
+      while (name < end && !(t_[name].kind == TokenKind::kIdentifier && is(next(name), "<")))
+        name = next(name);
       const size_t close = closing(next(name)), open = next(close);
       call = text(name, close + 1);
       std::vector<Argument> ignored;
@@ -220,7 +226,8 @@ class Rewriter {
       if (a.kind != "buffer") continue;
       if (a.index > kLargestBuffer)
         error(open, "'buffer' attribute of '" + a.name + "' is out of bounds: must be between 0 and 30");
-      if (!buffers.insert(a.index).second) error(open, "two parameters at buffer(" + std::to_string(a.index) + ")");
+      if (!buffers.insert(a.index).second)
+        error(open, "two parameters at buffer(" + std::to_string(a.index) + ")");
     }
   }
 
@@ -245,7 +252,8 @@ class Rewriter {
       a.type = text(words.front(), words.back());
     }
     if (a.kind.empty()) error(begin, "kernel parameter '" + a.name + "' has no attribute");
-    if (a.kind == "buffer" && !pointer) error(begin, "'buffer' attribute of '" + a.name + "', which is no pointer");
+    if (a.kind == "buffer" && !pointer)
+      error(begin, "'buffer' attribute of '" + a.name + "', which is no pointer");
     if ((a.kind == "buffer" || a.kind == "threadgroup") && a.index < 0)
       error(begin, "'" + a.kind + "' attribute of '" + a.name + "' needs a literal index");
     return a;
@@ -295,11 +303,16 @@ class Rewriter {
     size_t name = 0, at = next(i);
     int angle = 0;
     for (;; at = next(at)) {
-      if (t_[at].is("<")) angle++;
-      else if (t_[at].is(">")) angle--;
-      else if (angle == 0 && (t_[at].is("*") || t_[at].is("&"))) return i;  // a pointer to threadgroup memory
-      else if (angle == 0 && t_[at].kind == TokenKind::kPunctuation && !t_[at].is("::")) break;
-      else if (angle == 0 && t_[at].kind == TokenKind::kIdentifier) name = at;
+      if (t_[at].is("<"))
+        angle++;
+      else if (t_[at].is(">"))
+        angle--;
+      else if (angle == 0 && (t_[at].is("*") || t_[at].is("&")))
+        return i;  // a pointer to threadgroup memory
+      else if (angle == 0 && t_[at].kind == TokenKind::kPunctuation && !t_[at].is("::"))
+        break;
+      else if (angle == 0 && t_[at].kind == TokenKind::kIdentifier)
+        name = at;
     }
     if (depth != 1)
       error(i, "threadgroup variable '" + t_[name].text + "' must be in the outermost scope of a kernel");
@@ -319,12 +332,12 @@ class Rewriter {
         error(end, "threadgroup variable '" + variable + "' cannot have an initializer");
         while (!is(end, ";")) end = next(end);
       }
-      const std::string call = "soft_threadgroup_variable(" + std::to_string(variables_++) + ", sizeof(" + type +
-                               extents + "), " + std::to_string(t_[name].line) + ");";
+      const std::string call = "soft_threadgroup_variable(" + std::to_string(variables_++) + ", sizeof(" +
+                               type + extents + "), " + std::to_string(t_[name].line) + ");";
       made += extents.empty()
                   ? "threadgroup " + type + "& " + variable + " = *(threadgroup " + type + "*)" + call
-                  : "threadgroup " + type + "(&" + variable + ")" + extents + " = *(threadgroup " + type + "(*)" +
-                        extents + ")" + call;
+                  : "threadgroup " + type + "(&" + variable + ")" + extents + " = *(threadgroup " + type +
+                        "(*)" + extents + ")" + call;
       if (!is(end, ",")) break;
     }
     blank(i, end + 1);
@@ -337,16 +350,17 @@ class Rewriter {
     for (size_t i = 0; i < t_.size(); i++) {
       if (t_[i].kind != TokenKind::kIdentifier) continue;
       const std::string& s = t_[i].text;
-      if (s == "goto" || s == "register" || s == "noexcept" || s == "asm" || s == "try" || s == "throw" || s == "catch")
+      if (s == "goto" || s == "register" || s == "noexcept" || s == "asm" || s == "try" || s == "throw" ||
+          s == "catch")
         error(i, "'" + s + "' is not part of Metal");
       const auto constant = function_constants_.find(s);
       if (constant != function_constants_.end()) {
         constant_use(i, constant->second);
       } else if (is_vector_name(s)) {
         const size_t before = previous(i);
-        const bool declares = before != kNone && (is(before, "operator") || is(before, "device") ||
-                                                  is(before, "constant") || is(before, "threadgroup") ||
-                                                  is(before, "thread") || is(before, "const"));
+        const bool declares =
+            before != kNone && (is(before, "operator") || is(before, "device") || is(before, "constant") ||
+                                is(before, "threadgroup") || is(before, "thread") || is(before, "const"));
         if (is(next(i), "(") && !declares) t_[i].text = "metal::__make<" + s + ">";
       } else if (s == "vec" && is(next(i), "<")) {
         const size_t close = closing(next(i));
@@ -365,14 +379,16 @@ class Rewriter {
       t_[i].text = std::to_string(constant.index);
       return;
     }
-    t_[i].text = "metal::__bits_as<" + constant.type + ">(soft_function_constant(" + std::to_string(constant.index) + "))";
+    t_[i].text = "metal::__bits_as<" + constant.type + ">(soft_function_constant(" +
+                 std::to_string(constant.index) + "))";
   }
 
   // ---- trampolines ----
   std::string trampolines() const {
     std::string s = "\n# 1 \"trampolines\"\n";
     for (size_t k = 0; k < out_.kernels.size(); k++) {
-      s += "extern \"C\" void soft_kernel_" + std::to_string(k) + "(__global const __soft_context* c) { " + calls_[k] + "(";
+      s += "extern \"C\" void soft_kernel_" + std::to_string(k) + "(__global const __soft_context* c) { " +
+           calls_[k] + "(";
       const auto& arguments = out_.kernels[k].arguments;
       for (size_t i = 0; i < arguments.size(); i++) s += (i ? ", " : "") + argument(arguments[i]);
       s += "); }\n";

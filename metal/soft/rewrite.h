@@ -1,6 +1,7 @@
-// Turns preprocessed MSL into C++ for OpenCL: kernels become plain functions, their attributes a description of their
-// arguments, threadgroup variables references into the group's memory, vector constructors and function constants
-// calls of the own standard library. For every kernel an extern "C" trampoline soft_kernel_N takes a Context.
+// Turns preprocessed MSL into C++ for OpenCL: kernels become plain functions, their attributes a description
+// of their arguments, threadgroup variables references into the group's memory, vector constructors and
+// function constants calls of the own standard library. For every kernel an extern "C" trampoline
+// soft_kernel_N takes a Context.
 #pragma once
 #include <string>
 #include <vector>

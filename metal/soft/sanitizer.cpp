@@ -46,18 +46,18 @@ void undefined_behaviour(const char* what, bool fatal, const void* record, uintp
 // ---- memory accesses
 // ---------------------------------------------------------------------------------------
 
-#define SOFT_ACCESS(bytes)                                                     \
-  SOFT_EXPORT void __tsan_read##bytes(void* p) {                               \
-    soft::seen_aligned(p, bytes, soft::Access::kLoad, SOFT_CALLER);            \
-  }                                                                            \
-  SOFT_EXPORT void __tsan_write##bytes(void* p) {                              \
-    soft::seen_aligned(p, bytes, soft::Access::kStore, SOFT_CALLER);           \
-  }                                                                            \
-  SOFT_EXPORT void __tsan_unaligned_read##bytes(void* p) {                     \
-    soft::seen(p, bytes, soft::Access::kLoad, SOFT_CALLER);                    \
-  }                                                                            \
-  SOFT_EXPORT void __tsan_unaligned_write##bytes(void* p) {                    \
-    soft::seen(p, bytes, soft::Access::kStore, SOFT_CALLER);                   \
+#define SOFT_ACCESS(bytes)                                           \
+  SOFT_EXPORT void __tsan_read##bytes(void* p) {                     \
+    soft::seen_aligned(p, bytes, soft::Access::kLoad, SOFT_CALLER);  \
+  }                                                                  \
+  SOFT_EXPORT void __tsan_write##bytes(void* p) {                    \
+    soft::seen_aligned(p, bytes, soft::Access::kStore, SOFT_CALLER); \
+  }                                                                  \
+  SOFT_EXPORT void __tsan_unaligned_read##bytes(void* p) {           \
+    soft::seen(p, bytes, soft::Access::kLoad, SOFT_CALLER);          \
+  }                                                                  \
+  SOFT_EXPORT void __tsan_unaligned_write##bytes(void* p) {          \
+    soft::seen(p, bytes, soft::Access::kStore, SOFT_CALLER);         \
   }
 SOFT_ACCESS(1)
 SOFT_ACCESS(2)
@@ -91,12 +91,12 @@ SOFT_EXPORT void* __tsan_memset(void* to, int value, size_t bytes) {
 // -----------------------------------------------------------------------------------
 
 // A fatal one would crash in the next instruction.
-#define SOFT_UNDEFINED(name, what, fatal)                                                                    \
-  SOFT_EXPORT void __ubsan_handle_##name(void* record) {                                                     \
-    soft::undefined_behaviour(what, fatal, record, SOFT_CALLER);                                             \
-  }                                                                                                          \
-  SOFT_EXPORT void __ubsan_handle_##name##_abort(void* record) {                                             \
-    soft::undefined_behaviour(what, true, record, SOFT_CALLER);                                              \
+#define SOFT_UNDEFINED(name, what, fatal)                        \
+  SOFT_EXPORT void __ubsan_handle_##name(void* record) {         \
+    soft::undefined_behaviour(what, fatal, record, SOFT_CALLER); \
+  }                                                              \
+  SOFT_EXPORT void __ubsan_handle_##name##_abort(void* record) { \
+    soft::undefined_behaviour(what, true, record, SOFT_CALLER);  \
   }
 SOFT_UNDEFINED(type_mismatch_v1, "misaligned or null access", true)
 SOFT_UNDEFINED(alignment_assumption, "misaligned pointer", true)

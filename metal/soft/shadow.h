@@ -8,7 +8,8 @@
 
 namespace soft {
 
-// An access in time. Barriers with the memory's flag begin the next phase of a threadgroup, or of a simdgroup.
+// An access in time. Barriers with the memory's flag begin the next phase of a threadgroup, or of a
+// simdgroup.
 struct Moment {
   uint32_t epoch = 0;  // of the dispatch; 0: no access yet
   uint32_t group = 0;  // number of the threadgroup, unique over dispatches

@@ -16,10 +16,14 @@ uint32_t lane_bit(uint32_t lane) { return 1u << lane; }
 
 float combine_float(uint32_t operation, float a, float b) {
   switch (operation) {
-    case kSimdSum: return a + b;
-    case kSimdMax: return std::fmax(a, b);
-    case kSimdMin: return std::fmin(a, b);
-    default: return a * b;
+    case kSimdSum:
+      return a + b;
+    case kSimdMax:
+      return std::fmax(a, b);
+    case kSimdMin:
+      return std::fmin(a, b);
+    default:
+      return a * b;
   }
 }
 
@@ -27,13 +31,20 @@ template <typename T>
 uint32_t combine_integer(uint32_t operation, uint32_t a, uint32_t b) {
   const T x = T(a), y = T(b);
   switch (operation) {
-    case kSimdSum: return a + b;
-    case kSimdMax: return uint32_t(std::max(x, y));
-    case kSimdMin: return uint32_t(std::min(x, y));
-    case kSimdProduct: return a * b;
-    case kSimdAnd: return a & b;
-    case kSimdOr: return a | b;
-    default: return a ^ b;
+    case kSimdSum:
+      return a + b;
+    case kSimdMax:
+      return uint32_t(std::max(x, y));
+    case kSimdMin:
+      return uint32_t(std::min(x, y));
+    case kSimdProduct:
+      return a * b;
+    case kSimdAnd:
+      return a & b;
+    case kSimdOr:
+      return a | b;
+    default:
+      return a ^ b;
   }
 }
 
@@ -87,12 +98,18 @@ void scan(Simdgroup& g) {
 // The lane that `lane` reads, possibly outside 0..31.
 int source_lane(uint32_t operation, int lane, int argument) {
   switch (operation) {
-    case kSimdShuffleXor: return lane ^ argument;
-    case kSimdShuffleDown: return lane + argument;
-    case kSimdShuffleUp: return lane - argument;
-    case kSimdRotateDown: return (lane + argument) & 31;
-    case kSimdRotateUp: return (lane - argument) & 31;
-    default: return argument;  // shuffle, broadcast
+    case kSimdShuffleXor:
+      return lane ^ argument;
+    case kSimdShuffleDown:
+      return lane + argument;
+    case kSimdShuffleUp:
+      return lane - argument;
+    case kSimdRotateDown:
+      return (lane + argument) & 31;
+    case kSimdRotateUp:
+      return (lane - argument) & 31;
+    default:
+      return argument;  // shuffle, broadcast
   }
 }
 
@@ -138,19 +155,25 @@ const char* simd_operation_name(uint32_t operation) {
 uint32_t combine(uint32_t operation, uint32_t type, uint32_t a, uint32_t b) {
   const bool bitwise = operation >= kSimdAnd && operation <= kSimdXor;
   switch (bitwise ? uint32_t(kUint) : type) {
-    case kFloat: return to_bits(combine_float(operation, to_float(a), to_float(b)));
+    case kFloat:
+      return to_bits(combine_float(operation, to_float(a), to_float(b)));
     case kHalf:
-      return float_to_half(
-          combine_float(operation, half_to_float(uint16_t(a)), half_to_float(uint16_t(b))));
+      return float_to_half(combine_float(operation, half_to_float(uint16_t(a)), half_to_float(uint16_t(b))));
     case kBfloat:
       return float_to_bfloat(
           combine_float(operation, bfloat_to_float(uint16_t(a)), bfloat_to_float(uint16_t(b))));
-    case kInt: return combine_integer<int32_t>(operation, a, b);
-    case kShort: return combine_integer<int16_t>(operation, a, b);
-    case kChar: return combine_integer<int8_t>(operation, a, b);
-    case kUshort: return combine_integer<uint16_t>(operation, a, b);
-    case kUchar: return combine_integer<uint8_t>(operation, a, b);
-    default: return combine_integer<uint32_t>(operation, a, b);
+    case kInt:
+      return combine_integer<int32_t>(operation, a, b);
+    case kShort:
+      return combine_integer<int16_t>(operation, a, b);
+    case kChar:
+      return combine_integer<int8_t>(operation, a, b);
+    case kUshort:
+      return combine_integer<uint16_t>(operation, a, b);
+    case kUchar:
+      return combine_integer<uint8_t>(operation, a, b);
+    default:
+      return combine_integer<uint32_t>(operation, a, b);
   }
 }
 

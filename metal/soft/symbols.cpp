@@ -15,7 +15,8 @@ namespace soft {
 namespace {
 
 std::mutex lines_mutex;
-std::map<std::pair<std::string, uintptr_t>, uint32_t> known_lines;  // by image and offset; 0: not in the source
+std::map<std::pair<std::string, uintptr_t>, uint32_t>
+    known_lines;  // by image and offset; 0: not in the source
 
 std::string quoted(const std::string& s) {
   std::string out = "'";
@@ -75,7 +76,8 @@ uintptr_t call_offset(const Image& image, uintptr_t address) {
 }
 
 bool inside(const Image& image, uintptr_t address) {
-  return address > reinterpret_cast<uintptr_t>(image.begin) && address <= reinterpret_cast<uintptr_t>(image.end);
+  return address > reinterpret_cast<uintptr_t>(image.begin) &&
+         address <= reinterpret_cast<uintptr_t>(image.end);
 }
 
 }  // namespace

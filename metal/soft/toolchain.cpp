@@ -21,7 +21,8 @@ std::string hex(uint64_t h) {
 }
 
 std::string cache_folder() {
-  const char *own = std::getenv("RLV_SOFT_CACHE"), *xdg = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
+  const char *own = std::getenv("RLV_SOFT_CACHE"), *xdg = std::getenv("XDG_CACHE_HOME"),
+             *home = std::getenv("HOME");
   std::string folder;
   if (own && *own)
     folder = own;
@@ -56,8 +57,8 @@ std::string toolchain_version() {
   return version;
 }
 
-bool preprocess(const std::string& source, const std::string& defines, const std::string& own, std::string& out,
-                std::string& log) {
+bool preprocess(const std::string& source, const std::string& defines, const std::string& own,
+                std::string& out, std::string& log) {
   const std::string in = own + ".metal", made = own + ".i";
   {
     std::ofstream file(in);
@@ -77,14 +78,14 @@ bool preprocess(const std::string& source, const std::string& defines, const std
 }
 
 std::string compile_command() {
-  std::string command =
-      SOFT_CLANG
+  std::string command = SOFT_CLANG
       " -x clcpp -cl-std=clc++2021 -cl-no-stdinc"
       " -Xclang -cl-ext=-all,+cl_khr_fp16,+__opencl_c_generic_address_space"
       " -include " SOFT_HOME "/msl/metal_stdlib -I" SOFT_HOME
       "/msl -fno-math-errno -ffp-contract=off -fno-vectorize -fno-slp-vectorize"
       " -Wno-unknown-attributes -Wno-unknown-pragmas -Wno-psabi"
-      " -Werror=uninitialized -Werror=sometimes-uninitialized -Werror=return-type -Werror=shift-count-overflow"
+      " -Werror=uninitialized -Werror=sometimes-uninitialized -Werror=return-type "
+      "-Werror=shift-count-overflow"
       " -Werror=division-by-zero -Werror=shadow -Werror=array-bounds -Werror=tautological-compare"
       " -Werror=implicit-fallthrough -Werror=parentheses -Werror=unused-value";
 #if defined(__x86_64__)

@@ -16,8 +16,8 @@ std::string toolchain_version();
 // Runs a shell command; what it prints goes to `log`. Whether it succeeded.
 bool run_tool(const std::string& command, std::string& log);
 // MSL with macros expanded; `own` is a path without suffix for files in between.
-bool preprocess(const std::string& source, const std::string& defines, const std::string& own, std::string& out,
-                std::string& log);
+bool preprocess(const std::string& source, const std::string& defines, const std::string& own,
+                std::string& out, std::string& log);
 // clang for C++ for OpenCL with the standard library and the warnings that are errors.
 std::string compile_command();
 

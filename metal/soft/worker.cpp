@@ -289,7 +289,8 @@ __attribute__((noinline)) void Worker::complete(Simdgroup& g, uint32_t waiting) 
     compute_matrix(g);
     counts_.matrix_ops++;
     if (g.mask != ~0u && check_)
-      report(Fault::kSimdArgument, g.site, g.line, uint32_t(&g - simdgroups_) * kLanes + __builtin_ctz(g.mask),
+      report(Fault::kSimdArgument, g.site, g.line,
+             uint32_t(&g - simdgroups_) * kLanes + __builtin_ctz(g.mask),
              "simdgroup_multiply with inactive lanes");
   } else if (g.kind == Rendezvous::kSimd) {
     const SimdFault fault = compute_simd(g);

@@ -201,8 +201,8 @@ SOFT_INLINE void Worker::block() {
   soft_switch_stack(&self->stack_pointer, next->stack_pointer);
 }
 
-SOFT_INLINE void Worker::meet(Fiber& fiber, Rendezvous kind, uint32_t operation, uint32_t type, uintptr_t caller,
-                         int line) {
+SOFT_INLINE void Worker::meet(Fiber& fiber, Rendezvous kind, uint32_t operation, uint32_t type,
+                              uintptr_t caller, int line) {
   Simdgroup& g = *fiber.simdgroup;
   const uint64_t site = site_of(fiber, caller, operation << 4 ^ type);
   if (g.arrived == 0) {
@@ -223,8 +223,8 @@ SOFT_INLINE void Worker::meet(Fiber& fiber, Rendezvous kind, uint32_t operation,
   block();
 }
 
-SOFT_INLINE void Worker::simd(uint32_t bits, uint32_t operation, uint32_t type, uint32_t argument, uintptr_t caller,
-                         int line) {
+SOFT_INLINE void Worker::simd(uint32_t bits, uint32_t operation, uint32_t type, uint32_t argument,
+                              uintptr_t caller, int line) {
   Fiber& f = *running_;
   f.simdgroup->in[f.lane] = bits;
   f.simdgroup->argument[f.lane] = argument;
@@ -233,7 +233,7 @@ SOFT_INLINE void Worker::simd(uint32_t bits, uint32_t operation, uint32_t type, 
 
 // What most products are: all of float32, with an addend.
 SOFT_INLINE void Worker::multiply_floats(uint64_t d, uint64_t a, uint64_t b, uint64_t c, uintptr_t caller,
-                                    int line) {
+                                         int line) {
   Fiber& f = *running_;
   Simdgroup& g = *f.simdgroup;
   std::memcpy(g.a + f.fragment, reinterpret_cast<const void*>(a), 2 * sizeof(float));

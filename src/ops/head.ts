@@ -85,6 +85,7 @@ export const sample = defineOp("sample", "data", {
     logprob: output("batch*4"),
     logits: input("batch*vocab*4"),
     counters: input("batch*16"),
+    work: scratch("batch*ceil_div(vocab,512)*16"),
   },
   params: {
     batch: "u32",

@@ -8,7 +8,7 @@ import type { Finish } from "../core/records.ts";
 import type { Purpose } from "../core/rng.ts";
 import * as F from "../nn/functional.ts";
 import type { Transformer } from "../nn/transformer.ts";
-import { Dtype, NONE } from "../ops/define.ts";
+import { Dtype, NONE, VOCAB_TILE } from "../ops/define.ts";
 import { sample } from "../ops/head.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
@@ -388,10 +388,11 @@ export class RolloutEngine {
     const ids = g.empty([batch], Dtype.f32, "sampled ids");
     const logprob = g.empty([batch], Dtype.f32, "sampled logprobs");
     const uploaded = g.upload(counters, "counters");
+    const work = g.empty([batch, Math.ceil(vocab / VOCAB_TILE), 4], Dtype.f32, "sampling tiles");
     const greedy = sampling.temperature === 0;
     g.apply(
       sample,
-      { ids, logprob, logits, counters: uploaded },
+      { ids, logprob, logits, counters: uploaded, work },
       {
         batch,
         vocab,
@@ -404,7 +405,7 @@ export class RolloutEngine {
         greedy: greedy ? 1 : 0,
       },
     );
-    g.release(hidden, logits, uploaded);
+    g.release(hidden, logits, uploaded, work);
     return { ids, logprob };
   }
 

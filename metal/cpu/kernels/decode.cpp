@@ -1,5 +1,5 @@
-// A layer's fused operations while decoding: here as the kernels they stand for, one after the other. Fusing them
-// saves a GPU dispatches; this device has none.
+// A layer's fused operations while decoding: here as the kernels they stand for, one after the other. Fusing
+// them saves a GPU dispatches; this device has none.
 #include "../ctx.h"
 #include "../vec.h"
 #include "args.gen.hpp"
@@ -20,9 +20,10 @@ void norm_qkv(Ctx& c, const args::NormQkv& a) {
 }
 
 void rope_append(Ctx& c, const args::RopeAppend& a) {
-  qk_norm_rope_fwd(c, {a.y, a.q, a.qweight, a.positions, a.rope, a.rows, a.heads, a.head_dim, a.max_pos, a.eps, a.dt});
-  qk_norm_rope_fwd(c,
-                   {a.work, a.k, a.kweight, a.positions, a.rope, a.rows, a.kv_heads, a.head_dim, a.max_pos, a.eps, a.dt});
+  qk_norm_rope_fwd(
+      c, {a.y, a.q, a.qweight, a.positions, a.rope, a.rows, a.heads, a.head_dim, a.max_pos, a.eps, a.dt});
+  qk_norm_rope_fwd(c, {a.work, a.k, a.kweight, a.positions, a.rope, a.rows, a.kv_heads, a.head_dim, a.max_pos,
+                       a.eps, a.dt});
   c.barrier();
   kv_append(c, {a.kv, a.work, a.v, a.slots, a.rows, a.kv_heads, a.head_dim, a.kv_pages, a.dt});
 }

@@ -2,8 +2,8 @@
 struct __soft_context {  // mirrors soft::Context
   ulong buffers[32];
   ulong threadgroup_memory[32];
-  uint3 thread_position_in_grid, threadgroup_position_in_grid, thread_position_in_threadgroup, threads_per_threadgroup,
-      threadgroups_per_grid, threads_per_grid;
+  uint3 thread_position_in_grid, threadgroup_position_in_grid, thread_position_in_threadgroup,
+      threads_per_threadgroup, threadgroups_per_grid, threads_per_grid;
   uint thread_index_in_threadgroup, thread_index_in_simdgroup, simdgroup_index_in_threadgroup,
       simdgroups_per_threadgroup;
 };

@@ -1,9 +1,9 @@
-// <metal_math>, <metal_common>, <metal_integer>, <metal_geometric> and <metal_relational>. float functions are the C
-// library's: as `precise` as Metal's are without fast math.
+// <metal_math>, <metal_common>, <metal_integer>, <metal_geometric> and <metal_relational>. float functions
+// are the C library's: as `precise` as Metal's are without fast math.
 namespace metal {
-#define SOFT_ELEMENTWISE(f)  \
-  template <class T>         \
-  inline T f(T x) {          \
+#define SOFT_ELEMENTWISE(f)              \
+  template <class T>                     \
+  inline T f(T x) {                      \
     return __builtin_elementwise_##f(x); \
   }
 SOFT_ELEMENTWISE(exp)
@@ -134,18 +134,18 @@ inline uint extract_bits(uint v, uint offset, uint bits) {
 }
 inline uint rotate(uint x, uint n) { return (x << (n & 31)) | (x >> (-n & 31)); }
 
-#define SOFT_USING         \
-  using metal::cos;        \
-  using metal::divide;     \
-  using metal::exp;        \
-  using metal::exp2;       \
-  using metal::fma;        \
-  using metal::log;        \
-  using metal::log2;       \
-  using metal::pow;        \
-  using metal::rsqrt;      \
-  using metal::sin;        \
-  using metal::sqrt;       \
+#define SOFT_USING     \
+  using metal::cos;    \
+  using metal::divide; \
+  using metal::exp;    \
+  using metal::exp2;   \
+  using metal::fma;    \
+  using metal::log;    \
+  using metal::log2;   \
+  using metal::pow;    \
+  using metal::rsqrt;  \
+  using metal::sin;    \
+  using metal::sqrt;   \
   using metal::tanh;
 namespace precise {
 SOFT_USING

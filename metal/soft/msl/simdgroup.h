@@ -1,11 +1,16 @@
-// Barriers and functions of a simdgroup. The line of the caller travels along: all lanes must come from the same one.
+// Barriers and functions of a simdgroup. The line of the caller travels along: all lanes must come from the
+// same one.
 namespace metal {
 enum class mem_flags : uint { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4 };
 inline constexpr mem_flags operator|(mem_flags a, mem_flags b) { return (mem_flags)((uint)a | (uint)b); }
 // Inlined, so that the runtime sees the place in the kernel as the caller.
 #define SOFT_INLINE inline __attribute__((always_inline))
-SOFT_INLINE void threadgroup_barrier(mem_flags flags, int line = __builtin_LINE()) { soft_barrier(0, (uint)flags, line); }
-SOFT_INLINE void simdgroup_barrier(mem_flags flags, int line = __builtin_LINE()) { soft_barrier(1, (uint)flags, line); }
+SOFT_INLINE void threadgroup_barrier(mem_flags flags, int line = __builtin_LINE()) {
+  soft_barrier(0, (uint)flags, line);
+}
+SOFT_INLINE void simdgroup_barrier(mem_flags flags, int line = __builtin_LINE()) {
+  soft_barrier(1, (uint)flags, line);
+}
 
 template <class T>
 SOFT_INLINE T __simd(T x, int op, uint argument, int line) {
@@ -21,10 +26,10 @@ SOFT_INLINE T __simd(T x, int op, uint argument, int line) {
     return r;
   }
 }
-#define SOFT_SIMD(name, op)                                      \
-  template <class T>                                             \
-  SOFT_INLINE T name(T x, int line = __builtin_LINE()) {         \
-    return __simd(x, op, 0, line);                               \
+#define SOFT_SIMD(name, op)                              \
+  template <class T>                                     \
+  SOFT_INLINE T name(T x, int line = __builtin_LINE()) { \
+    return __simd(x, op, 0, line);                       \
   }
 SOFT_SIMD(simd_sum, 0)
 SOFT_SIMD(simd_max, 1)
@@ -37,10 +42,10 @@ SOFT_SIMD(simd_prefix_inclusive_sum, 7)
 SOFT_SIMD(simd_prefix_exclusive_sum, 8)
 SOFT_SIMD(simd_broadcast_first, 9)
 #undef SOFT_SIMD
-#define SOFT_SIMD_LANE(name, op)                                          \
-  template <class T>                                                      \
-  SOFT_INLINE T name(T x, ushort lane, int line = __builtin_LINE()) {     \
-    return __simd(x, op, lane, line);                                     \
+#define SOFT_SIMD_LANE(name, op)                                      \
+  template <class T>                                                  \
+  SOFT_INLINE T name(T x, ushort lane, int line = __builtin_LINE()) { \
+    return __simd(x, op, lane, line);                                 \
   }
 SOFT_SIMD_LANE(simd_shuffle, 16)
 SOFT_SIMD_LANE(simd_shuffle_xor, 17)
@@ -51,6 +56,8 @@ SOFT_SIMD_LANE(simd_shuffle_rotate_down, 21)
 SOFT_SIMD_LANE(simd_shuffle_rotate_up, 22)
 #undef SOFT_SIMD_LANE
 SOFT_INLINE bool simd_any(bool x, int line = __builtin_LINE()) { return soft_simd(x, 5, 2, 0, line) != 0; }
-SOFT_INLINE bool simd_all(bool x, int line = __builtin_LINE()) { return soft_simd(x ? ~0u : 0u, 4, 2, 0, line) != 0; }
+SOFT_INLINE bool simd_all(bool x, int line = __builtin_LINE()) {
+  return soft_simd(x ? ~0u : 0u, 4, 2, 0, line) != 0;
+}
 inline bool simd_is_first() { return soft_lane() == 0; }
 }  // namespace metal

@@ -1,5 +1,5 @@
-// <metal_simdgroup_matrix>: 8x8 matrices, two elements a lane as Apple's chips hold them: with q = lane/4, row
-// (q & 4) + (lane/2)%4, columns (q & 2)*2 + (lane%2)*2 and the next.
+// <metal_simdgroup_matrix>: 8x8 matrices, two elements a lane as Apple's chips hold them: with q = lane/4,
+// row (q & 4) + (lane/2)%4, columns (q & 2)*2 + (lane%2)*2 and the next.
 namespace metal {
 inline uint __fragment_row() {
   const uint lane = soft_lane();
@@ -35,22 +35,22 @@ inline simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T x) {
   return m;
 }
 
-#define SOFT_MATRIX_MEMORY(space)                                                                                  \
-  template <class T>                                                                                               \
-  SOFT_INLINE void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& d, const space T* p, ulong stride = 8,         \
-                                  ulong2 origin = 0, bool transpose = false) {                                     \
-    const uint row = __fragment_row(), col = __fragment_col();                                                     \
-    p += origin.y * stride + origin.x;                                                                             \
-    d.__elements[0] = transpose ? p[col * stride + row] : p[row * stride + col];                                   \
-    d.__elements[1] = transpose ? p[(col + 1) * stride + row] : p[row * stride + col + 1];                         \
-  }                                                                                                                \
-  template <class T>                                                                                               \
-  SOFT_INLINE void simdgroup_store(thread const simdgroup_matrix<T, 8, 8>& s, space T* p, ulong stride = 8,        \
-                                   ulong2 origin = 0, bool transpose = false) {                                    \
-    const uint row = __fragment_row(), col = __fragment_col();                                                     \
-    p += origin.y * stride + origin.x;                                                                             \
-    p[transpose ? col * stride + row : row * stride + col] = s.__elements[0];                                      \
-    p[transpose ? (col + 1) * stride + row : row * stride + col + 1] = s.__elements[1];                            \
+#define SOFT_MATRIX_MEMORY(space)                                                                           \
+  template <class T>                                                                                        \
+  SOFT_INLINE void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& d, const space T* p, ulong stride = 8,  \
+                                  ulong2 origin = 0, bool transpose = false) {                              \
+    const uint row = __fragment_row(), col = __fragment_col();                                              \
+    p += origin.y * stride + origin.x;                                                                      \
+    d.__elements[0] = transpose ? p[col * stride + row] : p[row * stride + col];                            \
+    d.__elements[1] = transpose ? p[(col + 1) * stride + row] : p[row * stride + col + 1];                  \
+  }                                                                                                         \
+  template <class T>                                                                                        \
+  SOFT_INLINE void simdgroup_store(thread const simdgroup_matrix<T, 8, 8>& s, space T* p, ulong stride = 8, \
+                                   ulong2 origin = 0, bool transpose = false) {                             \
+    const uint row = __fragment_row(), col = __fragment_col();                                              \
+    p += origin.y * stride + origin.x;                                                                      \
+    p[transpose ? col * stride + row : row * stride + col] = s.__elements[0];                               \
+    p[transpose ? (col + 1) * stride + row : row * stride + col + 1] = s.__elements[1];                     \
   }
 SOFT_MATRIX_MEMORY(device)
 SOFT_MATRIX_MEMORY(threadgroup)
@@ -60,12 +60,15 @@ template <class D, class A, class B, class C>
 SOFT_INLINE void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8, 8>& d,
                                                thread const simdgroup_matrix<A, 8, 8>& a,
                                                thread const simdgroup_matrix<B, 8, 8>& b,
-                                               thread const simdgroup_matrix<C, 8, 8>& c, int line = __builtin_LINE()) {
-  soft_matrix_multiply((ulong)&d.__elements, (ulong)&a.__elements, (ulong)&b.__elements, (ulong)&c.__elements,
-                       __code<D>::value | __code<A>::value << 4 | __code<B>::value << 8 | __code<C>::value << 12, line);
+                                               thread const simdgroup_matrix<C, 8, 8>& c,
+                                               int line = __builtin_LINE()) {
+  soft_matrix_multiply(
+      (ulong)&d.__elements, (ulong)&a.__elements, (ulong)&b.__elements, (ulong)&c.__elements,
+      __code<D>::value | __code<A>::value << 4 | __code<B>::value << 8 | __code<C>::value << 12, line);
 }
 template <class D, class A, class B>
-SOFT_INLINE void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d, thread const simdgroup_matrix<A, 8, 8>& a,
+SOFT_INLINE void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d,
+                                    thread const simdgroup_matrix<A, 8, 8>& a,
                                     thread const simdgroup_matrix<B, 8, 8>& b, int line = __builtin_LINE()) {
   soft_matrix_multiply((ulong)&d.__elements, (ulong)&a.__elements, (ulong)&b.__elements, 0,
                        __code<D>::value | __code<A>::value << 4 | __code<B>::value << 8, line);

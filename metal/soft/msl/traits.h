@@ -25,7 +25,8 @@ struct conditional<false, T, F> {
 template <bool B, class T, class F>
 using conditional_t = typename conditional<B, T, F>::type;
 template <class T>
-constexpr constant bool is_floating_point_v = is_same_v<T, float> || is_same_v<T, half> || is_same_v<T, bfloat>;
+constexpr constant bool is_floating_point_v =
+    is_same_v<T, float> || is_same_v<T, half> || is_same_v<T, bfloat>;
 template <class T>
 constexpr constant bool is_integral_v = __is_integral(T);
 
@@ -40,21 +41,21 @@ struct __shape {
   using element = T;
   enum { count = 1 };
 };
-#define SOFT_SHAPE(T)            \
-  template <>                    \
-  struct __shape<T##2> {         \
-    using element = T;           \
-    enum { count = 2 };          \
-  };                             \
-  template <>                    \
-  struct __shape<T##3> {         \
-    using element = T;           \
-    enum { count = 3 };          \
-  };                             \
-  template <>                    \
-  struct __shape<T##4> {         \
-    using element = T;           \
-    enum { count = 4 };          \
+#define SOFT_SHAPE(T)    \
+  template <>            \
+  struct __shape<T##2> { \
+    using element = T;   \
+    enum { count = 2 };  \
+  };                     \
+  template <>            \
+  struct __shape<T##3> { \
+    using element = T;   \
+    enum { count = 3 };  \
+  };                     \
+  template <>            \
+  struct __shape<T##4> { \
+    using element = T;   \
+    enum { count = 4 };  \
   };
 SOFT_EACH_ELEMENT(SOFT_SHAPE)
 #undef SOFT_SHAPE
@@ -81,26 +82,26 @@ SOFT_CODE(bool, 9)
 
 template <class T>
 struct numeric_limits;
-#define SOFT_FLOAT_LIMITS(T, largest, smallest, eps)                 \
-  template <>                                                        \
-  struct numeric_limits<T> {                                         \
-    static constexpr T max() { return (T)(largest); }                \
-    static constexpr T lowest() { return (T)(-(largest)); }          \
-    static constexpr T min() { return (T)(smallest); }               \
-    static constexpr T epsilon() { return (T)(eps); }                \
-    static constexpr T infinity() { return (T)INFINITY; }            \
-    static constexpr T quiet_NaN() { return (T)NAN; }                \
+#define SOFT_FLOAT_LIMITS(T, largest, smallest, eps)        \
+  template <>                                               \
+  struct numeric_limits<T> {                                \
+    static constexpr T max() { return (T)(largest); }       \
+    static constexpr T lowest() { return (T)(-(largest)); } \
+    static constexpr T min() { return (T)(smallest); }      \
+    static constexpr T epsilon() { return (T)(eps); }       \
+    static constexpr T infinity() { return (T)INFINITY; }   \
+    static constexpr T quiet_NaN() { return (T)NAN; }       \
   };
 SOFT_FLOAT_LIMITS(float, FLT_MAX, FLT_MIN, FLT_EPSILON)
 SOFT_FLOAT_LIMITS(half, 65504.0f, 6.103515625e-05f, 9.765625e-4f)
 SOFT_FLOAT_LIMITS(bfloat, 3.38953139e38f, FLT_MIN, 7.8125e-3f)
 #undef SOFT_FLOAT_LIMITS
-#define SOFT_INTEGER_LIMITS(T, low, high)              \
-  template <>                                          \
-  struct numeric_limits<T> {                           \
-    static constexpr T max() { return (T)(high); }     \
-    static constexpr T lowest() { return (T)(low); }   \
-    static constexpr T min() { return (T)(low); }      \
+#define SOFT_INTEGER_LIMITS(T, low, high)            \
+  template <>                                        \
+  struct numeric_limits<T> {                         \
+    static constexpr T max() { return (T)(high); }   \
+    static constexpr T lowest() { return (T)(low); } \
+    static constexpr T min() { return (T)(low); }    \
   };
 SOFT_INTEGER_LIMITS(int, -0x7fffffff - 1, 0x7fffffff)
 SOFT_INTEGER_LIMITS(uint, 0, 0xffffffffu)

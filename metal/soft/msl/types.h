@@ -31,15 +31,16 @@ typedef __bf16 bfloat;
 #define M_LN2_F 0.693147180559945309417f
 #define M_LOG2E_F 1.44269504088896340736f
 
-#define SOFT_EACH_ELEMENT(X) X(float) X(half) X(int) X(uint) X(short) X(ushort) X(char) X(uchar) X(long) X(ulong) X(bfloat)
+#define SOFT_EACH_ELEMENT(X) \
+  X(float) X(half) X(int) X(uint) X(short) X(ushort) X(char) X(uchar) X(long) X(ulong) X(bfloat)
 
 namespace metal {
 template <class T, int N>
 using vec = T __attribute__((ext_vector_type(N)));
 }
-#define SOFT_VECTORS(T)                                  \
-  typedef T T##2 __attribute__((ext_vector_type(2)));    \
-  typedef T T##3 __attribute__((ext_vector_type(3)));    \
+#define SOFT_VECTORS(T)                               \
+  typedef T T##2 __attribute__((ext_vector_type(2))); \
+  typedef T T##3 __attribute__((ext_vector_type(3))); \
   typedef T T##4 __attribute__((ext_vector_type(4)));
 SOFT_EACH_ELEMENT(SOFT_VECTORS)
 #undef SOFT_VECTORS

@@ -1,4 +1,5 @@
-// Vector constructors (the rewriter turns float4(..) into metal::__make<float4>(..)) and reinterpretation of bits.
+// Vector constructors (the rewriter turns float4(..) into metal::__make<float4>(..)) and reinterpretation of
+// bits.
 namespace metal {
 template <class V, int I, class A>
 inline void __put(thread V& v, A a) {

@@ -193,6 +193,7 @@ inline void cut_tail(SampleRow row, float top_p, thread Cutoff& cut, threadgroup
 
 // work[tile].w = mass of the tile's tokens that `cut` keeps, relative to the row's maximum.
 inline void tile_masses(SampleRow row, Cutoff cut, device float4* work) {
+  threadgroup_barrier(mem_flags::mem_device);  // all have read the tiles
   for (uint tile = row.simdgroup; tile * RLV_VOCAB_TILE < row.vocab; tile += SAMPLE_SIMDGROUPS) {
     float mass = 0.0f;
     for (uint i = 0; i < RLV_VOCAB_TILE / RLV_SIMD; i++) {

@@ -6,7 +6,7 @@
 // a power of two that keeps its square, and the rest of it, normal.
 #define RANGE_SMALL 9.313225746154785e-10f  // 2^-30
 #define RANGE_LARGE 1073741824.0f           // 2^30
-#define SCALE_SMALL 90
+#define SCALE_SMALL 80
 #define SCALE_LARGE (-66)
 
 #define NORM_THREADS 256u

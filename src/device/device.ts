@@ -73,6 +73,13 @@ export class Device {
     this.info = JSON.parse(readText((out, n) => library.rlv_info(handle, out, n)));
   }
 
+  /** "name cpu, isa avx512, threads 2", for logs. */
+  describe(): string {
+    return Object.entries(this.info)
+      .map(([key, value]) => `${key} ${value}`)
+      .join(", ");
+  }
+
   /** threads null: RLV_THREADS, Slurm's grant, or every core. */
   static open(name: DeviceName = "cpu", threads: number | null = null): Device {
     const wanted = threadCount(threads);

@@ -70,7 +70,7 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
       startStep: state.step,
       lines: [
         `model ${job.sourceName}: ${config.architecture}, ${trained.model.parameters.count} parameters, ${settings.dtype}`,
-        `device ${Object.values(trained.device.info).join(", ")} threads`,
+        `device: ${trained.device.describe()}`,
         `data ${prompts.length} training and ${held.length} evaluation prompts`,
         describeLoss(options.loss, {
           advantage: options.advantage,

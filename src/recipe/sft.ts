@@ -74,7 +74,7 @@ export async function trainSft(
       startStep: state.step,
       lines: [
         `model ${source.config.architecture}, ${model.parameters.count} parameters, ${settings.dtype}`,
-        `device ${Object.values(trained.device.info).join(", ")} threads`,
+        `device: ${trained.device.describe()}`,
         `data ${examples.length} training and ${held.length} held-out examples`,
         `loss = -mean log pi over ${settings.train_on_prompt ? "all" : "completion"} tokens of the step`,
       ],

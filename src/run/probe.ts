@@ -48,9 +48,7 @@ function tryDevice(name: DeviceName): string {
     const wrong = device.hasMemory && !new Float32Array(buffer.view(128, 16)).every((v) => v === 3.5);
     buffer.free();
     if (wrong) throw new Error("1.5 + 2 did not give 3.5");
-    return Object.entries(device.info)
-      .map(([key, value]) => `${key} ${value}`)
-      .join(", ");
+    return device.describe();
   } finally {
     device.close();
   }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { Dtype } from "../../src/ops/define.ts";
+import { Dtype, VOCAB_TILE } from "../../src/ops/define.ts";
 import { sample } from "../../src/ops/head.ts";
 import { Graph, StepMemory } from "../../src/tape/tape.ts";
 import { loadTensors } from "../golden-tensors.ts";
@@ -27,15 +27,16 @@ function draw(logits: Float32Array, vocab: number, row: number, filters: Filters
   const ids = g.empty([batch], Dtype.f32, "ids");
   const logprob = g.empty([batch], Dtype.f32, "logprob");
   const inputs = [g.upload(logits, "logits"), g.upload(counters, "counters")] as const;
+  const work = g.empty([batch, Math.ceil(vocab / VOCAB_TILE), 4], Dtype.f32, "tiles");
   const { temperature, top_k, top_p, min_p } = filters;
   g.apply(
     sample,
-    { ids, logprob, logits: inputs[0], counters: inputs[1] },
+    { ids, logprob, logits: inputs[0], counters: inputs[1], work },
     { batch, vocab, seed: 3, purpose: 1, inv_temp: 1 / temperature, top_k, top_p, min_p, greedy },
   );
   memory.finish();
   const result = { ids: ids.uint32().slice(), logprobs: logprob.float32().slice() };
-  g.release(ids, logprob, ...inputs);
+  g.release(ids, logprob, work, ...inputs);
   memory.dispose();
   device.close();
   return result;

@@ -1,4 +1,5 @@
 /** Rows of the optimizer step, and of backward operations: their forward's gradients run them. */
+import type { Random } from "../../src/core/rng.ts";
 import * as attention from "../../src/ops/attention.ts";
 import { Dtype, NORM_BLOCK, type OpDef } from "../../src/ops/define.ts";
 import * as embedding from "../../src/ops/embedding.ts";
@@ -13,17 +14,27 @@ import { type Data, f32, f64, floats, i16, mapped, normals, valuesOf } from "./t
 const { f32: F32, bf16: BF16 } = Dtype;
 const dtypeName = (dt: number) => (dt === BF16 ? "bf16" : "f32");
 
+const MAGNITUDES = [[1e-36], [1e-25], [8e-10], [1e-9], [5e8, 2e9], [1e25], [2e38], [1e-30, 1e30, 1]];
+
 const sqNorm: Row = {
   op: optimizer.sqNorm as unknown as OpDef,
-  slack: 16,
-  cases: casesOf(
-    optimizer.sqNorm as unknown as OpDef,
-    [1, 77, 2 * NORM_BLOCK + 5].map((n) => ({
+  slack: 64,
+  cases: casesOf(optimizer.sqNorm as unknown as OpDef, [
+    ...[1, 77, 2 * NORM_BLOCK + 5].map((n) => ({
       name: `${n}`,
       params: { n, slots: 3, slot: 1 },
       given: () => ({ sums: f64([1, 2, 3]) }),
     })),
-  ),
+    // Squares beyond float32 on either side, many of one size, and sizes side by side.
+    ...MAGNITUDES.map((sizes) => ({
+      name: `near ${sizes.map((size) => size.toExponential(0)).join(", ")}`,
+      params: { n: NORM_BLOCK + 7, slots: 3, slot: 1 },
+      given: (rng: Random) => ({
+        sums: f64([0, 0, 0]),
+        g: f32(normals(rng, NORM_BLOCK + 7).map((x, i) => (0.1 * x + 1) * sizes[i % sizes.length]!)),
+      }),
+    })),
+  ]),
   mutants: [
     { name: "another slot", change: withParam("slot", 2) },
     {

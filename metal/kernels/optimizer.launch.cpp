@@ -14,8 +14,8 @@ struct Adam {
   float decay, beta1, rest1, beta2, rest2, rate, root_c2, eps;
 };
 
-// The decimal a float32 setting was written as: the shortest that rounds to it. 1 - beta would otherwise magnify the
-// rounding of the parameter (1 - 0.999f is 1.3e-5 off).
+// The decimal a float32 setting was written as: the shortest that rounds to it. 1 - beta would otherwise
+// magnify the rounding of the parameter (1 - 0.999f is 1.3e-5 off).
 double decimal_of(float x) {
   for (double scale = 1; scale <= 1e9; scale *= 10) {
     const double decimal = std::nearbyint(double(x) * scale) / scale;
@@ -48,7 +48,8 @@ void launch_adamw(Encoder& e, const rlv_op_adamw& a) {
                float(std::sqrt(double(a.c2))),
                a.eps};
   const uint32_t groups = std::min(groups_of(a.n, kThreads * kPerThread), kMaxGroups);
-  e.run("optimizer", std::string("adamw") + suffix(a.wdt) + suffix(a.mdt), {groups}, {kThreads}, &k, sizeof k);
+  e.run("optimizer", std::string("adamw") + suffix(a.wdt) + suffix(a.mdt), {groups}, {kThreads}, &k,
+        sizeof k);
 }
 
 }  // namespace metal

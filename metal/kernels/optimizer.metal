@@ -5,9 +5,9 @@
 // Squares of float32 do not fit float32, so they are summed in three ranges of magnitude (Blue 1978): g is scaled by
 // a power of two that keeps its square, and the rest of it, normal.
 #define RANGE_SMALL 9.313225746154785e-10f  // 2^-30
-#define RANGE_LARGE 1073741824.0f           // 2^30
+#define RANGE_LARGE 1099511627776.0f        // 2^40
 #define SCALE_SMALL 80
-#define SCALE_LARGE (-66)
+#define SCALE_LARGE (-80)
 
 #define NORM_THREADS 256u
 

@@ -1,5 +1,5 @@
-// IEEE double precision in integers, as far as the gradient norm needs it: non-negative values, sums and conversion.
-// MSL has no double, and the sums of squares that the host reads are doubles.
+// IEEE double precision in integers, as far as the gradient norm needs it: non-negative values, sums and
+// conversion. MSL has no double, and the sums of squares that the host reads are doubles.
 #pragma once
 #include "two_float.h"
 

@@ -1,5 +1,5 @@
-// Pairs of floats that stand for their unevaluated sum, about 48 bits (Dekker 1971; Shewchuk 1997): MSL has no
-// double. Needs exact float32 arithmetic: no fast math, no contraction.
+// Pairs of floats that stand for their unevaluated sum, about 48 bits (Dekker 1971; Shewchuk 1997): MSL has
+// no double. Needs exact float32 arithmetic: no fast math, no contraction.
 #pragma once
 #include "common.h"
 

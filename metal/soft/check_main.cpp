@@ -1,8 +1,8 @@
 // Says whether Metal would take a source: msl-check [--lint] [--json] FILE...
 //
 // Compiles each file as newLibraryWithSource does; --lint adds the rules of lint.h. Prints what is wrong as
-// FILE:LINE:COLUMN: error: ...; with --json one line per file: {"file", "errors": [...]}. Exit status 1 if a file
-// was refused.
+// FILE:LINE:COLUMN: error: ...; with --json one line per file: {"file", "errors": [...]}. Exit status 1 if a
+// file was refused.
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -56,9 +56,12 @@ int main(int argc, char** argv) {
   std::vector<std::string> files;
   for (int i = 1; i < argc; i++) {
     const std::string a = argv[i];
-    if (a == "--lint") lint = true;
-    else if (a == "--json") json = true;
-    else files.push_back(a);
+    if (a == "--lint")
+      lint = true;
+    else if (a == "--json")
+      json = true;
+    else
+      files.push_back(a);
   }
   if (files.empty()) {
     std::fprintf(stderr, "msl-check [--lint] [--json] FILE...\n");

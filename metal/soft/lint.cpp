@@ -37,7 +37,8 @@ class Place {
   std::string file_, line_;
 };
 
-// A declared pointer or reference whose address space clang had to assume: `__generic`, or none in a template.
+// A declared pointer or reference whose address space clang had to assume: `__generic`, or none in a
+// template.
 void unqualified_pointers(const std::string& dump, std::vector<std::string>& errors) {
   static const std::regex kDeclaration(
       "(VarDecl|ParmVarDecl|FieldDecl) 0x[0-9a-f]+ (?:parent 0x[0-9a-f]+ )?(?:prev 0x[0-9a-f]+ )?"
@@ -51,8 +52,8 @@ void unqualified_pointers(const std::string& dump, std::vector<std::string>& err
     std::smatch m;
     if (!place.in_source() || line.find(" implicit ") != std::string::npos) continue;
     if (!std::regex_search(line, m, kDeclaration) || !std::regex_search(m[3].str(), kAssumed)) continue;
-    const std::string error =
-        place.text() + ": error: pointer type of '" + m[2].str() + "' must have an explicit address space qualifier";
+    const std::string error = place.text() + ": error: pointer type of '" + m[2].str() +
+                              "' must have an explicit address space qualifier";
     if (seen.insert(error).second) errors.push_back(error);
   }
 }
@@ -65,8 +66,10 @@ std::map<std::string, std::set<std::string>> call_graph(const std::string& ir) {
   std::stringstream lines(ir);
   for (std::string line; std::getline(lines, line);) {
     std::smatch m;
-    if (line.compare(0, 7, "define ") == 0 && std::regex_search(line, m, kDefine)) calls[function = m[1]];
-    else if (line.find("call ") != std::string::npos && std::regex_search(line, m, kCall)) calls[function].insert(m[1]);
+    if (line.compare(0, 7, "define ") == 0 && std::regex_search(line, m, kDefine))
+      calls[function = m[1]];
+    else if (line.find("call ") != std::string::npos && std::regex_search(line, m, kCall))
+      calls[function].insert(m[1]);
   }
   return calls;
 }
@@ -100,7 +103,8 @@ std::vector<std::string> lint(const std::string& source, const CompileOptions& o
   std::vector<std::string> errors;
   const std::string compile = compile_command() + defines + " -w " + input;
   std::string dump;
-  if (!run_tool(compile + " -fsyntax-only -Xclang -ast-dump -fno-color-diagnostics", dump)) errors.push_back(dump);
+  if (!run_tool(compile + " -fsyntax-only -Xclang -ast-dump -fno-color-diagnostics", dump))
+    errors.push_back(dump);
   unqualified_pointers(dump, errors);
   if (!run_tool(compile + " -O0 -S -emit-llvm -o " + ir, log)) errors.push_back(log);
   recursion(lines_of(ir), errors);

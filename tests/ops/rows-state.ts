@@ -18,7 +18,7 @@ const MAGNITUDES = [[1e-36], [1e-25], [8e-10], [1e-9], [5e8, 2e9], [1e25], [2e38
 
 const sqNorm: Row = {
   op: optimizer.sqNorm as unknown as OpDef,
-  slack: 64,
+  slack: 32,
   cases: casesOf(optimizer.sqNorm as unknown as OpDef, [
     ...[1, 77, 2 * NORM_BLOCK + 5].map((n) => ({
       name: `${n}`,

@@ -25,14 +25,19 @@ const sqNorm: Row = {
       params: { n, slots: 3, slot: 1 },
       given: () => ({ sums: f64([1, 2, 3]) }),
     })),
-    // Squares beyond float32 on either side, many of one size, and sizes side by side.
+    // Squares beyond float32 on either side: sizes side by side, and a whole block of one whose sum is exact.
     ...MAGNITUDES.map((sizes) => ({
       name: `near ${sizes.map((size) => size.toExponential(0)).join(", ")}`,
-      params: { n: NORM_BLOCK + 7, slots: 3, slot: 1 },
+      params: { n: 4103, slots: 3, slot: 1 },
       given: (rng: Random) => ({
         sums: f64([0, 0, 0]),
-        g: f32(normals(rng, NORM_BLOCK + 7).map((x, i) => (0.1 * x + 1) * sizes[i % sizes.length]!)),
+        g: f32(normals(rng, 4103).map((x, i) => (0.1 * x + 1) * sizes[i % sizes.length]!)),
       }),
+    })),
+    ...[-120, -31, 29, 127].map((power) => ({
+      name: `all 2^${power}`,
+      params: { n: NORM_BLOCK + 7, slots: 3, slot: 1 },
+      given: () => ({ sums: f64([0, 0, 0]), g: f32(new Array(NORM_BLOCK + 7).fill(2 ** power)) }),
     })),
   ]),
   mutants: [

@@ -1,4 +1,4 @@
-// What every kernel file includes: storage types, loads and stores, reductions, and how a kernel reports bad
+// What every kernel file includes: storage types, loads and stores, and how a kernel reports bad
 // data.
 //
 // A kernel's arguments: [[buffer(0)]] the operation's record (ops.gen.h); [[buffer(1 + i)]] its i-th tensor
@@ -76,15 +76,4 @@ inline void report(device atomic_uint* error, uint code, uint value) {
       return;
     }
   }
-}
-
-// Sum over a threadgroup, the same in every thread. `scratch` holds one float per simdgroup (at most 32).
-inline float threadgroup_sum(float x, threadgroup float* scratch, uint lane, uint simdgroup,
-                             uint simdgroups) {
-  x = simd_sum(x);
-  if (lane == 0) scratch[simdgroup] = x;
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  const float total = simd_sum(lane < simdgroups ? scratch[lane] : 0.0f);
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  return total;
 }

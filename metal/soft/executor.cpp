@@ -93,18 +93,18 @@ class Execution {
     return out;
   }
 
+  // Files, and the lines that are not known yet.
   void find_lines() {
-    if (!dispatch_.image) return;
+    if (!dispatch_.image || reports_.empty()) return;
     std::vector<CallPath> paths;
-    std::vector<Report*> without_line;
-    for (PendingReport& r : reports_) {
-      if (r.report.line != 0) continue;
-      paths.push_back(std::move(r.path));
-      without_line.push_back(&r.report);
+    for (PendingReport& r : reports_) paths.push_back(std::move(r.path));
+    const std::vector<SourcePlace> places = source_places(*dispatch_.image, paths);
+    for (size_t i = 0; i < places.size(); i++) {
+      Report& r = reports_[i].report;
+      if (r.line != 0 && r.line != places[i].line) continue;
+      r.line = places[i].line;
+      r.file = places[i].file;
     }
-    if (paths.empty()) return;
-    const std::vector<uint32_t> lines = source_lines(*dispatch_.image, paths);
-    for (size_t i = 0; i < lines.size(); i++) without_line[i]->line = lines[i];
   }
 
   const Dispatch& dispatch_;
@@ -167,8 +167,9 @@ Outcome execute(const Dispatch& dispatch, const Mode& mode) {
 }
 
 std::string describe(const std::string& kernel, const Report& r) {
-  const std::string line = r.line ? " line " + std::to_string(r.line) : "";
-  return "kernel '" + kernel + "'" + line + ", " + thread_name(r.thread) + " of threadgroup (" +
+  std::string place;
+  if (r.line) place = (r.file.empty() ? " line " : " " + r.file + ":") + std::to_string(r.line);
+  return "kernel '" + kernel + "'" + place + ", " + thread_name(r.thread) + " of threadgroup (" +
          std::to_string(r.threadgroup[0]) + "," + std::to_string(r.threadgroup[1]) + "," +
          std::to_string(r.threadgroup[2]) + "): " + r.what;
 }

@@ -78,7 +78,8 @@ struct Counts {
 
 struct Report {
   std::string what;   // one sentence: fault, place in memory, the other thread if there is one
-  uint32_t line = 0;  // of the MSL source, 0 if unknown
+  std::string file;   // of the source, where it has #line directives
+  uint32_t line = 0;  // of that file, 0 if unknown
   uint32_t thread = 0, threadgroup[3] = {0, 0, 0};
 };
 
@@ -89,7 +90,7 @@ struct Outcome {
 };
 
 Outcome execute(const Dispatch& dispatch, const Mode& mode);
-// "kernel 'gemm_nt_f32' line 12, thread 3 (simdgroup 0 lane 3) of threadgroup (1,0,0): data race ..."
+// "kernel 'gemm_nt_f32' gemm_tile.h:12, thread 3 (simdgroup 0 lane 3) of threadgroup (1,0,0): data race ..."
 std::string describe(const std::string& kernel, const Report& report);
 
 }  // namespace soft

@@ -39,11 +39,9 @@ void Worker::report(Fault fault, uintptr_t caller, int line, uint32_t thread, st
   p.report.line = uint32_t(line);
   p.report.thread = thread;
   for (int i = 0; i < 3; i++) p.report.threadgroup[i] = context_.threadgroup_position_in_grid[i];
-  if (line == 0) {
-    p.path.push_back(caller);
-    for (uint32_t i = std::min(running_->call_depth, kCallDepth); i > 0; i--)
-      p.path.push_back(running_->calls[i - 1]);
-  }
+  p.path.push_back(caller);
+  for (uint32_t i = std::min(running_->call_depth, kCallDepth); i > 0; i--)
+    p.path.push_back(running_->calls[i - 1]);
   reports_.push_back(std::move(p));
 }
 

@@ -14,9 +14,8 @@ namespace soft {
 
 namespace {
 
-std::mutex lines_mutex;
-std::map<std::pair<std::string, uintptr_t>, uint32_t>
-    known_lines;  // by image and offset; 0: not in the source
+std::mutex places_mutex;
+std::map<std::pair<std::string, uintptr_t>, SourcePlace> known_places;  // by image and offset
 
 std::string quoted(const std::string& s) {
   std::string out = "'";
@@ -24,15 +23,16 @@ std::string quoted(const std::string& s) {
   return out + "'";
 }
 
-// The line in "FILE:LINE:COLUMN" if the file is the kernel's source and no header, else 0.
-uint32_t source_line(const std::string& frame) {
+// The place in "FILE:LINE:COLUMN" if the file is the kernel's source: the standard library's lie in
+// SOFT_HOME.
+SourcePlace source_place(const std::string& frame) {
   const size_t column = frame.rfind(':');
   const size_t line = column == std::string::npos || column == 0 ? column : frame.rfind(':', column - 1);
-  if (line == std::string::npos) return 0;
-  const std::string file = frame.substr(0, line), name = "program_source";
-  const bool in_source =
-      file.size() >= name.size() && file.compare(file.size() - name.size(), name.size(), name) == 0;
-  return in_source ? uint32_t(std::strtoul(frame.c_str() + line + 1, nullptr, 10)) : 0;
+  if (line == std::string::npos || frame.compare(0, sizeof SOFT_HOME - 1, SOFT_HOME) == 0) return {};
+  const std::string file = frame.substr(frame.rfind('/', line) + 1, line - frame.rfind('/', line) - 1);
+  if (file == "trampolines" || file.find('?') != std::string::npos) return {};
+  return {file == "program_source" ? "" : file,
+          uint32_t(std::strtoul(frame.c_str() + line + 1, nullptr, 10))};
 }
 
 std::string output_of(const std::string& command) {
@@ -55,19 +55,19 @@ void look_up(const std::string& path, const std::set<uintptr_t>& offsets) {
   }
   const std::string out = output_of(command + " 2>/dev/null");
   auto offset = offsets.begin();
-  uint32_t innermost = 0;
+  SourcePlace innermost;
   for (size_t at = 0; at < out.size() && offset != offsets.end();) {
     const size_t end = std::min(out.find('\n', at), out.size());
     const std::string line = out.substr(at, end - at);
     at = end + 1;
     if (line.empty()) {
-      known_lines[{path, *offset++}] = innermost;
-      innermost = 0;
-    } else if (innermost == 0) {
-      innermost = source_line(line);
+      known_places[{path, *offset++}] = innermost;
+      innermost = {};
+    } else if (innermost.line == 0) {
+      innermost = source_place(line);
     }
   }
-  for (; offset != offsets.end(); ++offset) known_lines[{path, *offset}] = 0;
+  for (; offset != offsets.end(); ++offset) known_places[{path, *offset}] = {};
 }
 
 // The call, not the instruction after it.
@@ -82,22 +82,23 @@ bool inside(const Image& image, uintptr_t address) {
 
 }  // namespace
 
-std::vector<uint32_t> source_lines(const Image& image, const std::vector<CallPath>& paths) {
-  const std::lock_guard<std::mutex> lock(lines_mutex);
+std::vector<SourcePlace> source_places(const Image& image, const std::vector<CallPath>& paths) {
+  const std::lock_guard<std::mutex> lock(places_mutex);
   std::set<uintptr_t> unknown;
   for (const CallPath& path : paths)
     for (uintptr_t address : path)
-      if (inside(image, address) && !known_lines.count({image.path, call_offset(image, address)}))
+      if (inside(image, address) && !known_places.count({image.path, call_offset(image, address)}))
         unknown.insert(call_offset(image, address));
   if (!unknown.empty()) look_up(image.path, unknown);
-  std::vector<uint32_t> lines;
+  std::vector<SourcePlace> places;
   for (const CallPath& path : paths) {
-    uint32_t line = 0;
+    SourcePlace place;
     for (uintptr_t address : path)
-      if (line == 0 && inside(image, address)) line = known_lines[{image.path, call_offset(image, address)}];
-    lines.push_back(line);
+      if (place.line == 0 && inside(image, address))
+        place = known_places[{image.path, call_offset(image, address)}];
+    places.push_back(place);
   }
-  return lines;
+  return places;
 }
 
 }  // namespace soft

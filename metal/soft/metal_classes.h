@@ -500,6 +500,8 @@ struct BlitCommandEncoder : CommandEncoder {
 // ---- metal_exports.cpp ----
 
 void count(const std::string& kernel, const Counts& counts);
+bool counting();            // what soft_counting said
+uint32_t sampled_groups();  // what soft_sample_groups said
 
 }  // namespace metal
 }  // namespace soft

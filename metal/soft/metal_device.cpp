@@ -27,11 +27,10 @@ size_t physical_memory() { return size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysco
 Settings Settings::read() {
   Settings s;
   s.mode.check = number_from_environment("RLV_SOFT_CHECK", 0) != 0;
-  s.mode.count = number_from_environment("RLV_SOFT_COUNT", 0) != 0;
+  s.mode.count = counting();
   s.mode.seed = number_from_environment("RLV_SOFT_SEED", 0);
   const uint64_t cores = std::max(1u, std::thread::hardware_concurrency());
   s.mode.workers = uint32_t(std::max<uint64_t>(1, number_from_environment("RLV_SOFT_THREADS", cores)));
-  s.mode.sample_groups = uint32_t(number_from_environment("RLV_SOFT_SAMPLE_GROUPS", 0));
   const uint64_t threads = number_from_environment("RLV_SOFT_MAX_THREADS", kMaxThreads);
   s.max_threads = uint32_t(std::min<uint64_t>(std::max<uint64_t>(threads, 1), kMaxThreads));
   return s;

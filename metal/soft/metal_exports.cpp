@@ -2,6 +2,7 @@
 #include "metal_classes.h"
 
 #include <dlfcn.h>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 
@@ -20,6 +21,9 @@ struct Counters {
   std::mutex mutex;
   std::map<std::string, KernelCounts> kernels;
 };
+
+std::atomic<bool> counts{false};
+std::atomic<uint32_t> sampled{0};
 
 Counters& counters() {
   static Counters* const c = new Counters;
@@ -54,6 +58,10 @@ const bool promoted = [] {
 
 }  // namespace
 
+bool counting() { return counts; }
+
+uint32_t sampled_groups() { return sampled; }
+
 void count(const std::string& kernel, const Counts& counts) {
   Counters& all = counters();
   std::lock_guard<std::mutex> lock(all.mutex);
@@ -65,7 +73,13 @@ void count(const std::string& kernel, const Counts& counts) {
 }  // namespace metal
 }  // namespace soft
 
-// {"KERNEL": {...}} of every kernel run in count mode since the last reset. Returns its length; it is
+// Devices opened from now on count what their kernels do, or do not.
+SOFT_EXPORT void soft_counting(uint32_t on) { soft::metal::counts = on != 0; }
+
+// Counting devices run only so many threadgroups of a dispatch, evenly spaced, and scale the counts; 0: all.
+SOFT_EXPORT void soft_sample_groups(uint32_t groups) { soft::metal::sampled = groups; }
+
+// {"KERNEL": {...}} of every kernel run by a counting device since the last reset. Returns its length; it is
 // written, with a 0 behind, and counters are reset, only if it fits.
 SOFT_EXPORT uint32_t soft_counters(char* out, uint32_t capacity, uint32_t reset) {
   soft::metal::Counters& all = soft::metal::counters();

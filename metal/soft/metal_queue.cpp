@@ -247,8 +247,10 @@ void CommandBuffer::wait_until_completed() {
 // ---- MTLCommandBuffer: on the queue's thread ----
 
 void CommandBuffer::dispatch(soft::Dispatch& dispatch) {
-  const Outcome outcome = soft::execute(dispatch, device->settings.mode);
-  if (device->settings.mode.count) count(dispatch.kernel, outcome.counts);
+  Mode mode = device->settings.mode;
+  if (mode.count) mode.sample_groups = sampled_groups();
+  const Outcome outcome = soft::execute(dispatch, mode);
+  if (mode.count) count(dispatch.kernel, outcome.counts);
   for (const Report& report : outcome.reports)
     faults_ += (faults_.empty() ? "" : "\n") + describe(dispatch.kernel, report);
   if (outcome.aborted && outcome.reports.empty())

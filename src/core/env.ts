@@ -18,9 +18,6 @@ export const ENVIRONMENT = {
   RLV_SOFT_CHECK: "1: software Metal reports races, bounds, divergence and uninitialised memory",
   RLV_SOFT_SEED: "software Metal runs the threads of a group in an order drawn from this number",
   RLV_SOFT_THREADS: "threads that run software Metal's threadgroups (default: every core)",
-  RLV_SOFT_COUNT: "1: software Metal counts device traffic and operations of every kernel",
-  RLV_SOFT_SAMPLE_GROUPS:
-    "with RLV_SOFT_COUNT: run only so many threadgroups of a dispatch and scale the counts",
   RLV_SOFT_MAX_THREADS: "threads that software Metal's pipelines allow in a group (default 1024)",
   RLV_PIN: "0: leave the placement of threads to the system",
   RLV_DEBUG: "1: print the stack behind an error line",

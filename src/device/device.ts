@@ -52,11 +52,19 @@ function encoderOf(op: Operation): Encoder {
   return encoder;
 }
 
+/** Sees what a device is given: operations, and data that the host wrote for them. */
+export interface Trace {
+  emitted(op: Operation, args: Readonly<Record<string, unknown>>): void;
+  /** `offset` in units of 16 bytes. */
+  uploaded(buffer: number, offset: number, data: Uint8Array): void;
+}
+
 /** An open device: buffers, one ordered stream of operations, statistics. */
 export class Device {
   readonly handle: number;
   readonly library: Library;
   readonly info: Readonly<Record<string, unknown>>;
+  trace: Trace | null = null;
   #words = new Uint32Array(INITIAL_WORDS);
   #floats = new Float32Array(this.#words.buffer);
   #count = 0;
@@ -124,6 +132,7 @@ export class Device {
   /** Appends one operation to the stream; it runs after `submit`. */
   emit<T extends Tensors, P extends Params>(op: Operation<T, P>, args: ArgsOf<T, P>): void {
     const encoder = encoderOf(op as unknown as Operation);
+    this.trace?.emitted(op as unknown as Operation, args);
     if (this.#count + encoder.words > this.#words.length) this.#grow(encoder.words);
     this.#count = encode(
       encoder,

@@ -91,6 +91,19 @@ const REMEDY: Readonly<Record<Kind, string>> = {
   soft: "software Metal is for a clone with clang 19 or later: run scripts/build-native --soft, or use --device cpu",
 };
 
+const counterSymbols = {
+  soft_counting: { args: [u32], returns: FFIType.void },
+  soft_sample_groups: { args: [u32], returns: FFIType.void },
+  soft_counters: { args: [buffer, u32, u32], returns: u32 },
+  soft_live_objects: { args: [], returns: u32 },
+} as const;
+
+/** What software Metal tells beside what a device tells: metal/soft/metal_exports.cpp. */
+export function softCounters(): ReturnType<typeof dlopen<typeof counterSymbols>>["symbols"] {
+  lib("soft");
+  return dlopen(libraryPath("soft"), counterSymbols).symbols;
+}
+
 const libraries = new Map<Kind, Library>();
 
 /** Loads a library on first use; it is never closed. */

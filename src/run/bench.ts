@@ -7,7 +7,7 @@ import { threadCount } from "../core/env.ts";
 import { assert } from "../core/errors.ts";
 import { Purpose } from "../core/rng.ts";
 import type { Device } from "../device/device.ts";
-import { type ModelConfig, parseModelConfig, writeModelFolder } from "../io/hf-folder.ts";
+import { writeModelFolder } from "../io/hf-folder.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { TRL_ADVANTAGE } from "../loss/advantage.ts";
 import { policyOptions } from "../loss/options.ts";
@@ -15,16 +15,16 @@ import { AdamW } from "../nn/optimizer.ts";
 import { Transformer } from "../nn/transformer.ts";
 import { Dtype } from "../ops/define.ts";
 import { catalogue } from "../ops/index.ts";
-import { RolloutEngine, type Sampling } from "../rollout/engine.ts";
+import { RolloutEngine } from "../rollout/engine.ts";
 import { packGroups } from "../rollout/pack.ts";
 import { forwardRow } from "../rollout/score.ts";
 import { Graph, StepMemory } from "../tape/tape.ts";
+import { configOf, promptIds, type Shape, sampling } from "./bench-shapes.ts";
 import { Costs, type MachineLimit, sharedPairs } from "./limits.ts";
 import { dtypeCode, openDevice, openModel } from "./open-model.ts";
 import { PolicyStep } from "./policy-step.ts";
 
 type Common = Pick<BenchOptions<BenchName>, "device" | "threads" | "dtype" | "seed" | "steps">;
-type Shape = BenchOptions<"grpo">["shape"];
 
 export type Result = Readonly<Record<string, unknown>> & { readonly name: BenchName };
 export interface Context {
@@ -32,39 +32,6 @@ export interface Context {
   /** argv that starts this program again. */
   readonly program: readonly string[];
 }
-
-const SHAPES: Readonly<Record<Shape, Record<string, unknown>>> = {
-  stories: {
-    architectures: ["LlamaForCausalLM"],
-    model_type: "llama",
-    vocab_size: 4096,
-    hidden_size: 128,
-    intermediate_size: 341,
-    num_hidden_layers: 4,
-    num_attention_heads: 4,
-    num_key_value_heads: 2,
-    max_position_embeddings: 2048,
-    rms_norm_eps: 1e-6,
-    tie_word_embeddings: true,
-  },
-  "qwen3-0.6b": {
-    architectures: ["Qwen3ForCausalLM"],
-    model_type: "qwen3",
-    vocab_size: 151936,
-    hidden_size: 1024,
-    intermediate_size: 3072,
-    num_hidden_layers: 28,
-    num_attention_heads: 16,
-    num_key_value_heads: 8,
-    head_dim: 128,
-    max_position_embeddings: 40960,
-    rms_norm_eps: 1e-6,
-    rope_theta: 1e6,
-    tie_word_embeddings: true,
-  },
-};
-
-const configOf = (shape: Shape): ModelConfig => parseModelConfig(SHAPES[shape], `shape ${shape}`);
 
 const median = (values: readonly number[]): number => {
   const sorted = [...values].sort((a, b) => a - b);
@@ -86,18 +53,6 @@ function fillWeights(model: Transformer): void {
     model.parameters.load(p.name, values);
   }
 }
-
-const promptIds = (index: number, length: number, vocab: number): Int32Array =>
-  Int32Array.from({ length }, (_, i) => (index * 131 + i * 17 + 3) % vocab);
-
-const sampling = (maxNewTokens: number): Sampling => ({
-  temperature: 1,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  maxNewTokens,
-  eosIds: [],
-});
 
 /** A device with its limits, measured around the work in the same process; the better one counts. */
 class Bench {

@@ -97,10 +97,10 @@ export class Graph {
   upload(data: Uint32Array | Int32Array | Float32Array, label: string): Tensor {
     const storage = Storage.inArena(this.memory.host, data.byteLength);
     const tensor = new Tensor([data.length], Dtype.f32, storage, label);
-    if (this.device.hasMemory && data.length > 0) {
-      const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    this.device.trace?.uploaded(storage.view.buffer, storage.view.offset, bytes);
+    if (this.device.hasMemory && data.length > 0)
       new Uint8Array(storage.buffer.view(storage.offset, data.byteLength)).set(bytes);
-    }
     return tensor;
   }
 

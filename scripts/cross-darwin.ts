@@ -145,6 +145,7 @@ export async function buildDarwinLibrary(quiet = false): Promise<string> {
       ...[compiler, ...TARGET, "-shared", "-s", "-install_name", INSTALL_NAME],
       ...writeStubs(join(OUT, "stubs")),
     ],
+    [join(DARWIN, "symbols.txt")],
   );
   const problems = darwinProblems(library);
   if (problems.length > 0)

@@ -73,11 +73,21 @@ export class Objects {
 
   /**
    * Links to a temporary file and renames it, since a running program keeps its library; nothing is done if the
-   * target was made from the very same objects and command. Returns whether it was linked.
+   * target was made from the very same objects, command and other files that the linker reads. Returns whether it was linked.
    */
-  link(target: string, parts: readonly string[], command: readonly string[]): boolean {
+  link(
+    target: string,
+    parts: readonly string[],
+    command: readonly string[],
+    read: readonly string[] = [],
+  ): boolean {
     const keys = parts.map((object) => `${object} ${this.#made[object]?.key ?? this.#hashOf(object)}`);
-    const key = hash([this.version(command.slice(0, 1)), ...command, ...keys]);
+    const key = hash([
+      this.version(command.slice(0, 1)),
+      ...command,
+      ...keys,
+      ...read.map((path) => this.#hashOf(path)),
+    ]);
     if (existsSync(target) && this.#made[target]?.key === key) return false;
     // Of the same name, since a linker may write the name of its output into it.
     const scratch = `${target}.tmp-${process.pid}`;

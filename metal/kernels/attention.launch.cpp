@@ -65,7 +65,8 @@ void launch_attn_decode(Encoder& e, const rlv_op_attn_decode& a) {
 }
 
 void launch_kv_append(Encoder& e, const rlv_op_kv_append& a) {
-  e.run("attention", std::string("kv_append") + suffix(a.dt), {a.kv_heads, a.rows}, {64});
+  e.run("attention", std::string("kv_append") + suffix(a.dt), {a.kv_heads, groups_of(a.rows, RLV_PAGE)},
+        {256});
 }
 
 void launch_kv_copy(Encoder& e, const rlv_op_kv_copy& a) {

@@ -645,24 +645,34 @@ ATTENTION(256)
 
 // ---- the store ------------------------------------------------------------------------------------------------------
 
-// Row t goes to slot slots[t] = page*16 + position%16; NONE skips it. Grid (kv_heads, rows), 64 threads.
+// Keys and values of new tokens into their pages. A threadgroup has 16 rows, which are one page while a prompt is
+// encoded: then its columns of keys are written whole. Grid (kv_heads, rows/16), 256 threads.
 template <typename S>
 kernel void kv_append(constant rlv_op_kv_append& a [[buffer(0)]], device S* kv [[buffer(1)]],
                       device const S* k [[buffer(2)]], device const S* v [[buffer(3)]],
                       device const uint* slots [[buffer(4)]], device atomic_uint* error [[buffer(RLV_ERROR)]],
                       uint2 at [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]],
                       uint threads [[threads_per_threadgroup]]) {
-  const uint slot = slots[at.y];
-  if (slot == RLV_NONE) return;
-  if (slot / RLV_PAGE >= a.kv_pages) {
-    if (at.x == 0 && t == 0) report(error, RLV_BAD_APPEND_SLOT, slot);
-    return;
-  }
-  const ulong from = (ulong(at.y) * a.kv_heads + at.x) * a.head_dim;
-  device S* page = kv + (ulong(slot / RLV_PAGE) * a.kv_heads + at.x) * 2 * RLV_PAGE * a.head_dim;
-  for (uint d = t; d < a.head_dim; d += threads) {
-    page[d * RLV_PAGE + slot % RLV_PAGE] = k[from + d];
-    page[(RLV_PAGE + slot % RLV_PAGE) * a.head_dim + d] = v[from + d];
+  const uint row0 = at.y * RLV_PAGE, rows = min(a.rows - row0, RLV_PAGE);
+  for (uint i = t; i < RLV_PAGE * a.head_dim; i += threads) {
+    const uint key_row = i % RLV_PAGE, key_col = i / RLV_PAGE, value_row = i / a.head_dim, value_col = i % a.head_dim;
+    if (key_row < rows) {
+      const uint slot = slots[row0 + key_row];
+      if (slot != RLV_NONE && slot / RLV_PAGE < a.kv_pages) {
+        device S* page = kv + (ulong(slot / RLV_PAGE) * a.kv_heads + at.x) * 2 * RLV_PAGE * a.head_dim;
+        page[key_col * RLV_PAGE + slot % RLV_PAGE] = k[(ulong(row0 + key_row) * a.kv_heads + at.x) * a.head_dim + key_col];
+      } else if (slot != RLV_NONE && at.x == 0 && key_col == 0) {
+        report(error, RLV_BAD_APPEND_SLOT, slot);
+      }
+    }
+    if (value_row < rows) {
+      const uint slot = slots[row0 + value_row];
+      if (slot != RLV_NONE && slot / RLV_PAGE < a.kv_pages) {
+        device S* page = kv + (ulong(slot / RLV_PAGE) * a.kv_heads + at.x) * 2 * RLV_PAGE * a.head_dim;
+        page[(RLV_PAGE + slot % RLV_PAGE) * a.head_dim + value_col] =
+            v[(ulong(row0 + value_row) * a.kv_heads + at.x) * a.head_dim + value_col];
+      }
+    }
   }
 }
 RLV_KERNEL("kv_append_f32", kv_append, float)

@@ -4,7 +4,7 @@ namespace rlv {
 namespace metal {
 
 namespace {
-constexpr uint32_t kThreads = 256, kColumns = 1024;
+constexpr uint32_t kThreads = 256, kColumns = 1024, kGatheredRows = 16;
 }
 
 void launch_embed_fwd(Encoder& e, const rlv_op_embed_fwd& a) {
@@ -23,8 +23,8 @@ void launch_gather_rows(Encoder& e, const rlv_op_gather_rows& a) {
 }
 
 void launch_gather_rows_bwd(Encoder& e, const rlv_op_gather_rows_bwd& a) {
-  e.run("embedding", std::string("gather_rows_bwd") + suffix(a.dt), {groups_of(a.cols, kColumns), a.src_rows},
-        {kThreads});
+  e.run("embedding", std::string("gather_rows_bwd") + suffix(a.dt),
+        {groups_of(a.cols, kThreads), groups_of(a.src_rows, kGatheredRows)}, {kThreads});
 }
 
 }  // namespace metal

@@ -4,6 +4,7 @@
 #define THREADS 256
 #define SIMDGROUPS (THREADS / 32)
 #define COLUMNS_PER_THREAD 4
+#define GATHERED_ROWS 16u
 
 // y[t] = table[ids[t]], table in the packed layout of W. Grid (cols/256, rows), 256 threads.
 template <typename Y, typename W>
@@ -86,8 +87,8 @@ kernel void embed_bwd(constant rlv_op_embed_bwd& a [[buffer(0)]], device float* 
     match(masks, ids, chunk, token, id, t, lane, simdgroup);
     for (uint word = 0; word < SIMDGROUPS; word++) earlier |= masks[word];
     threadgroup_barrier(mem_flags::mem_threadgroup);
+    if (earlier != 0) return;  // the same for all threads
   }
-  if (earlier != 0) return;
   float sums[COLUMNS_PER_THREAD];
   for (uint j = 0; j < COLUMNS_PER_THREAD; j++) {
     const uint col = col0 + THREADS * j + t;
@@ -104,8 +105,8 @@ RLV_KERNEL("embed_bwd_f32_bf16", embed_bwd, float, true)
 RLV_KERNEL("embed_bwd_bf16_f32", embed_bwd, bf16, false)
 RLV_KERNEL("embed_bwd_bf16_bf16", embed_bwd, bf16, true)
 
-// dx[t] = sum of dy[r] over r with index[r] = t, r ascending; zero where there is none.
-// Grid (cols/1024, src_rows), 256 threads, 32 bytes.
+// dx[t] = sum of dy[r] over r with index[r] = t, r ascending; zero where there is none. A threadgroup has 16 rows of
+// 256 columns, a thread one column, and goes over the index once. Grid (cols/256, src_rows/16), 256 threads, 16 KiB.
 template <typename S>
 kernel void gather_rows_bwd(constant rlv_op_gather_rows_bwd& a [[buffer(0)]], device S* dx [[buffer(1)]],
                             device const S* dy [[buffer(2)]], device const uint* index [[buffer(3)]],
@@ -114,17 +115,25 @@ kernel void gather_rows_bwd(constant rlv_op_gather_rows_bwd& a [[buffer(0)]], de
                             uint lane [[thread_index_in_simdgroup]],
                             uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   threadgroup uint masks[SIMDGROUPS];
-  const uint row = group.y, col0 = group.x * THREADS * COLUMNS_PER_THREAD;
-  float sums[COLUMNS_PER_THREAD];
-  for (uint j = 0; j < COLUMNS_PER_THREAD; j++) sums[j] = 0.0f;
-  add_matches(sums, masks, index, dy, 0, a.rows, row, col0, a.cols, t, lane, simdgroup);
-  for (uint j = 0; j < COLUMNS_PER_THREAD; j++) {
-    const uint col = col0 + THREADS * j + t;
-    if (col < a.cols) dx[ulong(row) * a.cols + col] = narrow<S>(sums[j]);
+  threadgroup float sums[GATHERED_ROWS][THREADS];
+  const uint row0 = group.y * GATHERED_ROWS, col = group.x * THREADS + t;
+  for (uint i = 0; i < GATHERED_ROWS; i++) sums[i][t] = 0.0f;
+  for (uint chunk = 0; chunk < a.rows; chunk += THREADS) {
+    const uint row = chunk + t < a.rows ? index[chunk + t] : RLV_NONE;
+    if (row >= a.src_rows && chunk + t < a.rows && group.x == 0 && group.y == 0)
+      report(error, RLV_BAD_GATHER_BWD_INDEX, row);
+    const uint bits = simd_sum(row >= row0 && row - row0 < GATHERED_ROWS ? 1u << lane : 0u);
+    if (lane == 0) masks[simdgroup] = bits;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint word = 0; word < SIMDGROUPS; word++)
+      for (uint left = masks[word]; left != 0; left &= left - 1) {
+        const uint from = chunk + RLV_SIMD * word + ctz(left);
+        if (col < a.cols) sums[index[from] - row0][t] += widen(dy[ulong(from) * a.cols + col]);
+      }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
   }
-  if (row == 0 && group.x == 0)
-    for (uint r = t; r < a.rows; r += THREADS)
-      if (index[r] >= a.src_rows) report(error, RLV_BAD_GATHER_BWD_INDEX, index[r]);
+  for (uint i = 0; i < min(a.src_rows - row0, GATHERED_ROWS); i++)
+    if (col < a.cols) dx[ulong(row0 + i) * a.cols + col] = narrow<S>(sums[i][t]);
 }
 RLV_KERNEL("gather_rows_bwd_f32", gather_rows_bwd, float)
 RLV_KERNEL("gather_rows_bwd_bf16", gather_rows_bwd, bf16)

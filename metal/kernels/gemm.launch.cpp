@@ -18,6 +18,12 @@ uint32_t row_fragments(uint32_t m) {
   return fragments;
 }
 
+// Tiles of a result, along its shorter side first: tile_at of gemm.metal.
+Grid tiles(uint32_t rows, uint32_t cols) {
+  const uint32_t r = groups_of(rows, kTile), c = groups_of(cols, kTile);
+  return rows <= cols ? Grid{r, c} : Grid{c, r};
+}
+
 }  // namespace
 
 void launch_gemm_nt(Encoder& e, const rlv_op_gemm_nt& a) {
@@ -30,17 +36,15 @@ void launch_gemm_nt(Encoder& e, const rlv_op_gemm_nt& a) {
     const uint32_t groups = a.m == 0 ? 0 : groups_of(a.n, kTile / spans);
     return e.run("gemm", name, {groups}, {kThreads});
   }
-  e.run("gemm", variant(e, "gemm_nt") + types, {groups_of(a.n, kTile), groups_of(a.m, kTile)}, {kThreads});
+  e.run("gemm", variant(e, "gemm_nt") + types, tiles(a.m, a.n), {kThreads});
 }
 
 void launch_gemm_nn(Encoder& e, const rlv_op_gemm_nn& a) {
-  e.run("gemm", variant(e, "gemm_nn") + suffix(a.dt), {groups_of(a.k, kTile), groups_of(a.m, kTile)},
-        {kThreads});
+  e.run("gemm", variant(e, "gemm_nn") + suffix(a.dt), tiles(a.m, a.k), {kThreads});
 }
 
 void launch_gemm_tn(Encoder& e, const rlv_op_gemm_tn& a) {
-  e.run("gemm", variant(e, "gemm_tn") + suffix(a.dt), {groups_of(a.n, kTile), groups_of(a.k, kTile)},
-        {kThreads});
+  e.run("gemm", variant(e, "gemm_tn") + suffix(a.dt), tiles(a.k, a.n), {kThreads});
 }
 
 void launch_bias_bwd(Encoder& e, const rlv_op_bias_bwd& a) {

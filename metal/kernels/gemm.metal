@@ -2,13 +2,19 @@
 // Needs MSL 3.0 (simdgroup_matrix).
 #include "gemm_skinny.h"
 
+// Tile row and column of a threadgroup. Groups side by side go along the shorter side of the result, so that they
+// read the same tile of the larger operand while it is in the cache.
+inline uint2 tile_at(uint2 group, uint rows, uint cols) {
+  return rows <= cols ? group : uint2(group.y, group.x);
+}
+
 inline float epilogue(constant rlv_op_gemm_nt& a, float sum, device const float* bias, float before, uint col) {
   if (a.bias.buffer != 0) sum += bias[col];
   return a.accumulate != 0 ? sum + before : sum;
 }
 
 // y[m][n] (+)= x[m][k]*w[n][k]^T + bias[n], tiles of 64 x 64: 4 simdgroups of 32 x 32. For more than 64 rows.
-// Grid (n/64, m/64), 128 threads. 16.5 KiB of threadgroup memory, none if DIRECT.
+// Grid (m/64, n/64) by tile_at, 128 threads. 16.5 KiB of threadgroup memory, none if DIRECT.
 template <typename S, typename Y, bool DIRECT>
 kernel void gemm_nt(constant rlv_op_gemm_nt& a [[buffer(0)]], device Y* y [[buffer(1)]],
                     device const S* x [[buffer(2)]], device const S* w [[buffer(3)]],
@@ -16,7 +22,8 @@ kernel void gemm_nt(constant rlv_op_gemm_nt& a [[buffer(0)]], device Y* y [[buff
                     uint t [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
                     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   threadgroup float stages[DIRECT ? 1 : 4 * RLV_STAGE];
-  const uint outer_a = group.y * RLV_TILE, outer_b = group.x * RLV_TILE;
+  const uint2 tile = tile_at(group, a.m, a.n);
+  const uint outer_a = tile.x * RLV_TILE, outer_b = tile.y * RLV_TILE;
   Accumulators total;
   forward_tile<S, DIRECT>(total, x, operand(a.k, a.m, a.k), w, operand(a.k, a.n, a.k), stages, outer_a, outer_b, t,
                           lane, simdgroup);
@@ -86,14 +93,15 @@ SKINNY(2, 4)
 SKINNY(4, 4)
 SKINNY(8, 4)
 
-// dx[m][k] (+)= dy[m][n]*w[n][k]: one chain over n. Grid (k/64, m/64), 128 threads, 16.5 KiB.
+// dx[m][k] (+)= dy[m][n]*w[n][k]: one chain over n. Grid (m/64, k/64) by tile_at, 128 threads, 16.5 KiB.
 template <typename S, bool DIRECT>
 kernel void gemm_nn(constant rlv_op_gemm_nn& a [[buffer(0)]], device S* dx [[buffer(1)]],
                     device const S* dy [[buffer(2)]], device const S* w [[buffer(3)]],
                     uint2 group [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]],
                     uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   threadgroup float stages[DIRECT ? 1 : 4 * RLV_STAGE];
-  const uint outer_a = group.y * RLV_TILE, outer_b = group.x * RLV_TILE;
+  const uint2 tile = tile_at(group, a.m, a.k);
+  const uint outer_a = tile.x * RLV_TILE, outer_b = tile.y * RLV_TILE;
   const uint row0 = simdgroup / 2 * 32, col0 = simdgroup % 2 * 32, steps = ceil_div(a.n, RLV_STEP);
   const Operand oa = operand(a.n, a.m, a.n), ob = operand(a.k, a.k, a.n);
   Accumulators acc;
@@ -121,14 +129,15 @@ RLV_KERNEL("gemm_nn_direct_f32", gemm_nn, float, true)
 RLV_KERNEL("gemm_nn_direct_bf16", gemm_nn, bf16, true)
 
 // dw[n][k] += dy[m][n]^T*x[m][k], float32 in the packed layout of S: one chain over m. Computed as its transpose,
-// rows k and columns n, since n is what lies together in a panel. Grid (n/64, k/64), 128 threads, 16.5 KiB.
+// rows k and columns n, since n is what lies together in a panel. Grid (k/64, n/64) by tile_at, 128 threads, 16.5 KiB.
 template <typename S, bool DIRECT>
 kernel void gemm_tn(constant rlv_op_gemm_tn& a [[buffer(0)]], device float* dw [[buffer(1)]],
                     device const S* dy [[buffer(2)]], device const S* x [[buffer(3)]],
                     uint2 group [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]],
                     uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   threadgroup float stages[DIRECT ? 1 : 4 * RLV_STAGE];
-  const uint outer_a = group.y * RLV_TILE, outer_b = group.x * RLV_TILE;
+  const uint2 tile = tile_at(group, a.k, a.n);
+  const uint outer_a = tile.x * RLV_TILE, outer_b = tile.y * RLV_TILE;
   const uint row0 = simdgroup / 2 * 32, col0 = simdgroup % 2 * 32, steps = ceil_div(a.m, RLV_STEP);
   const Operand oa = operand(a.k, a.k, a.m), ob = operand(a.n, a.n, a.m);
   Accumulators acc;

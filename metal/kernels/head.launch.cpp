@@ -21,7 +21,7 @@ std::string forward_variant(const Encoder& e, const char* name, uint32_t dt) {
 
 void launch_logprob_fwd(Encoder& e, const rlv_op_logprob_fwd& a) {
   e.run("head", forward_variant(e, "logprob_tiles", a.dt),
-        {groups_of(a.vocab, RLV_VOCAB_TILE), groups_of(a.rows, kTile)}, {kThreads});
+        {groups_of(a.rows, kTile), groups_of(a.vocab, RLV_VOCAB_TILE)}, {kThreads});
   e.barrier();
   e.run("head", "logprob_fwd", {groups_of(a.rows, 32)}, {32});
 }
@@ -37,13 +37,13 @@ void launch_logprob_bwd(Encoder& e, const rlv_op_logprob_bwd& a) {
       chunk.stride = groups_of(chunk.cols, RLV_PANEL) * RLV_PANEL;
       chunk.accumulate = col0 > 0;
       e.run("head", forward_variant(e, "logprob_dz", a.dt),
-            {groups_of(chunk.cols, kTile), groups_of(chunk.rows, kTile)}, {kThreads}, &chunk, sizeof chunk);
+            {groups_of(chunk.rows, kTile), groups_of(chunk.cols, kTile)}, {kThreads}, &chunk, sizeof chunk);
       e.barrier();
       if (a.dw.buffer != 0)
         e.run("head", std::string("logprob_dw") + suffix(a.dt),
               {groups_of(chunk.cols, kTile), groups_of(a.cols, kTile)}, {kThreads}, &chunk, sizeof chunk);
       e.run("head", std::string("logprob_dx") + suffix(a.dt),
-            {groups_of(a.cols, kTile), groups_of(chunk.rows, kTile)}, {kThreads}, &chunk, sizeof chunk);
+            {groups_of(chunk.rows, kTile), groups_of(a.cols, kTile)}, {kThreads}, &chunk, sizeof chunk);
       e.barrier();
     }
   }

@@ -20,7 +20,7 @@ inline ulong dx_offset(constant rlv_op_logprob_bwd& a) {
 
 // partial[row][tile] = {max, sum, dot} over a tile of 512 columns, and logprob[row] = z[target] from the tile that
 // has it. A threadgroup has 64 rows and one tile, 64 columns at a time: products by all four simdgroups, then 16 rows
-// of them reduced by each. Grid (vocab/512, rows/64), 128 threads, 16.5 KiB (stages, then logits).
+// of them reduced by each. Grid (rows/64, vocab/512), 128 threads: groups side by side share a tile of the weights, 16.5 KiB (stages, then logits).
 template <typename S, bool DIRECT>
 kernel void logprob_tiles(constant rlv_op_logprob_fwd& a [[buffer(0)]], device float* logprob [[buffer(1)]],
                           device const S* x [[buffer(4)]], device const S* w [[buffer(5)]],
@@ -30,7 +30,7 @@ kernel void logprob_tiles(constant rlv_op_logprob_fwd& a [[buffer(0)]], device f
                           uint lane [[thread_index_in_simdgroup]],
                           uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   threadgroup float stages[4 * RLV_STAGE];
-  const uint row0 = group.y * RLV_TILE, first_col = group.x * RLV_VOCAB_TILE;
+  const uint row0 = group.x * RLV_TILE, first_col = group.y * RLV_VOCAB_TILE;
   const Operand ox = operand(a.cols, a.rows, a.cols), ow = operand(a.cols, a.vocab, a.cols);
   TileSum mine = empty_tile();  // lanes 0..15: of row row0 + 16*simdgroup + lane
 
@@ -65,8 +65,8 @@ kernel void logprob_tiles(constant rlv_op_logprob_fwd& a [[buffer(0)]], device f
   const uint row = row0 + 16 * simdgroup + lane;
   if (lane < 16 && row < a.rows) {
     const uint tiles = ceil_div(a.vocab, RLV_VOCAB_TILE);
-    partial[ulong(row) * tiles + group.x] = float4(mine.max, mine.sum, mine.dot, 0.0f);
-    if (group.x == 0 && targets[row] >= a.vocab) report(error, RLV_BAD_TARGET, targets[row]);
+    partial[ulong(row) * tiles + group.y] = float4(mine.max, mine.sum, mine.dot, 0.0f);
+    if (group.y == 0 && targets[row] >= a.vocab) report(error, RLV_BAD_TARGET, targets[row]);
   }
 }
 RLV_KERNEL("logprob_tiles_f32", logprob_tiles, float, false)
@@ -101,7 +101,7 @@ kernel void logprob_fwd(constant rlv_op_logprob_fwd& a [[buffer(0)]], device flo
 
 // dz[row][col] of a chunk, float32: with p = exp(z - lse),
 //   dz = inv_temp*(dlogprob*(1[col = target] - p) - dentropy*p*(z - lse + H)).
-// Grid (cols/64, rows/64) of the chunk, 128 threads, 16.5 KiB.
+// Grid (rows/64, cols/64) of the chunk, 128 threads, 16.5 KiB.
 template <typename S, bool DIRECT>
 kernel void logprob_dz(constant rlv_op_logprob_bwd& a [[buffer(0)]], device const S* x [[buffer(3)]],
                        device const S* w [[buffer(4)]], device const uint* targets [[buffer(5)]],
@@ -116,12 +116,12 @@ kernel void logprob_dz(constant rlv_op_logprob_bwd& a [[buffer(0)]], device cons
   device const S* w0 = w + packed_index(chunk.col0, 0, a.cols, packs_pairs<S>());
   Accumulators total;
   forward_tile<S, DIRECT>(total, x0, operand(a.cols, chunk.rows, a.cols), w0, operand(a.cols, chunk.cols, a.cols),
-                          stages, group.y * RLV_TILE, group.x * RLV_TILE, t, lane, simdgroup);
+                          stages, group.x * RLV_TILE, group.y * RLV_TILE, t, lane, simdgroup);
   for (uint i = 0; i < 4; i++)
     for (uint j = 0; j < 4; j++)
       for (uint e = 0; e < 2; e++) {
-        const uint r = group.y * RLV_TILE + simdgroup / 2 * 32 + 8 * i + fragment_row(lane);
-        const uint c = group.x * RLV_TILE + simdgroup % 2 * 32 + 8 * j + fragment_col(lane) + e;
+        const uint r = group.x * RLV_TILE + simdgroup / 2 * 32 + 8 * i + fragment_row(lane);
+        const uint c = group.y * RLV_TILE + simdgroup % 2 * 32 + 8 * j + fragment_col(lane) + e;
         if (r >= chunk.rows || c >= chunk.cols) continue;
         const uint row = chunk.row0 + r, target = targets[row];
         if (target >= a.vocab && chunk.col0 + c == 0) report(error, RLV_BAD_TARGET_BWD, target);
@@ -172,7 +172,7 @@ kernel void logprob_dx(constant rlv_op_logprob_bwd& a [[buffer(0)]], device cons
                        uint2 group [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]],
                        uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   threadgroup float stages[4 * RLV_STAGE];
-  const uint outer_a = group.y * RLV_TILE, outer_b = group.x * RLV_TILE;
+  const uint outer_a = group.x * RLV_TILE, outer_b = group.y * RLV_TILE;
   const uint part_row = simdgroup / 2 * 32, part_col = simdgroup % 2 * 32;
   Accumulators acc;
   clear(acc);

@@ -2,11 +2,12 @@
 // one) belongs to one simdgroup, so its bits do not depend on its neighbours. Needs MSL 2.3.
 #include "rope_row.h"
 
-#define ROWS_PER_GROUP 4     // simdgroups of the row kernels
+#define ROWS_PER_GROUP 8     // simdgroups of the row kernels
+#define ROPE_ROWS 4          // rows of a head that a simdgroup takes: the weight and the angles serve more than one
 #define BLOCK_SIMDGROUPS 8   // simdgroups that share a block of 64 rows
 #define HEAD_PARTS 16        // elements of a head per lane: head_dim up to 512
 
-// y = rms_norm(h)*weight, h = x + delta rounded (written) or x itself. Grid (rows/4), 128 threads.
+// y = rms_norm(h)*weight, h = x + delta rounded (written) or x itself. Grid (rows/8), 256 threads.
 template <typename S>
 kernel void rms_norm_fwd(constant rlv_op_rms_norm_fwd& a [[buffer(0)]], device S* y [[buffer(1)]],
                          device S* h [[buffer(2)]], device const S* x [[buffer(3)]],
@@ -42,7 +43,7 @@ inline float rms_norm_bwd_row(constant rlv_op_rms_norm_bwd& a, device S* dx, dev
   return r;
 }
 
-// dx alone, for a frozen weight. Grid (rows/4), 128 threads.
+// dx alone, for a frozen weight. Grid (rows/8), 256 threads.
 template <typename S>
 kernel void rms_norm_bwd(constant rlv_op_rms_norm_bwd& a [[buffer(0)]], device S* dx [[buffer(1)]],
                          device const S* dy [[buffer(3)]], device const S* h [[buffer(4)]],
@@ -96,7 +97,7 @@ kernel void rms_norm_dweight(constant rlv_op_rms_norm_bwd& a [[buffer(0)]], devi
   dweight[col] += sum;
 }
 
-// Grid (heads/4, rows), 128 threads.
+// Grid (heads/8, rows/4), 256 threads.
 template <typename S>
 kernel void qk_norm_rope_fwd(constant rlv_op_qk_norm_rope_fwd& a [[buffer(0)]], device S* y [[buffer(1)]],
                              device const S* x [[buffer(2)]], device const float* weight [[buffer(3)]],
@@ -104,16 +105,18 @@ kernel void qk_norm_rope_fwd(constant rlv_op_qk_norm_rope_fwd& a [[buffer(0)]], 
                              device atomic_uint* error [[buffer(RLV_ERROR)]],
                              uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
                              uint simdgroup [[simdgroup_index_in_threadgroup]]) {
-  const uint row = group.y, head = group.x * ROWS_PER_GROUP + simdgroup;
+  const uint head = group.x * ROWS_PER_GROUP + simdgroup;
   if (head >= a.heads) return;
-  const uint position = positions[row];
-  if (position >= a.max_pos) {
-    if (head == 0 && lane == 0) report(error, RLV_BAD_ROPE_POSITION, position);
-    return;
+  for (uint row = group.y * ROPE_ROWS; row < min(a.rows, (group.y + 1) * ROPE_ROWS); row++) {
+    const uint position = positions[row];
+    if (position >= a.max_pos) {
+      if (head == 0 && lane == 0) report(error, RLV_BAD_ROPE_POSITION, position);
+      continue;
+    }
+    const ulong at = (ulong(row) * a.heads + head) * a.head_dim;
+    rope_row<S>(y + at, 1, x + at, weight, a.weight.buffer != 0, rope + ulong(position) * a.head_dim, a.head_dim,
+                a.eps, lane);
   }
-  const ulong at = (ulong(row) * a.heads + head) * a.head_dim;
-  rope_row<S>(y + at, 1, x + at, weight, a.weight.buffer != 0, rope + ulong(position) * a.head_dim, a.head_dim, a.eps,
-              lane);
 }
 RLV_KERNEL("qk_norm_rope_fwd_f32", qk_norm_rope_fwd, float)
 RLV_KERNEL("qk_norm_rope_fwd_bf16", qk_norm_rope_fwd, bf16)
@@ -156,7 +159,7 @@ inline void qk_norm_rope_bwd_head(constant rlv_op_qk_norm_rope_bwd& a, device S*
   }
 }
 
-// dx alone. Grid (heads/4, rows), 128 threads.
+// dx alone. Grid (heads/8, rows/4), 256 threads.
 template <typename S>
 kernel void qk_norm_rope_bwd(constant rlv_op_qk_norm_rope_bwd& a [[buffer(0)]], device S* dx [[buffer(1)]],
                              device const S* dy [[buffer(3)]], device const S* x [[buffer(4)]],
@@ -164,17 +167,19 @@ kernel void qk_norm_rope_bwd(constant rlv_op_qk_norm_rope_bwd& a [[buffer(0)]], 
                              device const float* rope [[buffer(7)]], device atomic_uint* error [[buffer(RLV_ERROR)]],
                              uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
                              uint simdgroup [[simdgroup_index_in_threadgroup]]) {
-  const uint row = group.y, head = group.x * ROWS_PER_GROUP + simdgroup;
+  const uint head = group.x * ROWS_PER_GROUP + simdgroup;
   if (head >= a.heads) return;
-  const uint position = positions[row];
-  if (position >= a.max_pos) {
-    if (head == 0 && lane == 0) report(error, RLV_BAD_ROPE_BWD_POSITION, position);
-    return;
-  }
   float unused[HEAD_PARTS];
   for (uint i = 0; i < HEAD_PARTS; i++) unused[i] = 0.0f;
-  const ulong at = (ulong(row) * a.heads + head) * a.head_dim;
-  qk_norm_rope_bwd_head(a, dx + at, dy + at, x + at, weight, rope + ulong(position) * a.head_dim, unused, lane);
+  for (uint row = group.y * ROPE_ROWS; row < min(a.rows, (group.y + 1) * ROPE_ROWS); row++) {
+    const uint position = positions[row];
+    if (position >= a.max_pos) {
+      if (head == 0 && lane == 0) report(error, RLV_BAD_ROPE_BWD_POSITION, position);
+      continue;
+    }
+    const ulong at = (ulong(row) * a.heads + head) * a.head_dim;
+    qk_norm_rope_bwd_head(a, dx + at, dy + at, x + at, weight, rope + ulong(position) * a.head_dim, unused, lane);
+  }
 }
 RLV_KERNEL("qk_norm_rope_bwd_f32", qk_norm_rope_bwd, float)
 RLV_KERNEL("qk_norm_rope_bwd_bf16", qk_norm_rope_bwd, bf16)

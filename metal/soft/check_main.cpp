@@ -32,8 +32,17 @@ std::vector<std::string> errors_of(const std::string& file, bool lint) {
   std::vector<std::string> errors;
   const auto library = soft::compile(text.str(), options, log);
   std::stringstream lines(log);
-  for (std::string line; std::getline(lines, line);)
-    if (line.find("error:") != std::string::npos) errors.push_back(named(line, file));
+  bool in_library = false;
+  for (std::string line; std::getline(lines, line);) {
+    const size_t note = line.find(": note: in instantiation");
+    if (line.find("error:") != std::string::npos) {
+      in_library = line[0] == '/';
+      errors.push_back(named(line, file));
+    } else if (note != std::string::npos && line[0] != '/' && in_library) {
+      in_library = false;
+      errors.back() += ", needed at " + named(line.substr(0, note), file);
+    }
+  }
   if (!library && errors.empty()) errors.push_back(file + ": error: " + log);
   if (library && lint)
     for (const std::string& error : soft::lint(text.str(), options)) errors.push_back(named(error, file));

@@ -24,6 +24,9 @@ class GroupOrder {
  public:
   GroupOrder(const Dispatch& d, const Mode& mode) : total_(d.groups[0] * d.groups[1] * d.groups[2]) {
     runs_ = mode.sample_groups == 0 ? total_ : std::min(total_, mode.sample_groups);
+    // The golden section: no dimension of the grid is hit in step.
+    stride_ = std::max(1u, uint32_t(total_ * 0.6180339887498949));
+    while (total_ > 0 && std::gcd(stride_, total_) != 1) stride_++;
     if (mode.seed == 0) return;
     first_ = uint32_t(mode.seed * 0x9e3779b97f4a7c15ull >> 33) % runs_;
     step_ = 1 + uint32_t(mode.seed * 0xd1342543de82ef95ull >> 33) % runs_;
@@ -33,11 +36,11 @@ class GroupOrder {
   uint32_t runs() const { return runs_; }
   uint32_t at(uint32_t i) const {
     const uint64_t place = (first_ + uint64_t(step_) * i) % runs_;
-    return uint32_t(runs_ == total_ ? place : (2 * place + 1) * total_ / (2 * runs_));
+    return uint32_t(runs_ == total_ ? place : (total_ / 2 + place * stride_) % total_);
   }
 
  private:
-  uint32_t total_, runs_ = 0, first_ = 0, step_ = 1;
+  uint32_t total_, runs_ = 0, first_ = 0, step_ = 1, stride_ = 1;
 };
 
 class Execution {

@@ -64,7 +64,8 @@ struct Mode {
   bool count = false;  // device traffic, needs instrumented kernels as check does
   uint64_t seed = 0;   // not 0: fibers start and wake in an order drawn from it
   uint32_t workers = 1;
-  uint32_t sample_groups = 0;  // not 0: only so many threadgroups, evenly spaced, run; counts are scaled up
+  uint32_t sample_groups =
+      0;  // not 0: only so many threadgroups, spread over the grid, run; counts are scaled up
 };
 
 // Traffic is what the threadgroups must move: distinct 32-byte sectors per threadgroup, summed over

@@ -28,6 +28,7 @@ soft_switch_stack:
 .size soft_switch_stack, .-soft_switch_stack
 )");
 #elif defined(__aarch64__)
+// Goes on with 0 as return address, so that a walk up the stack ends at the entry: others never read it.
 asm(R"(
 .text
 .hidden soft_switch_stack
@@ -53,13 +54,14 @@ soft_switch_stack:
   ldp x23, x24, [sp, #32]
   ldp x25, x26, [sp, #48]
   ldp x27, x28, [sp, #64]
-  ldp x29, x30, [sp, #80]
+  ldp x29, x9, [sp, #80]
   ldp d8, d9, [sp, #96]
   ldp d10, d11, [sp, #112]
   ldp d12, d13, [sp, #128]
   ldp d14, d15, [sp, #144]
   add sp, sp, #160
-  ret
+  mov x30, xzr
+  ret x9
 .size soft_switch_stack, .-soft_switch_stack
 )");
 #else

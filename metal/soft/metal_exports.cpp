@@ -76,7 +76,7 @@ void count(const std::string& kernel, const Counts& counts) {
 // Devices opened from now on count what their kernels do, or do not.
 SOFT_EXPORT void soft_counting(uint32_t on) { soft::metal::counts = on != 0; }
 
-// Counting devices run only so many threadgroups of a dispatch, evenly spaced, and scale the counts; 0: all.
+// Counting devices run only so many threadgroups of a dispatch, spread over it, and scale the counts; 0: all.
 SOFT_EXPORT void soft_sample_groups(uint32_t groups) { soft::metal::sampled = groups; }
 
 // {"KERNEL": {...}} of every kernel run by a counting device since the last reset. Returns its length; it is

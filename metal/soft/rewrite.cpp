@@ -33,6 +33,14 @@ bool is_vector_name(const std::string& s) {
   return s.size() > 2 && s.back() >= '2' && s.back() <= '4' && elements.count(s.substr(0, s.size() - 1)) > 0;
 }
 
+// Whether positions and sizes may be of this type; of names that are not Metal's own nothing is known.
+bool counts(const std::string& type, const std::string& attribute) {
+  const bool vector = is_vector_name(type);
+  const std::string element = vector ? type.substr(0, type.size() - 1) : type;
+  if (!is_vector_name(element + "2")) return true;
+  return (element == "uint" || element == "ushort") && (!vector || grid_attributes().count(attribute) > 0);
+}
+
 class Rewriter {
  public:
   explicit Rewriter(const std::string& source) : tokens_(lex(source)), t_(tokens_.list) {}
@@ -104,7 +112,7 @@ class Rewriter {
       if (t_[i].is("{")) depth++;
       if (t_[i].is("}")) depth--;
       if (t_[i].is("constant") && depth == 0)
-        function_constant(i);
+        constant(i);
       else if (t_[i].is("template") && attribute(next(i)))
         i = instantiation(i);
       else if (t_[i].is("kernel") || (attribute(i) && is(next(next(i)), "kernel")))
@@ -113,9 +121,9 @@ class Rewriter {
   }
 
   // constant T name [[function_constant(n)]];
-  void function_constant(size_t i) {
+  void constant(size_t i) {
     const size_t type = next(i), name = next(type), open = next(name);
-    if (!attribute(open) || !is(next(next(open)), "function_constant")) return;
+    if (!attribute(open) || !is(next(next(open)), "function_constant")) return derived_constant(i);
     const size_t close = closing(open), value = next(next(next(next(open))));
     FunctionConstant constant;
     constant.type = t_[type].text;
@@ -124,6 +132,21 @@ class Rewriter {
     out_.constants.push_back(constant);
     function_constants_[constant.name] = constant;
     blank(i, next(close) + 1);
+  }
+
+  // constant T name = expression; with a function constant in it -> inline T name() { return expression; }
+  void derived_constant(size_t i) {
+    size_t equals = kNone, end = i;
+    bool derived = false;
+    for (; end < t_.size() && !is(end, ";") && !is(end, "{"); end = next(end)) {
+      if (is(end, "=") && equals == kNone) equals = end;
+      derived = derived || function_constants_.count(t_[end].text) || derived_.count(t_[end].text);
+    }
+    if (!derived || equals == kNone || !is(end, ";")) return;
+    derived_.insert(t_[previous(equals)].text);
+    t_[i].text = "inline";
+    t_[equals].text = "{ return";
+    t_[end].text = "; }";
   }
 
   // template [[host_name("x")]] [[kernel]] decltype(f<T>) f<T>; or with the whole signature.
@@ -221,14 +244,19 @@ class Rewriter {
         begin = next(i);
       }
     }
-    std::set<int> buffers;
+    std::set<std::pair<std::string, int>> memory;
+    std::set<char> components;
     for (const Argument& a : out) {
-      if (a.kind != "buffer") continue;
+      const char last = a.type.empty() ? ' ' : a.type.back();
+      if (grid_attributes().count(a.kind) && is_vector_name(a.type)) components.insert(last);
+      if (a.kind != "buffer" && a.kind != "threadgroup") continue;
       if (a.index > kLargestBuffer)
-        error(open, "'buffer' attribute of '" + a.name + "' is out of bounds: must be between 0 and 30");
-      if (!buffers.insert(a.index).second)
-        error(open, "two parameters at buffer(" + std::to_string(a.index) + ")");
+        error(open,
+              "'" + a.kind + "' attribute of '" + a.name + "' is out of bounds: must be between 0 and 30");
+      if (!memory.insert({a.kind, a.index}).second)
+        error(open, "two parameters at " + a.kind + "(" + std::to_string(a.index) + ")");
     }
+    if (components.size() > 1) error(open, "positions and sizes of different dimensions");
   }
 
   Argument parameter(size_t begin, size_t end) {
@@ -249,9 +277,14 @@ class Rewriter {
     }
     if (!words.empty()) {
       a.name = t_[words.back()].text;
-      a.type = text(words.front(), words.back());
+      a.type = words.size() > 1 ? text(words.front(), words[words.size() - 2] + 1) : "";
     }
     if (a.kind.empty()) error(begin, "kernel parameter '" + a.name + "' has no attribute");
+    for (const size_t word : words)
+      if (t_[word].is("thread") || (t_[word].is("threadgroup") && a.kind == "buffer"))
+        error(begin, "parameter '" + a.name + "' in " + t_[word].text + " memory");
+    if (!pointer && words.size() > 1 && !counts(t_[words[words.size() - 2]].text, a.kind))
+      error(begin, "type of '" + a.name + "' is none for attribute [[" + a.kind + "]]");
     if (a.kind == "buffer" && !pointer)
       error(begin, "'buffer' attribute of '" + a.name + "', which is no pointer");
     if ((a.kind == "buffer" || a.kind == "threadgroup") && a.index < 0)
@@ -356,6 +389,10 @@ class Rewriter {
       const auto constant = function_constants_.find(s);
       if (constant != function_constants_.end()) {
         constant_use(i, constant->second);
+      } else if (derived_.count(s)) {
+        t_[i].text += "()";
+      } else if (templates_.count(s) && is(next(i), "(") && !is(previous(i), "void")) {
+        error(i, "call of kernel '" + s + "'");
       } else if (is_vector_name(s)) {
         const size_t before = previous(i);
         const bool declares =
@@ -410,6 +447,7 @@ class Rewriter {
   std::vector<std::string> calls_;  // of each kernel: name or name<T, ..>
   std::map<std::string, Kernel> templates_;
   std::map<std::string, FunctionConstant> function_constants_;
+  std::set<std::string> derived_;  // constants that depend on function constants
   int variables_ = 0;
 };
 

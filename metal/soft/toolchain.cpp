@@ -87,7 +87,7 @@ std::string compile_command() {
       " -Werror=uninitialized -Werror=sometimes-uninitialized -Werror=return-type "
       "-Werror=shift-count-overflow"
       " -Werror=division-by-zero -Werror=shadow -Werror=array-bounds -Werror=tautological-compare"
-      " -Werror=implicit-fallthrough -Werror=parentheses -Werror=unused-value";
+      " -Werror=implicit-fallthrough -Werror=parentheses -Werror=unused-value -Werror=global-constructors";
 #if defined(__x86_64__)
   command += " -mavx2 -mfma -mf16c";
 #endif

@@ -14,12 +14,14 @@ typedef atomic<float> __metal_atomic_float;
 #define atomic_uint __metal_atomic_uint
 #define atomic_float __metal_atomic_float
 
-#define SOFT_FETCH(space, name, op)                                                               \
+// Of floats there is no maximum, no bits, and no sum in threadgroup memory.
+#define SOFT_FETCH(space, name, op, floats)                                                       \
   template <class T>                                                                              \
   SOFT_INLINE T name(volatile space atomic<T>* p, typename __identity<T>::type x, memory_order) { \
+    static_assert(floats || !is_same_v<T, float>, #name " of atomic float in " #space " memory"); \
     return __bits_as<T>(soft_atomic((ulong)p, __bits_of(x), 0, op, __code<T>::value));            \
   }
-#define SOFT_ATOMICS(space)                                                                               \
+#define SOFT_ATOMICS(space, in_device)                                                                    \
   template <class T>                                                                                      \
   SOFT_INLINE T atomic_load_explicit(const volatile space atomic<T>* p, memory_order) {                   \
     return __bits_as<T>(soft_atomic((ulong)p, 0, 0, 0, __code<T>::value));                                \
@@ -29,14 +31,14 @@ typedef atomic<float> __metal_atomic_float;
                                          memory_order) {                                                  \
     soft_atomic((ulong)p, __bits_of(x), 0, 1, __code<T>::value);                                          \
   }                                                                                                       \
-  SOFT_FETCH(space, atomic_exchange_explicit, 2)                                                          \
-  SOFT_FETCH(space, atomic_fetch_add_explicit, 3)                                                         \
-  SOFT_FETCH(space, atomic_fetch_sub_explicit, 4)                                                         \
-  SOFT_FETCH(space, atomic_fetch_max_explicit, 5)                                                         \
-  SOFT_FETCH(space, atomic_fetch_min_explicit, 6)                                                         \
-  SOFT_FETCH(space, atomic_fetch_and_explicit, 8)                                                         \
-  SOFT_FETCH(space, atomic_fetch_or_explicit, 9)                                                          \
-  SOFT_FETCH(space, atomic_fetch_xor_explicit, 10)                                                        \
+  SOFT_FETCH(space, atomic_exchange_explicit, 2, true)                                                    \
+  SOFT_FETCH(space, atomic_fetch_add_explicit, 3, in_device)                                              \
+  SOFT_FETCH(space, atomic_fetch_sub_explicit, 4, in_device)                                              \
+  SOFT_FETCH(space, atomic_fetch_max_explicit, 5, false)                                                  \
+  SOFT_FETCH(space, atomic_fetch_min_explicit, 6, false)                                                  \
+  SOFT_FETCH(space, atomic_fetch_and_explicit, 8, false)                                                  \
+  SOFT_FETCH(space, atomic_fetch_or_explicit, 9, false)                                                   \
+  SOFT_FETCH(space, atomic_fetch_xor_explicit, 10, false)                                                 \
   template <class T>                                                                                      \
   SOFT_INLINE bool atomic_compare_exchange_weak_explicit(volatile space atomic<T>* p, thread T* expected, \
                                                          typename __identity<T>::type x, memory_order,    \
@@ -46,8 +48,8 @@ typedef atomic<float> __metal_atomic_float;
     *expected = __bits_as<T>(old);                                                                        \
     return old == wanted;                                                                                 \
   }
-SOFT_ATOMICS(device)
-SOFT_ATOMICS(threadgroup)
+SOFT_ATOMICS(device, true)
+SOFT_ATOMICS(threadgroup, false)
 #undef SOFT_ATOMICS
 #undef SOFT_FETCH
 }  // namespace metal

@@ -2,8 +2,8 @@
 
 #include <dlfcn.h>
 #include <link.h>
-#include <sys/stat.h>
 #include <unistd.h>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -54,6 +54,16 @@ std::string instrumentation(bool instrumented) {
              : " -O2";
 }
 
+// What the loader has mapped of the library at `begin`, up to the end of its last segment.
+size_t loaded_bytes(const char* begin) {
+  const auto* header = reinterpret_cast<const ElfW(Ehdr)*>(begin);
+  const auto* segments = reinterpret_cast<const ElfW(Phdr)*>(begin + header->e_phoff);
+  size_t end = 0;
+  for (int i = 0; i < header->e_phnum; i++)
+    if (segments[i].p_type == PT_LOAD) end = std::max<size_t>(end, segments[i].p_vaddr + segments[i].p_memsz);
+  return end;
+}
+
 std::unique_ptr<Library> load(const std::string& path, Rewritten rewritten, std::string& log) {
   auto library = std::make_unique<Library>();
   library->handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -68,12 +78,9 @@ std::unique_ptr<Library> load(const std::string& path, Rewritten rewritten, std:
         dlsym(library->handle, ("soft_kernel_" + std::to_string(i)).c_str()));
   link_map* map = nullptr;
   dlinfo(library->handle, RTLD_DI_LINKMAP, &map);
-  struct stat info;
   library->image.path = path;
   library->image.begin = reinterpret_cast<const char*>(map->l_addr);
-  // Its file holds everything that is loaded, but for zeroed data.
-  library->image.end =
-      library->image.begin + (stat(path.c_str(), &info) == 0 ? info.st_size + (1 << 20) : 16 << 20);
+  library->image.end = library->image.begin + loaded_bytes(library->image.begin);
   return library;
 }
 

@@ -103,9 +103,7 @@ std::unique_ptr<Library> compile(const std::string& source, const CompileOptions
     return nullptr;
   }
   const std::string flags = instrumentation(options.instrumented) + defines(options);
-  const std::string base = folder + "/" + hex(hash_text(source + flags, library_hash()));
-  const std::string shared = base + ".so", own = base + "." + std::to_string(getpid());
-
+  const std::string own = folder + "/" + hex(hash_text(source)) + "." + std::to_string(getpid());
   std::string preprocessed;
   if (!preprocess(source, defines(options), own, preprocessed, log)) return nullptr;
   Rewritten rewritten = rewrite(preprocessed);
@@ -113,12 +111,13 @@ std::unique_ptr<Library> compile(const std::string& source, const CompileOptions
     for (const std::string& error : rewritten.errors) log += error + "\n";
     return nullptr;
   }
+  const std::string command = compile_command() + " -fPIC -shared -nostdlib -g -fuse-ld=lld" + flags;
+  const std::string shared =
+      folder + "/" + hex(hash_text(rewritten.source + command, library_hash())) + ".so";
   if (access(shared.c_str(), R_OK) != 0) {
     const std::string rewritten_path = own + ".cl", made = own + ".so";
     write(rewritten_path, rewritten.source);
-    const bool ok = run_tool(compile_command() + " -fPIC -shared -nostdlib -g -fuse-ld=lld" + flags + " " +
-                                 rewritten_path + " -o " + made,
-                             log);
+    const bool ok = run_tool(command + " " + rewritten_path + " -o " + made, log);
     unlink(rewritten_path.c_str());
     if (!ok) return nullptr;
     std::rename(made.c_str(), shared.c_str());

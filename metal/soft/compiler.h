@@ -44,7 +44,8 @@ struct CompileOptions {
 };
 
 // nullptr with `log` filled ("program_source:LINE:COL: error: ...") when Metal would refuse the source or
-// clang does. Compiled libraries are kept in the cache folder by the hash of source, options and compiler.
+// clang does. Compiled libraries are kept in the cache folder by the hash of rewritten source, command and
+// compiler.
 std::unique_ptr<Library> compile(const std::string& source, const CompileOptions& options, std::string& log);
 
 }  // namespace soft

@@ -139,6 +139,7 @@ class Rewriter {
     size_t equals = kNone, end = i;
     bool derived = false;
     for (; end < t_.size() && !is(end, ";") && !is(end, "{"); end = next(end)) {
+      if (equals == kNone && (is(end, ",") || is(end, ")"))) return;  // a parameter
       if (is(end, "=") && equals == kNone) equals = end;
       derived = derived || function_constants_.count(t_[end].text) || derived_.count(t_[end].text);
     }

@@ -1,6 +1,12 @@
 import type { BenchModule, BenchResult } from "../config/contracts.ts";
 import { resolveOptions } from "../config/resolve.ts";
-import { BENCH_NAMES, type BenchName, type BenchOptions, benchSchemas } from "../config/schema-inference.ts";
+import {
+  BENCH_NAMES,
+  type BenchName,
+  type BenchOptions,
+  benchSchemas,
+  MEASURING,
+} from "../config/schema-inference.ts";
 import { didYouMean } from "../config/suggest.ts";
 import { UsageError } from "../core/errors.ts";
 import { programArgv } from "../run/engine-process.ts";
@@ -24,7 +30,10 @@ export const command: Command = {
   examples: (argv) => [
     named(argv) === undefined ? "rlv bench grpo --json" : `rlv bench ${named(argv)} --json`,
   ],
-  notes: () => [`The name comes first: ${BENCH_NAMES.join(", ")}; rlv bench NAME --help shows its flags.`],
+  notes: () => [
+    `The name comes first: ${BENCH_NAMES.join(", ")}; rlv bench NAME --help shows its flags.`,
+    "metal-model estimates times on Apple's GPUs from counts of software Metal: scripts/build-native --soft first.",
+  ],
   flags(argv): Flag[] {
     const name = named(argv);
     if (name !== undefined) return [...flagsOf(benchSchemas[name]), JSON_FLAG];
@@ -39,7 +48,7 @@ export const command: Command = {
         undefined,
         didYouMean(asked, BENCH_NAMES, `the benches are ${BENCH_NAMES.join(", ")}`),
       );
-    const names = name === undefined ? BENCH_NAMES : [name];
+    const names = name === undefined ? MEASURING : [name];
     const options = names.map((each) =>
       resolveOptions<BenchOptions<BenchName>>(benchSchemas[each], flags, `bench ${each}`),
     );

@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { CHIPS } from "../core/apple-chips.ts";
 import { field, int, nonNegative, orNone, required, text } from "./fields.ts";
 import { deviceShape, samplingShape, seedShape } from "./schema-common.ts";
 
@@ -94,8 +95,23 @@ export const benchSchemas = {
   }),
   ops: z.strictObject({ shape: shapeFlag, steps: stepsFlag, ...benchShape }),
   startup: z.strictObject({ shape: shapeFlag, steps: stepsFlag, ...benchShape }),
+  "metal-model": z.strictObject({
+    shape: shapeFlag,
+    dtype: deviceShape.dtype,
+    prompt: field(int(1), 128, "tokens of a prompt"),
+    completion: field(int(2), 64, "tokens of a completion"),
+    group: field(int(1), 8, "completions a prompt"),
+    completions: field(int(1), 8, "completions a step"),
+    chip: field(
+      z.enum(CHIPS.map(({ name }) => name)),
+      "M4",
+      "chip of the list by kernel; the whole step is estimated for all",
+    ),
+  }),
 } as const;
 
 export type BenchName = keyof typeof benchSchemas;
 export type BenchOptions<Name extends BenchName> = Readonly<z.output<(typeof benchSchemas)[Name]>>;
 export const BENCH_NAMES = Object.keys(benchSchemas) as BenchName[];
+/** What measures this machine: `rlv bench` without a name. */
+export const MEASURING = BENCH_NAMES.filter((name) => name !== "metal-model");

@@ -21,10 +21,14 @@ import { forwardRow } from "../rollout/score.ts";
 import { Graph, StepMemory } from "../tape/tape.ts";
 import { configOf, promptIds, type Shape, sampling } from "./bench-shapes.ts";
 import { Costs, type MachineLimit, sharedPairs } from "./limits.ts";
+import { metalModel } from "./metal-model/model.ts";
 import { dtypeCode, openDevice, openModel } from "./open-model.ts";
 import { PolicyStep } from "./policy-step.ts";
 
-type Common = Pick<BenchOptions<BenchName>, "device" | "threads" | "dtype" | "seed" | "steps">;
+type Common = Pick<
+  BenchOptions<Exclude<BenchName, "metal-model">>,
+  "device" | "threads" | "dtype" | "seed" | "steps"
+>;
 
 export type Result = Readonly<Record<string, unknown>> & { readonly name: BenchName };
 export interface Context {
@@ -450,6 +454,10 @@ export async function runBench<Name extends BenchName>(
     train,
     ops,
     startup,
+    "metal-model": async (options, context) => ({
+      name: "metal-model",
+      ...metalModel(options, context.talk),
+    }),
   };
   return (benches[name] as (options: BenchOptions<Name>, context: Context) => Promise<Result>)(
     options,

@@ -8,6 +8,9 @@ import { kernelSource } from "../../scripts/kernel-source.ts";
 const root = resolve(import.meta.dir, "../..");
 const program = join(root, "build/msl-check");
 const PRELUDE = "#include <metal_stdlib>\nusing namespace metal;\n";
+const scratch = mkdtempSync(join(tmpdir(), "rlv-soft-rules-"));
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+/** How most kernels here begin. */
 const K = "kernel void k(device float* o [[buffer(0)]]";
 
 interface Rule {
@@ -22,15 +25,11 @@ interface Rule {
 const RULES: Readonly<Record<string, readonly Rule[]>> = {
   "address spaces": [
     {
-      name: "device to threadgroup pointer",
+      name: "device to threadgroup",
       accepts: false,
-      source: "void f(device float* a) { threadgroup float* p = a; }",
+      source: "void f(device int* a) { threadgroup int* p = a; }",
     },
-    {
-      name: "device to thread pointer",
-      accepts: false,
-      source: "void f(device float* a) { thread float* p = a; }",
-    },
+    { name: "device to thread", accepts: false, source: "void f(device float* a) { thread float* p = a; }" },
     {
       name: "cast between address spaces",
       accepts: false,
@@ -42,43 +41,16 @@ const RULES: Readonly<Record<string, readonly Rule[]>> = {
       source: "void f(device float* a) { threadgroup float* p = reinterpret_cast<threadgroup float*>(a); }",
     },
     { name: "store to constant memory", accepts: false, source: "void f(constant float* a) { a[0] = 1; }" },
-    {
-      name: "const dropped",
-      accepts: false,
-      source: "void f(device const float* a) { device float* p = a; }",
-    },
-    {
-      name: "parameter without",
-      accepts: false,
-      source: "void f(float* a) { a[0] = 1; }",
-      says: /address space/,
-    },
+    { name: "const dropped", accepts: false, source: "void f(device const int* a) { device int* p = a; }" },
+    { name: "parameter without", accepts: false, source: "void f(float* a) { a[0] = 1; }" },
     { name: "unnamed parameter without", accepts: false, source: "void f(float*) {}", says: /address space/ },
-    {
-      name: "reference parameter without",
-      accepts: false,
-      source: "float f(const float& a) { return a; }",
-      says: /address space/,
-    },
-    {
-      name: "variable without",
-      accepts: false,
-      source: "void f(device float* a) { float* p = a; }",
-      says: /address space/,
-    },
-    {
-      name: "local reference without",
-      accepts: false,
-      source: "float f() { float x = 1; float& r = x; return r; }",
-    },
+    { name: "reference parameter without", accepts: false, source: "float f(const float& a) { return a; }" },
+    { name: "variable without", accepts: false, source: "void f(device float* a) { float* p = a; }" },
+    { name: "reference without", accepts: false, source: "int f() { int x = 1; int& r = x; return r; }" },
     { name: "member without", accepts: false, source: "struct S { float* p; };", says: /address space/ },
     { name: "return type without", accepts: false, source: "float* f(thread float* a) { return a; }" },
     { name: "alias without", accepts: false, source: "using P = float*;" },
-    {
-      name: "cast to a type without",
-      accepts: false,
-      source: "float f(device float* a) { return *(float*)a; }",
-    },
+    { name: "cast without", accepts: false, source: "float f(device float* a) { return *(float*)a; }" },
     { name: "pointee without", accepts: false, source: "float f(device float** a) { return **a; }" },
     {
       name: "pointer to pointer",
@@ -134,11 +106,7 @@ const RULES: Readonly<Record<string, readonly Rule[]>> = {
     },
   ],
   "threadgroup memory": [
-    {
-      name: "variable in an ordinary function",
-      accepts: false,
-      source: "void f() { threadgroup float t[4]; }",
-    },
+    { name: "in an ordinary function", accepts: false, source: "void f() { threadgroup float t[4]; }" },
     {
       name: "variable with a value",
       accepts: false,
@@ -247,35 +215,21 @@ const RULES: Readonly<Record<string, readonly Rule[]>> = {
     },
   ],
   "what of C++ is missing": [
-    {
-      name: "recursion",
-      accepts: false,
-      source: "int f(int x) { return x > 0 ? f(x - 1) : 0; }",
-      says: /itself/,
-    },
+    { name: "recursion", accepts: false, source: "int f(int x) { return f(x - 1); }", says: /itself/ },
     {
       name: "recursion through another function",
       accepts: false,
       source: "int g(int x); int f(int x) { return g(x - 1); } int g(int x) { return x > 0 ? f(x) : 0; }",
       says: /itself/,
     },
-    {
-      name: "double",
-      accepts: false,
-      source: "float f(float x) { double d = x; return d; }",
-      says: /double/,
-    },
+    { name: "double", accepts: false, source: "double f(double x) { return x; }", says: /double/ },
     { name: "long double", accepts: false, source: "void f() { long double d = 1; }" },
     {
       name: "double as template argument",
       accepts: false,
       source: "template <class T> T g(T x) { return x; } float f(float x) { return g<double>(x); }",
     },
-    {
-      name: "literal without suffix is a float",
-      accepts: true,
-      source: "float f(float x) { return x * 2.0; }",
-    },
+    { name: "literal without suffix", accepts: true, source: "float f(float x) { return x * 2.0; }" },
     { name: "static local", accepts: false, source: "int f() { static int n; return ++n; }" },
     { name: "thread_local", accepts: false, source: "thread_local int n = 0; int f() { return n; }" },
     { name: "new", accepts: false, source: "void f() { thread int* p = new int; }" },
@@ -299,11 +253,7 @@ const RULES: Readonly<Record<string, readonly Rule[]>> = {
     },
     { name: "typeid", accepts: false, source: "bool f(int x) { return typeid(x) == typeid(int); }" },
     { name: "variable arguments", accepts: false, source: "int f(int n, ...) { return n; }" },
-    {
-      name: "array of variable length",
-      accepts: false,
-      source: "float f(int n) { float a[n]; return a[0]; }",
-    },
+    { name: "array of a variable length", accepts: false, source: "int f(int n) { int a[n]; return a[0]; }" },
     { name: "standard C++ header", accepts: false, source: "#include <vector>", says: /vector/ },
     { name: "printf", accepts: false, source: 'void f() { printf("x"); }' },
     { name: "failed static_assert", accepts: false, source: 'static_assert(sizeof(half) == 4, "half");' },
@@ -578,9 +528,7 @@ const DISAGREE: readonly (Rule & { readonly reason: string })[] = [
 const kernels = readdirSync(join(root, "metal/kernels")).filter((name) => name.endsWith(".metal"));
 
 describe.skipIf(!existsSync(program))("msl-check (scripts/build-native --soft)", () => {
-  const scratch = mkdtempSync(join(tmpdir(), "rlv-soft-rules-"));
-  afterAll(() => rmSync(scratch, { recursive: true, force: true }));
-  const fileOf = (name: string) => join(scratch, `${name.replaceAll(/[^a-zA-Z0-9_.]/g, "_")}`);
+  const fileOf = (name: string) => join(scratch, name.replaceAll(/[^a-zA-Z0-9_.]/g, "_"));
   const errors = new Map<string, readonly string[]>();
 
   beforeAll(() => {

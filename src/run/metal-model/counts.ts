@@ -18,8 +18,18 @@ export interface KernelCounts {
   readonly threadgroup_memory: number;
 }
 
-/** Later kernels of these operations read every result of the earlier ones, or fail. */
-const WHOLE = new Set(["sample"]);
+/**
+ * Threadgroups to run of a dispatch; 0: all of them, where a later kernel reads every result of an earlier one, or
+ * where groups differ much. Those of most operations are alike.
+ */
+const SAMPLED: Readonly<Record<string, number>> = {
+  sample: 0,
+  attn_fwd: 0,
+  attn_decode: 0,
+  attn_bwd: 0,
+  logprob_bwd: 2,
+};
+const SAMPLED_OTHERWISE = 8;
 
 export class Counter {
   readonly #symbols = softCounters();
@@ -31,10 +41,10 @@ export class Counter {
     this.#symbols.soft_counting(0);
   }
 
-  /** Counts of one run of an operation on small values, of `sampledGroups` threadgroups a dispatch. */
-  count(captured: Captured, sampledGroups = 4): KernelCounts[] {
+  /** Counts of one run of an operation on zeros and what the host gave it. */
+  count(captured: Captured): KernelCounts[] {
     const { op, params, tensors } = captured;
-    this.#symbols.soft_sample_groups(WHOLE.has(op.name) ? 0 : sampledGroups);
+    this.#symbols.soft_sample_groups(SAMPLED[op.name] ?? SAMPLED_OTHERWISE);
     const buffers = new Map<string, ReturnType<Device["buffer"]>>();
     const args: Record<string, View | number | null> = { ...params };
     for (const [name, tensor] of Object.entries(tensors)) {

@@ -196,6 +196,7 @@ function softTools(): boolean {
 const SOFT_WHOLE = [
   "ops/table",
   "ops/invariance",
+  "ops/fused",
   "ops/head-goldens",
   "golden/models",
   "golden/trainer",
@@ -203,7 +204,7 @@ const SOFT_WHOLE = [
   "golden/sampling",
   "run/sampler",
 ];
-const SOFT_CHECKED = ["ops/table", "ops/invariance"];
+const SOFT_CHECKED = ["ops/table", "ops/invariance", "ops/fused"];
 
 function softRuns(): void {
   const paths = (names: readonly string[]) => names.map((name) => join(root, `tests/${name}.test.ts`));

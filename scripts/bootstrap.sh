@@ -63,8 +63,10 @@ install_packages() {
 # The library is older than a source, a folder of sources (files added or removed) or its builder.
 native_stale() {
   [ -f "$native_library" ] || return 0
+  elsewhere="$root/metal/apple"
+  [ "$(uname -s)" = Darwin ] && elsewhere="$root/metal/soft"
   [ -n "$(find "$root/metal" "$root/scripts/native.ts" \
-    \( -path "$root/metal/soft" -o -path "$root/metal/apple" -o -path "$root/metal/dist" \) -prune \
+    \( -path "$root/metal/soft" -o -path "$elsewhere" \) -prune \
     -o -newer "$native_library" -print 2>/dev/null | head -n 1)" ]
 }
 

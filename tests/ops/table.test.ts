@@ -1,10 +1,11 @@
 /**
  * Every operation of the catalogue, in every mode:
  *
- *   value      cpu against the float64 reference
+ *   value      the device against the float64 reference
  *   grad       the gradient rule and its backward kernels against the complex step, with random cotangents, on
  *              top of what the destinations hold already
  *   mutant     a broken record turns the row red, forward and backward
+ *   cpu        another device than the cpu against the cpu, values and gradients
  *   threads    one, two and three threads agree bit for bit
  *   null       the counting device accepts and counts
  *   contract   a tensor that is too short or missing is refused by name
@@ -20,7 +21,7 @@ import { bytesNeeded, Device } from "../../src/device/device.ts";
 import { evaluate, type View } from "../../src/ops/define.ts";
 import { fill } from "../../src/ops/elementwise.ts";
 import { catalogue } from "../../src/ops/index.ts";
-import { openTestDevice } from "../test-device.ts";
+import { openTestDevice, testDeviceName } from "../test-device.ts";
 import { coarsest, distance, roundoff, sameBits, sameValues } from "./compare.ts";
 import type { GradCase, Row } from "./row.ts";
 import {
@@ -38,10 +39,12 @@ import { type Data, elementBytes, elementOf, f32, floats, normals, random, value
 /** Roundings that a tolerance may allow at most: beyond it a row would prove little. */
 const LARGEST_SLACK = 32;
 
-const cpu = [1, 2, 3].map((threads) => openTestDevice(threads));
+const tested = [1, 2, 3].map((threads) => openTestDevice(threads));
+/** What another device is compared with. */
+const cpu = testDeviceName === "cpu" ? null : Device.open("cpu", 1);
 const ref = Device.open("ref");
 const none = Device.open("null");
-const devices = [...cpu, ref, none];
+const devices = [...tested, ref, none, ...(cpu ? [cpu] : [])];
 afterAll(() => {
   for (const device of devices) {
     const { liveBytes, liveBuffers } = device.stats();
@@ -160,17 +163,17 @@ function complexStep(grad: Grad): Outputs {
   return result;
 }
 
-/** Gradients of one thread's cpu against the complex step; in units of the tolerance. */
+/** Gradients against the complex step, or those of `peer`; in units of the tolerance. */
 function gradExcess(
   row: Row,
   grad: Grad,
   full: boolean,
-  mutate?: Mutation,
+  { mutate, peer }: { mutate?: Mutation; peer?: Device } = {},
 ): { worst: number; where: string } {
-  const added: Record<string, Data> = full ? destinations(grad, row) : {};
+  const added: Record<string, Data> = full && !peer ? destinations(grad, row) : {};
   const options = { ...grad, before: added, partial: full ? added : {}, mutate };
-  const got = gradients(cpu[0]!, grad.c, options).gradients;
-  const want = complexStep(grad);
+  const got = gradients(tested[0]!, grad.c, options).gradients;
+  const want = peer ? gradients(peer, grad.c, options).gradients : complexStep(grad);
   let result = { worst: 0, where: "" };
   for (const name of grad.wanted) {
     const present = added[name] ? valuesOf(added[name]) : null;
@@ -193,22 +196,22 @@ function expectGreen(title: string, { worst, where }: { worst: number; where: st
 }
 
 test("guard: a write outside a tensor and a changed input are found", () => {
-  withMemory(cpu[0]!, (memory) => {
+  withMemory(tested[0]!, (memory) => {
     const slot = memory.place("victim", "f32", 20);
     const write = (n: number) => {
-      cpu[0]!.emit(fill, { y: { ...slot.view, length: slot.view.length + 1 }, n, value: 1 });
-      cpu[0]!.finish();
+      tested[0]!.emit(fill, { y: { ...slot.view, length: slot.view.length + 1 }, n, value: 1 });
+      tested[0]!.finish();
     };
     write(5);
     memory.check([]);
     write(6);
     expect(() => memory.check([])).toThrow("victim: a write outside, at byte 20");
   });
-  withMemory(cpu[0]!, (memory) => {
+  withMemory(tested[0]!, (memory) => {
     const slot = memory.place("victim", "f32", 16, f32([1, 2, 3, 4]).bytes);
     memory.check([slot]);
-    cpu[0]!.emit(fill, { y: slot.view, n: 1, value: 0 });
-    cpu[0]!.finish();
+    tested[0]!.emit(fill, { y: slot.view, n: 1, value: 0 });
+    tested[0]!.finish();
     expect(() => memory.check([slot])).toThrow("victim: an input was written");
   });
 });
@@ -243,10 +246,18 @@ for (const row of Object.values(rows)) {
   }
 
   for (const c of row.cases) {
-    test(`value ${c.name}`, () => expectGreen(`value ${c.name}`, excess(row, run(cpu[0]!, c), reference(c))));
+    test(`value ${c.name}`, () =>
+      expectGreen(`value ${c.name}`, excess(row, run(tested[0]!, c), reference(c))));
+
+    // Each may be off by the tolerance.
+    if (cpu)
+      test(`cpu ${c.name}`, () => {
+        const { worst, where } = excess(row, run(tested[0]!, c), run(cpu, c));
+        expectGreen(`cpu ${c.name}`, { worst: worst / 2, where });
+      });
 
     test(`threads ${c.name}`, () => {
-      const [one, ...others] = cpu.map((device) => run(device, c));
+      const [one, ...others] = tested.map((device) => run(device, c));
       for (const other of others) expect(sameBits(one!, other)).toBe(true);
     });
 
@@ -295,7 +306,7 @@ for (const row of Object.values(rows)) {
         const broken = mutant.change(c);
         if (!broken) continue;
         applied++;
-        if (excess(row, run(cpu[0]!, broken), reference(c)).worst <= 1)
+        if (excess(row, run(tested[0]!, broken), reference(c)).worst <= 1)
           throw new Error(`${c.name} stays green`);
       }
       expect(applied).toBeGreaterThan(0);
@@ -306,7 +317,7 @@ for (const row of Object.values(rows)) {
     test(`refuse ${op.name}: ${refusal.name}`, () => {
       const c = caseOf(row, refusal.case);
       const broken = refusal.change(c);
-      for (const device of [cpu[0]!, cpu[2]!, ref]) {
+      for (const device of [tested[0]!, tested[2]!, ref]) {
         expect(() => run(device, broken)).toThrow(DeviceError);
         // Operations that share a check name their family.
         expect(() => run(device, broken)).toThrow(new RegExp(`^\\[(${op.name}|${family}): `));
@@ -333,10 +344,16 @@ for (const row of Object.values(rows)) {
       expectGreen(`${name}, added to what is there`, gradExcess(row, grad, true));
     });
 
+    if (cpu)
+      test(`cpu ${name}`, () => {
+        const { worst, where } = gradExcess(row, gradRun(row, g), false, { peer: cpu });
+        expectGreen(`cpu ${name}`, { worst: worst / 2, where });
+      });
+
     test(`threads ${name}`, () => {
       const grad = gradRun(row, g);
       const added = destinations(grad, row);
-      const [one, ...others] = cpu.map(
+      const [one, ...others] = tested.map(
         (device) => gradients(device, grad.c, { ...grad, before: added, partial: added }).gradients,
       );
       for (const other of others) expect(sameBits(one!, other)).toBe(true);
@@ -361,7 +378,7 @@ for (const row of Object.values(rows)) {
           changed ||= broken !== null;
           return broken ?? args;
         };
-        const { worst } = gradExcess(row, grad, true, mutate);
+        const { worst } = gradExcess(row, grad, true, { mutate });
         if (!changed) continue;
         applied++;
         if (worst <= 1) throw new Error(`${grad.name} stays green`);
@@ -388,7 +405,7 @@ test("ref: a gradient of something that has none is refused", () => {
   expect(() => referenceGradients(ref, c, cotangents, ["ids"])).toThrow("float inputs");
   expect(() => referenceGradients(ref, c, { table: f32([1]) }, [])).toThrow("cotangents belong to outputs");
   expect(() => referenceGradients(ref, c, { y: f32([1]) }, [])).toThrow("range too short");
-  expect(() => referenceGradients(cpu[0]!, c, cotangents, ["table"])).toThrow("only the ref device");
+  expect(() => referenceGradients(tested[0]!, c, cotangents, ["table"])).toThrow("only the ref device");
 });
 
 test("ref refuses backward operations", () => {

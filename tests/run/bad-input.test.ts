@@ -163,7 +163,7 @@ describe("flags, configs, folders", () => {
   test.each([
     [["--learning_rat", "1"], /--learning_rat.*learning_rate/],
     [["--learning_rate", "fast"], /learning_rate/],
-    [["--device", "soft"], /no device soft/],
+    [["--device", "tpu"], /device.*auto.*cpu/],
     [["--loss_type", "cispo"], /epsilon_high/],
   ] as [string[], RegExp][])("%p", async (args, text) => {
     await refused(args, 2, text);

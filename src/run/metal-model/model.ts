@@ -79,7 +79,13 @@ export function metalModel(
       "bench metal-model",
       "give a multiple",
     );
-  const chip = CHIPS.find(({ name }) => name === options.chip)!;
+  const chip = CHIPS.find(({ name }) => name.toLowerCase() === options.chip.toLowerCase());
+  if (!chip)
+    throw new UsageError(
+      `unknown chip ${JSON.stringify(options.chip)}`,
+      "--chip",
+      `one of ${CHIPS.map(({ name }) => name).join(", ")}`,
+    );
   const phases = capture({ shape, dtype: dtypeCode(options.dtype), completions, group, prompt, completion });
   const counter = new Counter();
   const kernels = new Map<string, KernelWork>();

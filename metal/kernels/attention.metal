@@ -15,6 +15,7 @@
 #define TILE_ROWS 32
 #define KEY_STRIDE 18  // floats of a staged line of keys: 16, and 2 against bank conflicts
 #define ATTN_THREADS 128
+#define APPEND_THREADS 256
 
 inline uint fragment_row(uint lane) { return ((lane / 4) & 4) + (lane / 2) % 4; }
 inline uint fragment_col(uint lane) { return ((lane / 4) & 2) * 2 + (lane % 2) * 2; }
@@ -651,10 +652,9 @@ template <typename S>
 kernel void kv_append(constant rlv_op_kv_append& a [[buffer(0)]], device S* kv [[buffer(1)]],
                       device const S* k [[buffer(2)]], device const S* v [[buffer(3)]],
                       device const uint* slots [[buffer(4)]], device atomic_uint* error [[buffer(RLV_ERROR)]],
-                      uint2 at [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]],
-                      uint threads [[threads_per_threadgroup]]) {
+                      uint2 at [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]]) {
   const uint row0 = at.y * RLV_PAGE, rows = min(a.rows - row0, RLV_PAGE);
-  for (uint i = t; i < RLV_PAGE * a.head_dim; i += threads) {
+  for (uint i = t; i < RLV_PAGE * a.head_dim; i += APPEND_THREADS) {
     const uint key_row = i % RLV_PAGE, key_col = i / RLV_PAGE, value_row = i / a.head_dim, value_col = i % a.head_dim;
     if (key_row < rows) {
       const uint slot = slots[row0 + key_row];
@@ -682,8 +682,7 @@ RLV_KERNEL("kv_append_bf16", kv_append, bf16)
 template <typename S>
 kernel void kv_copy(constant rlv_op_kv_copy& a [[buffer(0)]], device S* kv [[buffer(1)]],
                     device const uint* pairs [[buffer(2)]], device atomic_uint* error [[buffer(RLV_ERROR)]],
-                    uint2 at [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]],
-                    uint threads [[threads_per_threadgroup]]) {
+                    uint2 at [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]]) {
   const uint from = pairs[2 * at.y], to = pairs[2 * at.y + 1];
   if (from >= a.kv_pages || to >= a.kv_pages) {
     if (at.x == 0 && t == 0) report(error, RLV_BAD_COPY_PAGE, from >= a.kv_pages ? from : to);
@@ -692,7 +691,7 @@ kernel void kv_copy(constant rlv_op_kv_copy& a [[buffer(0)]], device S* kv [[buf
   const uint size = 2 * RLV_PAGE * a.head_dim;
   device const S* source = kv + (ulong(from) * a.kv_heads + at.x) * size;
   device S* target = kv + (ulong(to) * a.kv_heads + at.x) * size;
-  for (uint i = t; i < size; i += threads) target[i] = source[i];
+  for (uint i = t; i < size; i += ATTN_THREADS) target[i] = source[i];
 }
 RLV_KERNEL("kv_copy_f32", kv_copy, float)
 RLV_KERNEL("kv_copy_bf16", kv_copy, bf16)

@@ -13,6 +13,7 @@ using namespace metal;
 
 // The same expression gives the same bits in every kernel: a product and a sum become one operation only by
 // fma().
+#pragma METAL fp contract(off)
 #pragma STDC FP_CONTRACT OFF
 
 #define RLV_EXTRA 29

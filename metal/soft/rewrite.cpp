@@ -248,8 +248,7 @@ class Rewriter {
     std::set<std::pair<std::string, int>> memory;
     std::set<char> components;
     for (const Argument& a : out) {
-      const char last = a.type.empty() ? ' ' : a.type.back();
-      if (grid_attributes().count(a.kind) && is_vector_name(a.type)) components.insert(last);
+      if (grid_attributes().count(a.kind)) components.insert(is_vector_name(a.type) ? a.type.back() : '1');
       if (a.kind != "buffer" && a.kind != "threadgroup") continue;
       if (a.index > kLargestBuffer)
         error(open,

@@ -185,6 +185,12 @@ const RULES: Readonly<Record<string, readonly Rule[]>> = {
       source: `${K}, uint2 i [[thread_position_in_grid]], uint3 n [[threads_per_threadgroup]]) { o[i.x] = n.z; }`,
     },
     {
+      name: "a position of one dimension, a size of two",
+      accepts: false,
+      source: `${K}, uint i [[thread_position_in_grid]], uint2 n [[threads_per_grid]]) { o[i] = n.x; }`,
+      says: /dimensions/,
+    },
+    {
       name: "call of a kernel",
       accepts: false,
       source: `${K}) { o[0] = 1; } kernel void l(device float* o [[buffer(0)]]) { k(o); }`,

@@ -45,10 +45,15 @@ interface Segment {
   readonly parent: number;
 }
 
+/** What the host wrote into a tensor of whole numbers. */
+function wordsOf(c: Captured, tensor: string): Uint32Array {
+  const data = c.tensors[tensor]?.data;
+  if (!data) throw new Error(`${c.op.name}: ${tensor} was not captured`);
+  return new Uint32Array(data.slice().buffer);
+}
+
 function segmentsOf(c: Captured): Segment[] {
-  const data = c.tensors.segs!.data;
-  if (!data) throw new Error(`${c.op.name}: segments were not captured`);
-  const words = new Uint32Array(data.slice().buffer);
+  const words = wordsOf(c, "segs");
   return Array.from({ length: c.params.n_segs! }, (_, i) => ({
     len: words[i * SEGMENT_WORDS + 1]!,
     parent: words[i * SEGMENT_WORDS + 2]!,
@@ -82,9 +87,7 @@ function queriesOfTiles(segments: readonly Segment[]): number {
 
 /** Sectors of pages that rows of keys and values are written to. */
 function appended(c: Captured, p: Params): number {
-  const data = c.tensors.slots!.data;
-  if (!data) throw new Error(`${c.op.name}: slots were not captured`);
-  const slots = [...new Uint32Array(data.slice().buffer)].slice(0, p.rows).filter((slot) => slot !== NONE);
+  const slots = [...wordsOf(c, "slots")].slice(0, p.rows).filter((slot) => slot !== NONE);
   const size = sizeOf(p.dt!);
   const positions = SECTOR / size;
   // Keys of neighbouring positions share a sector if one threadgroup of 16 rows writes them.
@@ -143,10 +146,20 @@ const OF: Readonly<Record<string, (c: Captured, p: Params, size: number) => Leas
   attn_fwd: (c, p) => attention(c, p, false),
   attn_bwd: (c, p) => attention(c, p, true),
   attn_decode: (c, p, size) => {
-    const data = c.tensors.lens!.data;
-    if (!data) throw new Error("attn_decode: lengths were not captured");
-    const keys = [...new Uint32Array(data.slice().buffer)].slice(0, p.batch).reduce((a, b) => a + b, 0);
-    return both((2 * p.batch! * p.heads! + 2 * keys * p.kv_heads!) * p.head_dim! * size);
+    const lens = wordsOf(c, "lens");
+    const pages = wordsOf(c, "table");
+    const used = new Map<number, number>(); // positions by page: sequences share those of their prompt
+    let keys = 0;
+    for (let b = 0; b < p.batch!; b++) {
+      keys += lens[b]!;
+      for (let i = 0; i * PAGE < lens[b]!; i++) {
+        const page = pages[b * p.max_pages! + i]!;
+        used.set(page, Math.max(used.get(page) ?? 0, Math.min(PAGE, lens[b]! - i * PAGE)));
+      }
+    }
+    const distinct = [...used.values()].reduce((sum, n) => sum + n, 0);
+    const bytes = (n: number) => (2 * p.batch! * p.heads! + 2 * n * p.kv_heads!) * p.head_dim! * size;
+    return { once: bytes(distinct), tiled: bytes(keys) };
   },
   embed_fwd: (_, p, size) => both(packedRows(p.rows!, p.cols!, p.wdt!) + p.rows! * p.cols! * size),
   embed_bwd: (c, p, size) => {

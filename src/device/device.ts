@@ -1,6 +1,6 @@
 import { threadCount } from "../core/env.ts";
 import { assert, DeviceError, OutOfMemory, Stale } from "../core/errors.ts";
-import { cString, type Library, lib, nativeView, type Pointer, readText } from "./lib.ts";
+import { cString, type Library, lib, nativeView, type Pointer, readText, softBuilt } from "./lib.ts";
 import {
   type ArgsOf,
   evaluate,
@@ -79,6 +79,18 @@ export class Device {
     this.handle = handle;
     this.library = library;
     this.info = JSON.parse(readText((out, n) => library.rlv_info(handle, out, n)));
+  }
+
+  /** What can be opened here. */
+  static available(): DeviceName[] {
+    const apple = process.platform === "darwin" && process.arch === "arm64";
+    return [
+      "cpu",
+      ...(apple ? ["metal" as const] : []),
+      ...(softBuilt() ? ["soft" as const] : []),
+      "ref",
+      "null",
+    ];
   }
 
   /** "name cpu, isa avx512, threads 2", for logs. */

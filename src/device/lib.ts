@@ -86,6 +86,9 @@ function libraryPath(kind: Kind): string {
   return resolve(import.meta.dir, `../../build/librlv.${suffix}`);
 }
 
+/** Software Metal belongs to a clone that has built it. */
+export const softBuilt = (): boolean => existsSync(libraryPath("soft"));
+
 const REMEDY: Readonly<Record<Kind, string>> = {
   native: "run ./rlv (builds it), or set RLV_LIB_PATH",
   soft: "software Metal is for a clone with clang 19 or later: run scripts/build-native --soft, or use --device cpu",

@@ -27,15 +27,15 @@ export function dtypeCode(name: "float32" | "bfloat16"): DtypeCode {
 export function openDevice(configured: DeviceName, threads: number | null): Device {
   setFullSync(fullSync);
   const name = deviceChoice(configured);
-  const apple = process.platform === "darwin" && process.arch === "arm64";
-  if (name === "metal" && !apple)
+  const metal = Device.available().includes("metal");
+  if (name === "metal" && !metal)
     throw new UsageError(
       "Metal is Apple's",
       "--device metal",
       "use --device cpu, or soft for software Metal",
     );
   if (name !== "auto") return Device.open(name, threads);
-  if (!apple) return Device.open("cpu", threads);
+  if (!metal) return Device.open("cpu", threads);
   try {
     return Device.open("metal", threads);
   } catch (error) {

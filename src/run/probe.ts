@@ -12,10 +12,15 @@ interface Check {
   readonly remedy?: string;
 }
 
+const REMEDY: Readonly<Partial<Record<DeviceName, string>>> = {
+  metal: "use --device cpu",
+  soft: "run scripts/build-native --soft",
+};
+
 /** Opens every device and adds two numbers on it. */
 export async function probe(): Promise<readonly Check[]> {
   const checks: Check[] = [];
-  for (const name of ["cpu", "ref", "null"] as const) {
+  for (const name of Device.available()) {
     try {
       checks.push({ name: `device ${name}`, status: "ok", detail: tryDevice(name) });
     } catch (error) {
@@ -24,7 +29,7 @@ export async function probe(): Promise<readonly Check[]> {
         name: `device ${name}`,
         status: "fail",
         detail,
-        remedy: "run ./rlv to rebuild the library",
+        remedy: REMEDY[name] ?? "run ./rlv to rebuild the library",
       });
     }
   }

@@ -1,6 +1,6 @@
 /**
  * Builds build/librlv-soft.so: the Metal device (metal/apple, metal/kernels) on software Metal (metal/soft), beside
- * the devices of the ordinary library, build/msl-check and build/soft-run. Needs clang 19 or later and Apple's metal-cpp headers.
+ * the devices of the ordinary library, build/msl-check, build/soft-run and build/soft-misuse. Needs clang 19 or later and Apple's metal-cpp headers.
  */
 import { readdirSync } from "node:fs";
 import { join, relative } from "node:path";
@@ -71,7 +71,8 @@ export async function buildSoft(build: {
   ].map(unit);
   const check = unit(join(root, "metal/soft/check_main.cpp"));
   const run = unit(join(root, "metal/soft/run_main.cpp"));
-  await build.objects.compile([...soft, ...device, check, run], "objects of software Metal");
+  const misuse = unit(join(root, "tests/soft/misuse.cpp"));
+  await build.objects.compile([...soft, ...device, check, run, misuse], "objects of software Metal");
   const objects = (units: readonly Unit[]) => units.map((each) => each.object);
   const link = [tools.cxx, "-fuse-ld=lld", "-pthread", "-ldl", "-static-libstdc++", "-static-libgcc"];
   const linked = build.objects.link(
@@ -79,11 +80,12 @@ export async function buildSoft(build: {
     [...build.shared, ...objects(soft), ...objects(device)],
     [...link, "-shared", "-Wl,-soname,librlv-soft.so", "-Wl,--no-undefined"],
   );
-  // Programs of their own: one compiles, one runs the kernels of a file.
+  // Programs of their own: one compiles, one runs the kernels of a file, one does what Metal forbids.
   const metalCppSymbols = device.filter((each) => each.source.endsWith("apple/implementation.cpp"));
   for (const [name, program] of [
     ["msl-check", check],
     ["soft-run", run],
+    ["soft-misuse", misuse],
   ] as const)
     build.objects.link(
       join(build.out, name),

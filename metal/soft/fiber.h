@@ -8,7 +8,8 @@ extern "C" void soft_switch_stack(void** save, void* to);
 
 namespace soft {
 
-constexpr size_t kStackBytes = 64 << 10, kGuardBytes = 16 << 10, kStackStride = kStackBytes + kGuardBytes;
+// Guards are the largest page of any system.
+constexpr size_t kStackBytes = 64 << 10, kGuardBytes = 64 << 10, kStackStride = kStackBytes + kGuardBytes;
 constexpr uint32_t kCallDepth = 24;
 
 struct Simdgroup;

@@ -1,4 +1,5 @@
 #include "metal_classes.h"
+#include "fiber.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -39,11 +40,11 @@ Settings Settings::read() {
 // ---- memory ----
 
 std::shared_ptr<Memory> Memory::map(size_t bytes) {
-  const size_t inner = rounded_up(bytes, kPage);
-  const size_t whole = inner + 2 * kPage;
+  const size_t inner = rounded_up(bytes, kGuardBytes);
+  const size_t whole = inner + 2 * kGuardBytes;
   void* mapping = mmap(nullptr, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping == MAP_FAILED) return nullptr;
-  char* data = static_cast<char*>(mapping) + kPage;
+  char* data = static_cast<char*>(mapping) + kGuardBytes;
   if (mprotect(data, inner, PROT_READ | PROT_WRITE) != 0) {
     munmap(mapping, whole);
     return nullptr;

@@ -11,7 +11,7 @@ __thread Worker* current_worker __attribute__((tls_model("initial-exec"))) = nul
 
 namespace {
 
-constexpr size_t kArenaBytes = 128 << 10, kArenaGuard = 16 << 10, kRedZone = 256;
+constexpr size_t kArenaBytes = 128 << 10, kArenaGuard = kGuardBytes, kRedZone = 256;
 constexpr size_t kShadowLimit = 16 << 20;  // larger buffers: bounds only
 constexpr uint64_t kDefaultSteps = 200'000'000;
 

@@ -17,14 +17,14 @@
 #define ATTN_THREADS 128
 #define APPEND_THREADS 256
 
-inline uint fragment_row(uint lane) { return ((lane / 4) & 4) + (lane / 2) % 4; }
-inline uint fragment_col(uint lane) { return ((lane / 4) & 2) * 2 + (lane % 2) * 2; }
+METAL_FUNC uint fragment_row(uint lane) { return ((lane / 4) & 4) + (lane / 2) % 4; }
+METAL_FUNC uint fragment_col(uint lane) { return ((lane / 4) & 2) * 2 + (lane % 2) * 2; }
 // The four lanes of a fragment's row differ in bits 0 and 3.
-inline float row_max(float x) {
+METAL_FUNC float row_max(float x) {
   x = max(x, simd_shuffle_xor(x, 1));
   return max(x, simd_shuffle_xor(x, 8));
 }
-inline float row_sum(float x) {
+METAL_FUNC float row_sum(float x) {
   x += simd_shuffle_xor(x, 1);
   return x + simd_shuffle_xor(x, 8);
 }
@@ -34,7 +34,7 @@ inline float row_sum(float x) {
 struct Segment {
   uint start, len, parent, pos0, page_start, cached_len, root;
 };
-inline Segment segment_at(device const uint* segs, uint i) {
+METAL_FUNC Segment segment_at(device const uint* segs, uint i) {
   device const uint* s = segs + i * RLV_SEGMENT_WORDS;
   Segment r;
   r.start = s[0];
@@ -53,7 +53,7 @@ struct Tile {
   uint index, first;
   Segment segment;
 };
-inline Tile find_tile(device const uint* segs, uint n_segs, uint group, uint tile_rows, uint wanted) {
+METAL_FUNC Tile find_tile(device const uint* segs, uint n_segs, uint group, uint tile_rows, uint wanted) {
   Tile t;
   t.found = false;
   uint before = 0;
@@ -72,7 +72,7 @@ inline Tile find_tile(device const uint* segs, uint n_segs, uint group, uint til
 }
 
 // Whether a segment and those it continues lie within the rows and come in order; reports the first that does not.
-inline bool valid_chain(device const uint* segs, uint index, uint rows, device atomic_uint* error, bool speaker,
+METAL_FUNC bool valid_chain(device const uint* segs, uint index, uint rows, device atomic_uint* error, bool speaker,
                         uint code_rows) {
   for (uint s = index;;) {
     const Segment g = segment_at(segs, s);
@@ -108,7 +108,7 @@ struct Source {
 };
 
 template <typename S>
-inline KeyPlace locate(thread const Source<S>& s, uint position) {
+METAL_FUNC KeyPlace locate(thread const Source<S>& s, uint position) {
   KeyPlace p;
   p.there = true;
   p.cached = position < s.cached_len;
@@ -134,7 +134,7 @@ inline KeyPlace locate(thread const Source<S>& s, uint position) {
 
 // keys[d][16] of the block, zero beyond `last` and head_dim: 16 positions x 8 lanes, each lane every eighth element.
 template <typename S, uint DPAD>
-inline void stage_keys(threadgroup float* keys, thread const Source<S>& s, uint first, uint last, uint t) {
+METAL_FUNC void stage_keys(threadgroup float* keys, thread const Source<S>& s, uint first, uint last, uint t) {
   // Neighbouring threads take neighbouring elements in memory: positions in a page, elements of a row elsewhere.
   const bool paged = first + KEYS <= s.cached_len;
   const uint slot = paged ? t % KEYS : t / 8, position = first + slot;
@@ -148,7 +148,7 @@ inline void stage_keys(threadgroup float* keys, thread const Source<S>& s, uint 
 }
 // values[16][DPAD].
 template <typename S, uint DPAD>
-inline void stage_values(threadgroup float* values, thread const Source<S>& s, uint first, uint last, uint t) {
+METAL_FUNC void stage_values(threadgroup float* values, thread const Source<S>& s, uint first, uint last, uint t) {
   const uint slot = t / 8, position = first + slot;
   const KeyPlace p = locate(s, min(position, last));
   for (uint d = t % 8; d < DPAD; d += 8) {
@@ -167,16 +167,20 @@ struct RowTile {
 };
 // Elements of one row per lane from memory, zero where there is none.
 template <typename S, uint DPAD>
-inline void load_rows(thread RowTile<DPAD>& tile, device const S* row, uint dim, bool there, uint lane) {
+METAL_FUNC void load_rows(thread RowTile<DPAD>& tile, device const S* row, uint dim, bool there, uint lane) {
+  RLV_UNROLL
   for (uint f = 0; f < DPAD / 8; f++)
+    RLV_UNROLL
     for (uint e = 0; e < 2; e++) {
       const uint d = 8 * f + fragment_col(lane) + e;
       tile.c[f].thread_elements()[e] = there && d < dim ? widen(row[d]) : 0.0f;
     }
 }
 template <typename S, uint DPAD>
-inline void store_rows(device S* row, thread RowTile<DPAD>& tile, float factor, uint dim, bool there, uint lane) {
+METAL_FUNC void store_rows(device S* row, thread RowTile<DPAD>& tile, float factor, uint dim, bool there, uint lane) {
+  RLV_UNROLL
   for (uint f = 0; f < DPAD / 8; f++)
+    RLV_UNROLL
     for (uint e = 0; e < 2; e++) {
       const uint d = 8 * f + fragment_col(lane) + e;
       // + 0 makes -0 what it is whether or not masked blocks followed.
@@ -184,7 +188,8 @@ inline void store_rows(device S* row, thread RowTile<DPAD>& tile, float factor, 
     }
 }
 template <uint DPAD>
-inline void clear(thread RowTile<DPAD>& tile) {
+METAL_FUNC void clear(thread RowTile<DPAD>& tile) {
+  RLV_UNROLL
   for (uint f = 0; f < DPAD / 8; f++) tile.c[f] = simdgroup_float8x8(0.0f);
 }
 
@@ -195,22 +200,23 @@ struct Softmax {
   RowTile<DPAD> o;
 };
 template <uint DPAD>
-inline void clear(thread Softmax<DPAD>& s) {
+METAL_FUNC void clear(thread Softmax<DPAD>& s) {
   s.m = -INFINITY;
   s.l = 0.0f;
   clear(s.o);
 }
 
 // exp(x - m) where nothing may be -inf - -inf.
-inline float shifted_exp(float x, float m) { return x == m ? 1.0f : exp(x - m); }
+METAL_FUNC float shifted_exp(float x, float m) { return x == m ? 1.0f : exp(x - m); }
 
 // Scores of 8 rows and 16 keys become weights in place, and s takes in their sum and scale. visible[e]: the lane's
 // keys col, col + 1, col + 8, col + 9 of the block.
 template <uint DPAD>
-inline void weigh(thread simdgroup_float8x8* p, thread Softmax<DPAD>& s, float scale, uint first, uint position, bool row,
+METAL_FUNC void weigh(thread simdgroup_float8x8* p, thread Softmax<DPAD>& s, float scale, uint first, uint position, bool row,
                   uint lane) {
   float z[4];
   float top = -INFINITY;
+  RLV_UNROLL
   for (uint e = 0; e < 4; e++) {
     const uint key = first + fragment_col(lane) + e % 2 + e / 2 * 8;
     z[e] = row && key <= position ? p[e / 2].thread_elements()[e % 2] * scale : -INFINITY;
@@ -219,6 +225,7 @@ inline void weigh(thread simdgroup_float8x8* p, thread Softmax<DPAD>& s, float s
   const float m = max(s.m, row_max(top));
   const float alpha = shifted_exp(s.m, m);
   float sum = 0.0f;
+  RLV_UNROLL
   for (uint e = 0; e < 4; e++) {
     z[e] = z[e] == -INFINITY ? 0.0f : exp(z[e] - m);
     sum += z[e];
@@ -226,7 +233,9 @@ inline void weigh(thread simdgroup_float8x8* p, thread Softmax<DPAD>& s, float s
   }
   s.l = fma(s.l, alpha, row_sum(sum));
   s.m = m;
+  RLV_UNROLL
   for (uint f = 0; f < DPAD / 8; f++)
+    RLV_UNROLL
     for (uint e = 0; e < 2; e++) s.o.c[f].thread_elements()[e] *= alpha;
 }
 
@@ -234,7 +243,7 @@ inline void weigh(thread simdgroup_float8x8* p, thread Softmax<DPAD>& s, float s
 struct Merge {
   float m, a, b;
 };
-inline Merge merge_of(float ma, float mb) {
+METAL_FUNC Merge merge_of(float ma, float mb) {
   Merge g;
   g.m = max(ma, mb);
   g.a = shifted_exp(ma, g.m);
@@ -243,11 +252,13 @@ inline Merge merge_of(float ma, float mb) {
 }
 
 template <uint DPAD>
-inline void merge(thread Softmax<DPAD>& total, thread Softmax<DPAD>& chain) {
+METAL_FUNC void merge(thread Softmax<DPAD>& total, thread Softmax<DPAD>& chain) {
   const Merge g = merge_of(total.m, chain.m);
   total.m = g.m;
   total.l = fma(total.l, g.a, chain.l * g.b);
+  RLV_UNROLL
   for (uint f = 0; f < DPAD / 8; f++)
+    RLV_UNROLL
     for (uint e = 0; e < 2; e++)
       total.o.c[f].thread_elements()[e] =
           fma(total.o.c[f].thread_elements()[e], g.a, chain.o.c[f].thread_elements()[e] * g.b);
@@ -320,7 +331,9 @@ kernel void attn_fwd(constant rlv_op_attn_fwd& a [[buffer(0)]], device S* o [[bu
       threadgroup_barrier(mem_flags::mem_threadgroup);
       simdgroup_float8x8 p[2];
       p[0] = p[1] = simdgroup_float8x8(0.0f);
+      RLV_UNROLL
       for (uint f = 0; f < DPAD / 8; f++)
+        RLV_UNROLL
         for (uint h = 0; h < 2; h++) {
           simdgroup_float8x8 b;
           simdgroup_load(b, keys + 8 * f * KEY_STRIDE + 8 * h, KEY_STRIDE);
@@ -332,7 +345,9 @@ kernel void attn_fwd(constant rlv_op_attn_fwd& a [[buffer(0)]], device S* o [[bu
         stage_values<S, DPAD>(values, source, first, last, t);
         threadgroup_barrier(mem_flags::mem_threadgroup);
       }
+      RLV_UNROLL
       for (uint f = 0; f < DPAD / 8; f++)
+        RLV_UNROLL
         for (uint h = 0; h < 2; h++) {
           simdgroup_float8x8 b;
           simdgroup_load(b, values + 8 * h * DPAD + 8 * f, DPAD);
@@ -387,9 +402,12 @@ kernel void attn_decode(constant rlv_op_attn_decode& a [[buffer(0)]], device S* 
     const uint first = block * KEYS, r = fragment_row(lane), c = fragment_col(lane);
     simdgroup_float8x8 p[2];
     p[0] = p[1] = simdgroup_float8x8(0.0f);
+    RLV_UNROLL
     for (uint f = 0; f < DPAD / 8; f++)
+      RLV_UNROLL
       for (uint h = 0; h < 2; h++) {
         simdgroup_float8x8 b;
+        RLV_UNROLL
         for (uint e = 0; e < 2; e++) {
           const uint d = 8 * f + r, slot = 8 * h + c + e;
           b.thread_elements()[e] = d < a.head_dim && first + slot < len ? widen(key[d * RLV_PAGE + slot]) : 0.0f;
@@ -397,9 +415,12 @@ kernel void attn_decode(constant rlv_op_attn_decode& a [[buffer(0)]], device S* 
         simdgroup_multiply_accumulate(p[h], queries.c[f], b, p[h]);
       }
     weigh(p, part, a.scale, first, len - 1, there, lane);
+    RLV_UNROLL
     for (uint f = 0; f < DPAD / 8; f++)
+      RLV_UNROLL
       for (uint h = 0; h < 2; h++) {
         simdgroup_float8x8 b;
+        RLV_UNROLL
         for (uint e = 0; e < 2; e++) {
           const uint slot = 8 * h + r, d = 8 * f + c + e;
           b.thread_elements()[e] = d < a.head_dim && first + slot < len ? widen(value[slot * a.head_dim + d]) : 0.0f;
@@ -408,6 +429,7 @@ kernel void attn_decode(constant rlv_op_attn_decode& a [[buffer(0)]], device S* 
       }
   }
   if (simdgroup > 0) {
+    RLV_UNROLL
     for (uint f = 0; f < DPAD / 8; f++)
       simdgroup_store(part.o.c[f], parts + (simdgroup - 1) * 8 * DPAD + 8 * f, DPAD);
     if (fragment_col(lane) == 0) {
@@ -421,6 +443,7 @@ kernel void attn_decode(constant rlv_op_attn_decode& a [[buffer(0)]], device S* 
     Softmax<DPAD> other;
     other.m = sums[((chain - 1) * 8 + fragment_row(lane)) * 2];
     other.l = sums[((chain - 1) * 8 + fragment_row(lane)) * 2 + 1];
+    RLV_UNROLL
     for (uint f = 0; f < DPAD / 8; f++)
       simdgroup_load(other.o.c[f], parts + (chain - 1) * 8 * DPAD + 8 * f, DPAD);
     merge(part, other);
@@ -432,9 +455,11 @@ kernel void attn_decode(constant rlv_op_attn_decode& a [[buffer(0)]], device S* 
 
 // sum over d of dout*o of the lane's row, the same in the four lanes of the row.
 template <typename S, uint DPAD>
-inline float row_dot(thread RowTile<DPAD>& dout, device const S* o, uint dim, bool there, uint lane) {
+METAL_FUNC float row_dot(thread RowTile<DPAD>& dout, device const S* o, uint dim, bool there, uint lane) {
   float sum = 0.0f;
+  RLV_UNROLL
   for (uint f = 0; f < DPAD / 8; f++)
+    RLV_UNROLL
     for (uint e = 0; e < 2; e++) {
       const uint d = 8 * f + fragment_col(lane) + e;
       if (there && d < dim) sum = fma(dout.c[f].thread_elements()[e], widen(o[d]), sum);
@@ -495,7 +520,9 @@ kernel void attn_bwd_dq(constant rlv_op_attn_bwd& a [[buffer(0)]], device S* dq 
       stage_values<S, DPAD>(values, source, first, last, t);
       threadgroup_barrier(mem_flags::mem_threadgroup);
     }
+    RLV_UNROLL
     for (uint f = 0; f < DPAD / 8; f++)
+      RLV_UNROLL
       for (uint h = 0; h < 2; h++) {
         simdgroup_float8x8 b;
         simdgroup_load(b, values + 8 * h * DPAD + 8 * f, DPAD, ulong2(0, 0), true);
@@ -506,18 +533,23 @@ kernel void attn_bwd_dq(constant rlv_op_attn_bwd& a [[buffer(0)]], device S* dq 
       stage_keys<S, DPAD>(keys, source, first, last, t);
       threadgroup_barrier(mem_flags::mem_threadgroup);
     }
+    RLV_UNROLL
     for (uint f = 0; f < DPAD / 8; f++)
+      RLV_UNROLL
       for (uint h = 0; h < 2; h++) {
         simdgroup_float8x8 b;
         simdgroup_load(b, keys + 8 * f * KEY_STRIDE + 8 * h, KEY_STRIDE);
         simdgroup_multiply_accumulate(s[h], queries.c[f], b, s[h]);
       }
+    RLV_UNROLL
     for (uint e = 0; e < 4; e++) {
       const uint key = first + fragment_col(lane) + e % 2 + e / 2 * 8;
       const float p = there && key <= position ? exp(s[e / 2].thread_elements()[e % 2] * a.scale - log_sum) : 0.0f;
       d[e / 2].thread_elements()[e % 2] = p * (d[e / 2].thread_elements()[e % 2] - dot) * a.scale;
     }
+    RLV_UNROLL
     for (uint f = 0; f < DPAD / 8; f++)
+      RLV_UNROLL
       for (uint h = 0; h < 2; h++) {
         simdgroup_float8x8 b;
         simdgroup_load(b, keys + 8 * f * KEY_STRIDE + 8 * h, KEY_STRIDE, ulong2(0, 0), true);
@@ -529,7 +561,7 @@ kernel void attn_bwd_dq(constant rlv_op_attn_bwd& a [[buffer(0)]], device S* dq 
 }
 
 // Whether segment `index` continues segment `ancestor`, directly or not.
-inline bool continues(device const uint* segs, uint index, uint ancestor) {
+METAL_FUNC bool continues(device const uint* segs, uint index, uint ancestor) {
   for (uint s = index; s != RLV_NONE && s > ancestor;) {
     s = segs[s * RLV_SEGMENT_WORDS + 2];
     if (s == ancestor) return true;
@@ -598,8 +630,11 @@ kernel void attn_bwd_dkv(constant rlv_op_attn_bwd& a [[buffer(0)]], device S* dk
       }
       threadgroup_barrier(mem_flags::mem_threadgroup);
       simdgroup_float8x8 p[HALVES], d[HALVES];
+      RLV_UNROLL
       for (uint h = 0; h < HALVES; h++) p[h] = d[h] = simdgroup_float8x8(0.0f);
+      RLV_UNROLL
       for (uint f = 0; f < DPAD / 8; f++)
+        RLV_UNROLL
         for (uint h = 0; h < HALVES; h++) {
           simdgroup_float8x8 b;
           simdgroup_load(b, queries + 8 * h * DPAD + 8 * f, DPAD, ulong2(0, 0), true);
@@ -607,7 +642,9 @@ kernel void attn_bwd_dkv(constant rlv_op_attn_bwd& a [[buffer(0)]], device S* dk
           simdgroup_load(b, cotangents + 8 * h * DPAD + 8 * f, DPAD, ulong2(0, 0), true);
           simdgroup_multiply_accumulate(d[h], values.c[f], b, d[h]);
         }
+      RLV_UNROLL
       for (uint h = 0; h < HALVES; h++)
+        RLV_UNROLL
         for (uint e = 0; e < 2; e++) {
           const uint i = 8 * h + fragment_col(lane) + e, row = first + i;
           const bool visible = there && row < segment.len * group && (!own || row / group >= key);
@@ -615,7 +652,9 @@ kernel void attn_bwd_dkv(constant rlv_op_attn_bwd& a [[buffer(0)]], device S* dk
           p[h].thread_elements()[e] = weight;
           d[h].thread_elements()[e] = weight * (d[h].thread_elements()[e] - dots[i]) * a.scale;
         }
+      RLV_UNROLL
       for (uint f = 0; f < DPAD / 8; f++)
+        RLV_UNROLL
         for (uint h = 0; h < HALVES; h++) {
           simdgroup_float8x8 b;
           simdgroup_load(b, cotangents + 8 * h * DPAD + 8 * f, DPAD);

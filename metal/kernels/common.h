@@ -16,6 +16,11 @@ using namespace metal;
 #pragma METAL fp contract(off)
 #pragma STDC FP_CONTRACT OFF
 
+// Loops over arrays of a thread: an index that is not known when compiling would put the array into memory. Apple's
+// compiler does not unroll loops around simdgroup matrices by itself. Helpers are METAL_FUNC (always inlined) for the
+// same reason.
+#define RLV_UNROLL _Pragma("clang loop unroll(full)")
+
 #define RLV_EXTRA 29
 #define RLV_ERROR 30
 #define RLV_SIMD 32u
@@ -26,49 +31,49 @@ typedef ushort bf16;
 #define RLV_KERNEL(host, name, ...) \
   template [[host_name(host)]] [[kernel]] decltype(name<__VA_ARGS__>) name<__VA_ARGS__>;
 
-inline float widen(float x) { return x; }
-inline float widen(bf16 x) { return as_type<float>(uint(x) << 16); }
+METAL_FUNC float widen(float x) { return x; }
+METAL_FUNC float widen(bf16 x) { return as_type<float>(uint(x) << 16); }
 
 // Round to nearest, ties to even; NaN stays NaN.
-inline bf16 to_bf16(float x) {
+METAL_FUNC bf16 to_bf16(float x) {
   const uint bits = as_type<uint>(x);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return bf16((bits >> 16) | 0x40u);
   return bf16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 template <typename S>
-inline S narrow(float x);
+METAL_FUNC S narrow(float x);
 template <>
-inline float narrow<float>(float x) {
+METAL_FUNC float narrow<float>(float x) {
   return x;
 }
 template <>
-inline bf16 narrow<bf16>(float x) {
+METAL_FUNC bf16 narrow<bf16>(float x) {
   return to_bf16(x);
 }
 
 // Elements of a packed weight's reduction dimension, bytes apart: f32 [N/32][K][32], bf16
 // [N/32][ceil(K/2)][32][2].
-inline ulong packed_index(uint row, uint col, uint k, bool pairs) {
+METAL_FUNC ulong packed_index(uint row, uint col, uint k, bool pairs) {
   const ulong panel = row / RLV_PANEL;
   const uint lane = row % RLV_PANEL;
   if (pairs) return ((panel * ((k + 1) / 2) + col / 2) * RLV_PANEL + lane) * 2 + col % 2;
   return (panel * k + col) * RLV_PANEL + lane;
 }
 template <typename S>
-inline bool packs_pairs();
+METAL_FUNC bool packs_pairs();
 template <>
-inline bool packs_pairs<float>() {
+METAL_FUNC bool packs_pairs<float>() {
   return false;
 }
 template <>
-inline bool packs_pairs<bf16>() {
+METAL_FUNC bool packs_pairs<bf16>() {
   return true;
 }
 
-inline uint ceil_div(uint a, uint b) { return (a + b - 1) / b; }
+METAL_FUNC uint ceil_div(uint a, uint b) { return (a + b - 1) / b; }
 
 // The first report of a command buffer is kept.
-inline void report(device atomic_uint* error, uint code, uint value) {
+METAL_FUNC void report(device atomic_uint* error, uint code, uint value) {
   uint expected = 0;
   while (expected == 0) {
     if (atomic_compare_exchange_weak_explicit(error, &expected, code, memory_order_relaxed,

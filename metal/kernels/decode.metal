@@ -6,7 +6,7 @@
 
 // inverse[row] of the chunk's rows, by all four simdgroups. Ends with a barrier.
 template <typename S, uint ROWS>
-inline void norm_rows(threadgroup float* inverse, device const S* h, uint rows, uint cols, float eps, uint lane,
+METAL_FUNC void norm_rows(threadgroup float* inverse, device const S* h, uint rows, uint cols, float eps, uint lane,
                       uint simdgroup) {
   for (uint row = simdgroup; row < ROWS * 8; row += 4) {
     const float r = row < rows ? inverse_rms(h + ulong(row) * cols, cols, eps, lane) : 0.0f;
@@ -16,7 +16,7 @@ inline void norm_rows(threadgroup float* inverse, device const S* h, uint rows, 
 }
 
 template <typename S>
-inline Rows<S> normalised_rows(device const S* h, device const float* weight, threadgroup const float* inverse,
+METAL_FUNC Rows<S> normalised_rows(device const S* h, device const float* weight, threadgroup const float* inverse,
                                Operand o) {
   Rows<S> rows;
   rows.x = h;
@@ -104,20 +104,21 @@ kernel void norm_swiglu(constant rlv_op_norm_swiglu& a [[buffer(0)]], device S* 
   threadgroup float parts[4 * ROWS * 8 * 16];
   threadgroup float inverse[ROWS * 8];
   const uint columns = 64 / SPANS, row0 = group.y * ROWS * 8, rows = min(a.m - row0, ROWS * 8);
-  const uint mine = 4 / SPANS * ROWS * 8 * 16 / RLV_TILE_THREADS;  // outputs of a thread
+  constexpr uint MINE = 4 / SPANS * ROWS * 8 * 16 / RLV_TILE_THREADS;  // outputs of a thread
   device const S* h0 = h + ulong(row0) * a.cols;
   norm_rows<S, ROWS>(inverse, h0, rows, a.cols, a.eps, lane, simdgroup);
   const Rows<S> x = normalised_rows(h0, weight, inverse, operand(a.cols, rows, a.cols));
   const uint col0 = group.x * columns + (SPANS == 4 ? 0 : simdgroup * 16);
   const uint first = first_step<SPANS>(a.cols, simdgroup), last = last_step<SPANS>(a.cols, simdgroup);
-  float gate[4 / SPANS * ROWS];
+  float gate[MINE];
   for (uint product = 0; product < 2; product++) {
     simdgroup_float8x8 acc[ROWS][2];
     skinny_product<S, ROWS, true>(acc, x, product == 0 ? wgate : wup, operand(a.cols, a.n, a.cols), col0, first, last,
                                   lane);
     store_parts<ROWS>(acc, parts, simdgroup);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint i = 0; i < mine; i++) {
+    RLV_UNROLL
+    for (uint i = 0; i < MINE; i++) {
       const uint at = t + i * RLV_TILE_THREADS;
       const uint block = at / (ROWS * 8 * 16), row = at / 16 % (ROWS * 8), c = at % 16;
       const uint col = group.x * columns + block * 16 + c;

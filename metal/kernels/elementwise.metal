@@ -43,7 +43,7 @@ RLV_KERNEL("cast_bf16_bf16", cast, bf16, bf16)
 struct Place {
   uint row, col;
 };
-inline Place packed_place(ulong at, uint k, bool pairs) {
+METAL_FUNC Place packed_place(ulong at, uint k, bool pairs) {
   const uint depth = pairs ? (k + 1) / 2 : k, width = pairs ? 2 * RLV_PANEL : RLV_PANEL;
   const ulong line = at / width;
   const uint within = uint(at % width);
@@ -52,7 +52,7 @@ inline Place packed_place(ulong at, uint k, bool pairs) {
   p.col = pairs ? uint(line % depth) * 2 + within % 2 : uint(line % depth);
   return p;
 }
-inline ulong packed_elements(uint n, uint k, bool pairs) {
+METAL_FUNC ulong packed_elements(uint n, uint k, bool pairs) {
   return ulong(ceil_div(n, RLV_PANEL)) * RLV_PANEL * (pairs ? (k + 1) / 2 * 2 : k);
 }
 

@@ -41,7 +41,7 @@ RLV_KERNEL("gather_rows_bf16", gather_rows, bf16)
 
 // Which of 256 keys from `first` on are `wanted`, as 8 words of bits. Ends with a barrier; another one must come
 // before the next call.
-inline void match(threadgroup uint* masks, device const uint* keys, uint first, uint count, uint wanted, uint t,
+METAL_FUNC void match(threadgroup uint* masks, device const uint* keys, uint first, uint count, uint wanted, uint t,
                   uint lane, uint simdgroup) {
   const bool hit = first + t < count && keys[first + t] == wanted;
   const uint bits = simd_sum(hit ? 1u << lane : 0u);
@@ -51,7 +51,7 @@ inline void match(threadgroup uint* masks, device const uint* keys, uint first, 
 
 // sums[j] += source[r][col0 + 256*j + t] for every key r in [first, count) that is `wanted`, in ascending order.
 template <typename S>
-inline void add_matches(thread float* sums, threadgroup uint* masks, device const uint* keys, device const S* source,
+METAL_FUNC void add_matches(thread float* sums, threadgroup uint* masks, device const uint* keys, device const S* source,
                         uint first, uint count, uint wanted, uint col0, uint cols, uint t, uint lane, uint simdgroup) {
   for (uint chunk = first / THREADS * THREADS; chunk < count; chunk += THREADS) {
     match(masks, keys, chunk, count, wanted, t, lane, simdgroup);
@@ -59,6 +59,7 @@ inline void add_matches(thread float* sums, threadgroup uint* masks, device cons
       for (uint bits = masks[word]; bits != 0; bits &= bits - 1) {
         const uint row = chunk + 32 * word + ctz(bits);
         if (row < first) continue;
+        RLV_UNROLL
         for (uint j = 0; j < COLUMNS_PER_THREAD; j++) {
           const uint col = col0 + THREADS * j + t;
           if (col < cols) sums[j] += widen(source[ulong(row) * cols + col]);
@@ -90,11 +91,13 @@ kernel void embed_bwd(constant rlv_op_embed_bwd& a [[buffer(0)]], device float* 
     if (earlier != 0) return;  // the same for all threads
   }
   float sums[COLUMNS_PER_THREAD];
+  RLV_UNROLL
   for (uint j = 0; j < COLUMNS_PER_THREAD; j++) {
     const uint col = col0 + THREADS * j + t;
     sums[j] = col < a.cols ? dtable[packed_index(id, col, a.cols, PAIRS)] : 0.0f;
   }
   add_matches(sums, masks, ids, dy, token, a.rows, id, col0, a.cols, t, lane, simdgroup);
+  RLV_UNROLL
   for (uint j = 0; j < COLUMNS_PER_THREAD; j++) {
     const uint col = col0 + THREADS * j + t;
     if (col < a.cols) dtable[packed_index(id, col, a.cols, PAIRS)] = sums[j];

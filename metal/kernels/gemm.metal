@@ -4,11 +4,11 @@
 
 // Tile row and column of a threadgroup. Groups side by side go along the shorter side of the result, so that they
 // read the same tile of the larger operand while it is in the cache.
-inline uint2 tile_at(uint2 group, uint rows, uint cols) {
+METAL_FUNC uint2 tile_at(uint2 group, uint rows, uint cols) {
   return rows <= cols ? group : uint2(group.y, group.x);
 }
 
-inline float epilogue(constant rlv_op_gemm_nt& a, float sum, device const float* bias, float before, uint col) {
+METAL_FUNC float epilogue(constant rlv_op_gemm_nt& a, float sum, device const float* bias, float before, uint col) {
   if (a.bias.buffer != 0) sum += bias[col];
   return a.accumulate != 0 ? sum + before : sum;
 }
@@ -27,8 +27,11 @@ kernel void gemm_nt(constant rlv_op_gemm_nt& a [[buffer(0)]], device Y* y [[buff
   Accumulators total;
   forward_tile<S, DIRECT>(total, x, operand(a.k, a.m, a.k), w, operand(a.k, a.n, a.k), stages, outer_a, outer_b, t,
                           lane, simdgroup);
+  RLV_UNROLL
   for (uint i = 0; i < 4; i++)
+    RLV_UNROLL
     for (uint j = 0; j < 4; j++)
+      RLV_UNROLL
       for (uint e = 0; e < 2; e++) {
         const uint row = outer_a + simdgroup / 2 * 32 + 8 * i + fragment_row(lane);
         const uint col = outer_b + simdgroup % 2 * 32 + 8 * j + fragment_col(lane) + e;
@@ -112,8 +115,11 @@ kernel void gemm_nn(constant rlv_op_gemm_nn& a [[buffer(0)]], device S* dx [[buf
   else
     multiply_staged<S, RLV_ROWS, S, RLV_WEIGHT_NN, false>(acc, dy, oa, w, ob, stages, outer_a, outer_b, row0, col0, 0,
                                                           steps, t);
+  RLV_UNROLL
   for (uint i = 0; i < 4; i++)
+    RLV_UNROLL
     for (uint j = 0; j < 4; j++)
+      RLV_UNROLL
       for (uint e = 0; e < 2; e++) {
         const uint row = outer_a + row0 + 8 * i + fragment_row(lane);
         const uint col = outer_b + col0 + 8 * j + fragment_col(lane) + e;
@@ -148,8 +154,11 @@ kernel void gemm_tn(constant rlv_op_gemm_tn& a [[buffer(0)]], device float* dw [
   else
     multiply_staged<S, RLV_COLS, S, RLV_COLS, false>(acc, x, oa, dy, ob, stages, outer_a, outer_b, row0, col0, 0,
                                                      steps, t);
+  RLV_UNROLL
   for (uint i = 0; i < 4; i++)
+    RLV_UNROLL
     for (uint j = 0; j < 4; j++)
+      RLV_UNROLL
       for (uint e = 0; e < 2; e++) {
         const uint row = outer_a + row0 + 8 * i + fragment_row(lane);
         const uint col = outer_b + col0 + 8 * j + fragment_col(lane) + e;

@@ -25,7 +25,7 @@ struct Operand {
   ulong stride;   // elements of a row; of a packed weight: its k
   uint outer, r;  // sizes
 };
-inline Operand operand(ulong stride, uint outer, uint r) {
+METAL_FUNC Operand operand(ulong stride, uint outer, uint r) {
   Operand o;
   o.stride = stride;
   o.outer = outer;
@@ -34,48 +34,51 @@ inline Operand operand(ulong stride, uint outer, uint r) {
 }
 
 // Steps of one span; the last spans may be shorter or empty.
-inline uint spans_of(uint k) { return k >= 512u ? 4u : 1u; }
-inline uint span_steps(uint k) { return ceil_div(ceil_div(k, RLV_STEP), spans_of(k)); }
+METAL_FUNC uint spans_of(uint k) { return k >= 512u ? 4u : 1u; }
+METAL_FUNC uint span_steps(uint k) { return ceil_div(ceil_div(k, RLV_STEP), spans_of(k)); }
 
 template <typename S, int KIND>
-inline ulong element_index(Operand o, uint outer, uint r) {
+METAL_FUNC ulong element_index(Operand o, uint outer, uint r) {
   if (KIND == RLV_ROWS) return outer * o.stride + r;
   if (KIND == RLV_COLS) return r * o.stride + outer;
   if (KIND == RLV_WEIGHT_NT) return packed_index(outer, r, uint(o.stride), packs_pairs<S>());
   return packed_index(r, outer, uint(o.stride), packs_pairs<S>());
 }
 template <typename S, int KIND>
-inline float element(device const S* p, Operand o, uint outer, uint r) {
+METAL_FUNC float element(device const S* p, Operand o, uint outer, uint r) {
   return outer < o.outer && r < o.r ? widen(p[element_index<S, KIND>(o, outer, r)]) : 0.0f;
 }
 
-inline float low_half(uint pair) { return as_type<float>(pair << 16); }
-inline float high_half(uint pair) { return as_type<float>(pair & 0xffff0000u); }
+METAL_FUNC float low_half(uint pair) { return as_type<float>(pair << 16); }
+METAL_FUNC float high_half(uint pair) { return as_type<float>(pair & 0xffff0000u); }
 
-inline uint fragment_row(uint lane) { return ((lane / 4) & 4) + (lane / 2) % 4; }
-inline uint fragment_col(uint lane) { return ((lane / 4) & 2) * 2 + (lane % 2) * 2; }
+METAL_FUNC uint fragment_row(uint lane) { return ((lane / 4) & 4) + (lane / 2) % 4; }
+METAL_FUNC uint fragment_col(uint lane) { return ((lane / 4) & 2) * 2 + (lane % 2) * 2; }
 
 // ---- device memory to registers to threadgroup memory
 // -------------------------------------------------------
 
 // Eight elements at a multiple of 16 bytes.
-inline void load8(thread float* v, device const float* p) {
+METAL_FUNC void load8(thread float* v, device const float* p) {
   const float4 a = ((device const float4*)p)[0], b = ((device const float4*)p)[1];
+  RLV_UNROLL
   for (uint i = 0; i < 4; i++) {
     v[i] = a[i];
     v[4 + i] = b[i];
   }
 }
-inline void load8(thread float* v, device const bf16* p) {
+METAL_FUNC void load8(thread float* v, device const bf16* p) {
   const uint4 pairs = *(device const uint4*)p;
+  RLV_UNROLL
   for (uint i = 0; i < 4; i++) {
     v[2 * i] = low_half(pairs[i]);
     v[2 * i + 1] = high_half(pairs[i]);
   }
 }
 // Four pairs: v[0..3] the low halves, v[4..7] the high ones; zeros where there are none.
-inline void load_pairs(thread float* v, device const void* p, ulong at, bool there) {
+METAL_FUNC void load_pairs(thread float* v, device const void* p, ulong at, bool there) {
   const uint4 pairs = there ? *(device const uint4*)((device const uint*)p + at) : uint4(0);
+  RLV_UNROLL
   for (uint i = 0; i < 4; i++) {
     v[i] = low_half(pairs[i]);
     v[4 + i] = high_half(pairs[i]);
@@ -86,7 +89,7 @@ inline void load_pairs(thread float* v, device const void* p, ulong at, bool the
 // in memory where the kind allows: r for ROWS and WEIGHT_NN, outer for the others; bfloat16 weights as four
 // pairs.
 template <typename S, int KIND>
-inline void fetch(thread float* v, device const S* p, Operand o, uint outer0, uint r0, uint t) {
+METAL_FUNC void fetch(thread float* v, device const S* p, Operand o, uint outer0, uint r0, uint t) {
   const bool along_r = KIND == RLV_ROWS || KIND == RLV_WEIGHT_NN;
   const uint outer = outer0 + (along_r ? t / 2 : t % 8 * 8);
   const uint r = r0 + (along_r ? t % 2 * 8 : t / 8);
@@ -95,27 +98,29 @@ inline void fetch(thread float* v, device const S* p, Operand o, uint outer0, ui
   if (whole && (KIND >= RLV_WEIGHT_NT || o.stride % 8 == 0)) {
     load8(v, p + element_index<S, KIND>(o, outer, r));
   } else {
+    RLV_UNROLL
     for (uint i = 0; i < 8; i++)
       v[i] = along_r ? element<S, KIND>(p, o, outer, r + i) : element<S, KIND>(p, o, outer + i, r);
   }
 }
-inline void fetch_pairs_nt(thread float* v, device const void* p, Operand o, uint outer0, uint r0, uint t) {
+METAL_FUNC void fetch_pairs_nt(thread float* v, device const void* p, Operand o, uint outer0, uint r0, uint t) {
   const uint outer = outer0 + t % 16 * 4, pair = r0 / 2 + t / 16;
   const ulong at = (ulong(outer / RLV_PANEL) * ((o.stride + 1) / 2) + pair) * RLV_PANEL + outer % RLV_PANEL;
   // Panels are padded to 32 columns, so the last ones of a weight are there even beyond its n.
   load_pairs(v, p, at, outer < o.outer && 2 * pair < o.r);
 }
-inline void fetch_pairs_nn(thread float* v, device const void* p, Operand o, uint outer0, uint r0, uint t) {
+METAL_FUNC void fetch_pairs_nn(thread float* v, device const void* p, Operand o, uint outer0, uint r0, uint t) {
   const uint pair = outer0 / 2 + t / 4, r = r0 + t % 4 * 4;
   const ulong at = (ulong(r / RLV_PANEL) * ((o.stride + 1) / 2) + pair) * RLV_PANEL + r % RLV_PANEL;
   load_pairs(v, p, at, r < o.r && 2 * pair < o.outer);
 }
 
 template <int KIND, bool PAIRED>
-inline void place(threadgroup float* stage, thread const float* v, uint t) {
+METAL_FUNC void place(threadgroup float* stage, thread const float* v, uint t) {
   const bool along_r = KIND == RLV_ROWS || KIND == RLV_WEIGHT_NN;
   const uint outer = along_r ? t / 2 : t % 8 * 8;
   const uint r = along_r ? t % 2 * 8 : t / 8;
+  RLV_UNROLL
   for (uint i = 0; i < 8; i++) {
     const uint to = along_r ? r + i : r;
     // Position of r in the stage: even r first.
@@ -129,7 +134,7 @@ inline void place(threadgroup float* stage, thread const float* v, uint t) {
 template <typename S, int KIND>
 struct Stage {
   static constexpr constant bool pairs_in_memory = sizeof(S) == 2 && KIND >= RLV_WEIGHT_NT;
-  static inline void load(thread float* v, device const S* p, Operand o, uint outer0, uint r0, uint t) {
+  static METAL_FUNC void load(thread float* v, device const S* p, Operand o, uint outer0, uint r0, uint t) {
     if (pairs_in_memory && KIND == RLV_WEIGHT_NT)
       fetch_pairs_nt(v, p, o, outer0, r0, t);
     else if (pairs_in_memory)
@@ -138,15 +143,17 @@ struct Stage {
       fetch<S, KIND>(v, p, o, outer0, r0, t);
   }
   template <bool PAIRED>
-  static inline void store(threadgroup float* stage, thread const float* v, uint t) {
+  static METAL_FUNC void store(threadgroup float* stage, thread const float* v, uint t) {
     if (pairs_in_memory && KIND == RLV_WEIGHT_NT) {
       const uint outer = t % 16 * 4, pair = t / 16;
+      RLV_UNROLL
       for (uint i = 0; i < 4; i++) {
         stage[pair * RLV_TILE_STRIDE + outer + i] = v[i];
         stage[(8 + pair) * RLV_TILE_STRIDE + outer + i] = v[4 + i];
       }
     } else if (pairs_in_memory) {
       const uint outer = t / 4 * 2, r = t % 4 * 4;
+      RLV_UNROLL
       for (uint i = 0; i < 4; i++) {
         stage[(r + i) * RLV_TILE_STRIDE + outer] = v[i];
         stage[(r + i) * RLV_TILE_STRIDE + outer + 1] = v[4 + i];
@@ -164,32 +171,39 @@ struct Stage {
 struct Accumulators {
   simdgroup_float8x8 c[4][4];
 };
-inline void clear(thread Accumulators& acc) {
+METAL_FUNC void clear(thread Accumulators& acc) {
+  RLV_UNROLL
   for (uint i = 0; i < 4; i++)
+    RLV_UNROLL
     for (uint j = 0; j < 4; j++) acc.c[i][j] = simdgroup_float8x8(0.0f);
 }
 
 // acc += A*B of one stage: 16 r, stages laid out [position][outer].
-inline void multiply_stage(thread Accumulators& acc, threadgroup const float* a, threadgroup const float* b,
+METAL_FUNC void multiply_stage(thread Accumulators& acc, threadgroup const float* a, threadgroup const float* b,
                            uint row0, uint col0) {
+  RLV_UNROLL
   for (uint half_step = 0; half_step < 2; half_step++) {
     simdgroup_float8x8 fa[4], fb[4];
+    RLV_UNROLL
     for (uint i = 0; i < 4; i++)
       simdgroup_load(fa[i], a + half_step * 8 * RLV_TILE_STRIDE + row0 + 8 * i, RLV_TILE_STRIDE, ulong2(0, 0),
                      true);
+    RLV_UNROLL
     for (uint j = 0; j < 4; j++)
       simdgroup_load(fb[j], b + half_step * 8 * RLV_TILE_STRIDE + col0 + 8 * j, RLV_TILE_STRIDE);
+    RLV_UNROLL
     for (uint i = 0; i < 4; i++)
+      RLV_UNROLL
       for (uint j = 0; j < 4; j++) simdgroup_multiply_accumulate(acc.c[i][j], fa[i], fb[j], acc.c[i][j]);
   }
 }
 
 // A lane's 2 x 2 elements of a step of a row: f0's in v.xy, f1's in v.zw. r is what comes first in the row.
-inline float4 load_step(device const float* row, uint c, bool) {
+METAL_FUNC float4 load_step(device const float* row, uint c, bool) {
   const float2 a = *(device const float2*)(row + c), b = *(device const float2*)(row + 8 + c);
   return float4(a.x, a.y, b.x, b.y);
 }
-inline float4 load_step(device const bf16* row, uint c, bool paired) {
+METAL_FUNC float4 load_step(device const bf16* row, uint c, bool paired) {
   if (paired) {  // r = 2c, 2c + 2 for f0 and 2c + 1, 2c + 3 for f1
     const uint2 pairs = *(device const uint2*)(row + 2 * c);
     return float4(low_half(pairs.x), low_half(pairs.y), high_half(pairs.x), high_half(pairs.y));
@@ -200,24 +214,26 @@ inline float4 load_step(device const bf16* row, uint c, bool paired) {
 
 // Two fragments of operand A at (outer0, r0): f0 and f1 of a step.
 template <typename S, int KIND, bool PAIRED>
-inline void fragments_a(thread simdgroup_float8x8& f0, thread simdgroup_float8x8& f1, device const S* p,
+METAL_FUNC void fragments_a(thread simdgroup_float8x8& f0, thread simdgroup_float8x8& f1, device const S* p,
                         Operand o, uint outer0, uint r0, uint lane) {
   const uint outer = outer0 + fragment_row(lane), c = fragment_col(lane);
   if (KIND == RLV_ROWS && outer < o.outer && r0 + RLV_STEP <= o.r && o.stride % 4 == 0) {
     const float4 v = load_step(p + outer * o.stride + r0, c, PAIRED);
+    RLV_UNROLL
     for (uint e = 0; e < 2; e++) {
       f0.thread_elements()[e] = v[e];
       f1.thread_elements()[e] = v[2 + e];
     }
     return;
   }
+  RLV_UNROLL
   for (uint e = 0; e < 2; e++) {
     f0.thread_elements()[e] = element<S, KIND>(p, o, outer, r0 + (PAIRED ? 2 * (c + e) : c + e));
     f1.thread_elements()[e] = element<S, KIND>(p, o, outer, r0 + (PAIRED ? 2 * (c + e) + 1 : 8 + c + e));
   }
 }
 template <typename S, int KIND, bool PAIRED>
-inline void fragments_b(thread simdgroup_float8x8& f0, thread simdgroup_float8x8& f1, device const S* p,
+METAL_FUNC void fragments_b(thread simdgroup_float8x8& f0, thread simdgroup_float8x8& f1, device const S* p,
                         Operand o, uint outer0, uint r0, uint lane) {
   const uint row = fragment_row(lane), outer = outer0 + fragment_col(lane);
   if (PAIRED && KIND == RLV_WEIGHT_NT) {
@@ -225,11 +241,13 @@ inline void fragments_b(thread simdgroup_float8x8& f0, thread simdgroup_float8x8
     const ulong at = (ulong(outer / RLV_PANEL) * ((o.stride + 1) / 2) + pair) * RLV_PANEL + outer % RLV_PANEL;
     const uint2 pairs =
         outer < o.outer && 2 * pair < o.r ? *(device const uint2*)((device const uint*)p + at) : uint2(0);
+    RLV_UNROLL
     for (uint e = 0; e < 2; e++) {
       f0.thread_elements()[e] = low_half(pairs[e]);
       f1.thread_elements()[e] = high_half(pairs[e]);
     }
   } else {
+    RLV_UNROLL
     for (uint e = 0; e < 2; e++) {
       f0.thread_elements()[e] = element<S, KIND>(p, o, outer + e, r0 + row);
       f1.thread_elements()[e] = element<S, KIND>(p, o, outer + e, r0 + 8 + row);
@@ -240,16 +258,20 @@ inline void fragments_b(thread simdgroup_float8x8& f0, thread simdgroup_float8x8
 // acc = the simdgroup's part of the product over steps [first, last), fragments straight from device memory:
 // for chips whose caches feed registers faster than threadgroup memory does (Apple9 and later).
 template <typename SA, int KA, typename SB, int KB, bool PAIRED>
-inline void multiply_direct(thread Accumulators& acc, device const SA* a, Operand oa, device const SB* b,
+METAL_FUNC void multiply_direct(thread Accumulators& acc, device const SA* a, Operand oa, device const SB* b,
                             Operand ob, uint row0, uint col0, uint first, uint last, uint lane) {
   for (uint step = first; step < last; step++) {
     simdgroup_float8x8 fa[2][4], fb[2][4];
+    RLV_UNROLL
     for (uint i = 0; i < 4; i++) {
       fragments_a<SA, KA, PAIRED>(fa[0][i], fa[1][i], a, oa, row0 + 8 * i, step * RLV_STEP, lane);
       fragments_b<SB, KB, PAIRED>(fb[0][i], fb[1][i], b, ob, col0 + 8 * i, step * RLV_STEP, lane);
     }
+    RLV_UNROLL
     for (uint half_step = 0; half_step < 2; half_step++)
+      RLV_UNROLL
       for (uint i = 0; i < 4; i++)
+        RLV_UNROLL
         for (uint j = 0; j < 4; j++)
           simdgroup_multiply_accumulate(acc.c[i][j], fa[half_step][i], fb[half_step][j], acc.c[i][j]);
   }
@@ -258,7 +280,7 @@ inline void multiply_direct(thread Accumulators& acc, device const SA* a, Operan
 // acc += steps [first, last) through threadgroup memory: two stages of both operands, 4*RLV_STAGE floats. The
 // loads of the next step are under way while this one multiplies. Ends with a barrier.
 template <typename SA, int KA, typename SB, int KB, bool PAIRED>
-inline void multiply_staged(thread Accumulators& acc, device const SA* a, Operand oa, device const SB* b,
+METAL_FUNC void multiply_staged(thread Accumulators& acc, device const SA* a, Operand oa, device const SB* b,
                             Operand ob, threadgroup float* stages, uint outer_a, uint outer_b, uint row0,
                             uint col0, uint first, uint last, uint t) {
   float va[8], vb[8];
@@ -282,7 +304,7 @@ inline void multiply_staged(thread Accumulators& acc, device const SA* a, Operan
 
 // The forward product's tile with its spans: total = ((span 0 + span 1) + span 2) + span 3.
 template <typename S, bool DIRECT>
-inline void forward_tile(thread Accumulators& total, device const S* x, Operand ox, device const S* w,
+METAL_FUNC void forward_tile(thread Accumulators& total, device const S* x, Operand ox, device const S* w,
                          Operand ow, threadgroup float* stages, uint outer_a, uint outer_b, uint t, uint lane,
                          uint simdgroup) {
   const bool paired = sizeof(S) == 2;
@@ -298,8 +320,11 @@ inline void forward_tile(thread Accumulators& total, device const S* x, Operand 
     else
       multiply_staged<S, RLV_ROWS, S, RLV_WEIGHT_NT, paired>(part, x, ox, w, ow, stages, outer_a, outer_b,
                                                              row0, col0, first, last, t);
+    RLV_UNROLL
     for (uint i = 0; i < 4; i++)
+      RLV_UNROLL
       for (uint j = 0; j < 4; j++)
+        RLV_UNROLL
         for (uint e = 0; e < 2; e++)
           if (s == 0)
             total.c[i][j].thread_elements()[e] = part.c[i][j].thread_elements()[e];

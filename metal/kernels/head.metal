@@ -13,7 +13,7 @@ struct HeadChunk {
 };
 
 // `work` of the gradient: dz of a chunk, then dx in float32 [rows][cols]. dz comes first because it is read as vectors.
-inline ulong dx_offset(constant rlv_op_logprob_bwd& a) {
+METAL_FUNC ulong dx_offset(constant rlv_op_logprob_bwd& a) {
   const uint columns = min(ceil_div(a.vocab, RLV_VOCAB_TILE) * RLV_VOCAB_TILE, RLV_HEAD_VOCAB_CHUNK);
   return ulong(min(a.rows, RLV_HEAD_ROW_CHUNK)) * columns;
 }
@@ -37,7 +37,9 @@ kernel void logprob_tiles(constant rlv_op_logprob_fwd& a [[buffer(0)]], device f
   for (uint col0 = first_col; col0 < min(first_col + RLV_VOCAB_TILE, a.vocab); col0 += RLV_TILE) {
     Accumulators total;
     forward_tile<S, DIRECT>(total, x, ox, w, ow, stages, row0, col0, t, lane, simdgroup);
+    RLV_UNROLL
     for (uint i = 0; i < 4; i++)
+      RLV_UNROLL
       for (uint j = 0; j < 4; j++)
         simdgroup_store(total.c[i][j],
                         stages + (simdgroup / 2 * 32 + 8 * i) * RLV_TILE_STRIDE + simdgroup % 2 * 32 + 8 * j,
@@ -46,6 +48,7 @@ kernel void logprob_tiles(constant rlv_op_logprob_fwd& a [[buffer(0)]], device f
     for (uint i = 0; i < 16; i++) {
       const uint row = row0 + 16 * simdgroup + i;
       float z[2];
+      RLV_UNROLL
       for (uint e = 0; e < 2; e++) {
         const uint col = col0 + lane + 32 * e;
         const float logit = stages[(16 * simdgroup + i) * RLV_TILE_STRIDE + lane + 32 * e];
@@ -117,8 +120,11 @@ kernel void logprob_dz(constant rlv_op_logprob_bwd& a [[buffer(0)]], device cons
   Accumulators total;
   forward_tile<S, DIRECT>(total, x0, operand(a.cols, chunk.rows, a.cols), w0, operand(a.cols, chunk.cols, a.cols),
                           stages, group.x * RLV_TILE, group.y * RLV_TILE, t, lane, simdgroup);
+  RLV_UNROLL
   for (uint i = 0; i < 4; i++)
+    RLV_UNROLL
     for (uint j = 0; j < 4; j++)
+      RLV_UNROLL
       for (uint e = 0; e < 2; e++) {
         const uint r = group.x * RLV_TILE + simdgroup / 2 * 32 + 8 * i + fragment_row(lane);
         const uint c = group.y * RLV_TILE + simdgroup % 2 * 32 + 8 * j + fragment_col(lane) + e;
@@ -153,8 +159,11 @@ kernel void logprob_dw(constant rlv_op_logprob_bwd& a [[buffer(0)]], device floa
       acc, x + ulong(chunk.row0) * a.cols, operand(a.cols, a.cols, chunk.rows), work,
       operand(chunk.stride, chunk.cols, chunk.rows), stages, outer_a, outer_b, part_row, part_col, 0,
       ceil_div(chunk.rows, RLV_STEP), t);
+  RLV_UNROLL
   for (uint i = 0; i < 4; i++)
+    RLV_UNROLL
     for (uint j = 0; j < 4; j++)
+      RLV_UNROLL
       for (uint e = 0; e < 2; e++) {
         const uint k = outer_a + part_row + 8 * i + fragment_row(lane);
         const uint c = outer_b + part_col + 8 * j + fragment_col(lane) + e;
@@ -180,8 +189,11 @@ kernel void logprob_dx(constant rlv_op_logprob_bwd& a [[buffer(0)]], device cons
       acc, work, operand(chunk.stride, chunk.rows, chunk.cols),
       w + packed_index(chunk.col0, 0, a.cols, packs_pairs<S>()), operand(a.cols, a.cols, chunk.cols), stages, outer_a,
       outer_b, part_row, part_col, 0, ceil_div(chunk.cols, RLV_STEP), t);
+  RLV_UNROLL
   for (uint i = 0; i < 4; i++)
+    RLV_UNROLL
     for (uint j = 0; j < 4; j++)
+      RLV_UNROLL
       for (uint e = 0; e < 2; e++) {
         const uint r = outer_a + part_row + 8 * i + fragment_row(lane);
         const uint k = outer_b + part_col + 8 * j + fragment_col(lane) + e;

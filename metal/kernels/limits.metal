@@ -1,19 +1,20 @@
 // What this GPU can do at most: products from registers, and reads. Needs MSL 3.0.
-#include <metal_stdlib>
-using namespace metal;
+#include "common.h"
 
 #define PRODUCTS 64   // rounds of 8 independent products, 1024 FLOP each
 #define READS 16      // float4 per thread
 
 // Every simdgroup multiplies from registers. out keeps the compiler from dropping it. 256 threads a group.
-kernel void limit_products(device float* out [[buffer(0)]], uint lane [[thread_index_in_simdgroup]],
-                           uint group [[threadgroup_position_in_grid]]) {
+kernel void limit_products(device float* out [[buffer(0)]], uint group [[threadgroup_position_in_grid]]) {
   simdgroup_float8x8 c[8];
-  const simdgroup_float8x8 a = simdgroup_float8x8(0.5f), b = simdgroup_float8x8(float(lane == 0));
+  const simdgroup_float8x8 a = simdgroup_float8x8(0.5f), b = simdgroup_float8x8(float(group == 0));
+  RLV_UNROLL
   for (uint i = 0; i < 8; i++) c[i] = simdgroup_float8x8(float(i));
   for (uint round = 0; round < PRODUCTS; round++)
+    RLV_UNROLL
     for (uint i = 0; i < 8; i++) simdgroup_multiply_accumulate(c[i], a, b, c[i]);
   float sum = 0.0f;
+  RLV_UNROLL
   for (uint i = 0; i < 8; i++) sum += c[i].thread_elements()[0];
   if (sum == -1.0f) out[group] = sum;
 }

@@ -30,7 +30,7 @@ RLV_KERNEL("rms_norm_fwd_bf16", rms_norm_fwd, bf16)
 
 // dx of a row: with n = h*r, dx = dres + r*(dy*w - n*mean(dy*w*n)). Returns r.
 template <typename S>
-inline float rms_norm_bwd_row(constant rlv_op_rms_norm_bwd& a, device S* dx, device const S* dy, device const S* h,
+METAL_FUNC float rms_norm_bwd_row(constant rlv_op_rms_norm_bwd& a, device S* dx, device const S* dy, device const S* h,
                               device const float* weight, device const S* dres, uint lane) {
   const float r = inverse_rms(h, a.cols, a.eps, lane);
   float sum = 0.0f;
@@ -122,14 +122,14 @@ RLV_KERNEL("qk_norm_rope_fwd_f32", qk_norm_rope_fwd, float)
 RLV_KERNEL("qk_norm_rope_fwd_bf16", qk_norm_rope_fwd, bf16)
 
 // The cotangent of the normalised head: dy rotated back. Elements i and i + half.
-inline float2 rotated_back(float low, float high, float cosine, float sine) {
+METAL_FUNC float2 rotated_back(float low, float high, float cosine, float sine) {
   return float2(fma(low, cosine, high * sine), fma(high, cosine, -(low * sine)));
 }
 
 // dx of one (row, head); with a norm, dn*n is added to the lane's dweight[2*j], dweight[2*j + 1] of elements
 // lane + 32*j and that + half.
 template <typename S>
-inline void qk_norm_rope_bwd_head(constant rlv_op_qk_norm_rope_bwd& a, device S* dx, device const S* dy,
+METAL_FUNC void qk_norm_rope_bwd_head(constant rlv_op_qk_norm_rope_bwd& a, device S* dx, device const S* dy,
                                   device const S* x, device const float* weight, device const float* angles,
                                   thread float* dweight, uint lane) {
   const uint half_dim = a.head_dim / 2;
@@ -143,8 +143,10 @@ inline void qk_norm_rope_bwd_head(constant rlv_op_qk_norm_rope_bwd& a, device S*
       sum = fma(dn.y * weight[i + half_dim], widen(x[i + half_dim]) * r, sum);
     }
   const float mean = norm ? simd_sum(sum) / float(a.head_dim) : 0.0f;
-  uint part = 0;
-  for (uint i = lane; i < half_dim; i += RLV_SIMD, part += 2) {
+  RLV_UNROLL
+  for (uint part = 0; part < HEAD_PARTS; part += 2) {
+    const uint i = lane + RLV_SIMD * (part / 2);
+    if (i >= half_dim) continue;
     const float2 dn = rotated_back(widen(dy[i]), widen(dy[i + half_dim]), angles[i], angles[i + half_dim]);
     if (!norm) {
       dx[i] = narrow<S>(dn.x);
@@ -170,6 +172,7 @@ kernel void qk_norm_rope_bwd(constant rlv_op_qk_norm_rope_bwd& a [[buffer(0)]], 
   const uint head = group.x * ROWS_PER_GROUP + simdgroup;
   if (head >= a.heads) return;
   float unused[HEAD_PARTS];
+  RLV_UNROLL
   for (uint i = 0; i < HEAD_PARTS; i++) unused[i] = 0.0f;
   for (uint row = group.y * ROPE_ROWS; row < min(a.rows, (group.y + 1) * ROPE_ROWS); row++) {
     const uint position = positions[row];
@@ -198,6 +201,7 @@ kernel void qk_norm_rope_bwd_block(constant rlv_op_qk_norm_rope_bwd& a [[buffer(
   threadgroup float sums[BLOCK_SIMDGROUPS][HEAD_PARTS * RLV_SIMD];
   const uint row0 = group * RLV_ROW_BLOCK, rows = min(a.rows - row0, RLV_ROW_BLOCK), half_dim = a.head_dim / 2;
   float dweight[HEAD_PARTS];
+  RLV_UNROLL
   for (uint i = 0; i < HEAD_PARTS; i++) dweight[i] = 0.0f;
   for (uint pair = simdgroup; pair < rows * a.heads; pair += BLOCK_SIMDGROUPS) {
     const uint row = row0 + pair / a.heads, head = pair % a.heads, position = positions[row];
@@ -208,8 +212,10 @@ kernel void qk_norm_rope_bwd_block(constant rlv_op_qk_norm_rope_bwd& a [[buffer(
     const ulong at = (ulong(row) * a.heads + head) * a.head_dim;
     qk_norm_rope_bwd_head(a, dx + at, dy + at, x + at, weight, rope + ulong(position) * a.head_dim, dweight, lane);
   }
-  uint part = 0;
-  for (uint i = lane; i < half_dim; i += RLV_SIMD, part += 2) {
+  RLV_UNROLL
+  for (uint part = 0; part < HEAD_PARTS; part += 2) {
+    const uint i = lane + RLV_SIMD * (part / 2);
+    if (i >= half_dim) continue;
     sums[simdgroup][i] = dweight[part];
     sums[simdgroup][i + half_dim] = dweight[part + 1];
   }

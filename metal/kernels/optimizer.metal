@@ -15,13 +15,13 @@ struct Squares {
   Two small, medium, large;
 };
 
-inline Two with_square(Two sum, float x) {
+METAL_FUNC Two with_square(Two sum, float x) {
   const Two square = two_product(x, x), high = two_sum(sum.high, square.high);
   return fast_two_sum(high.high, high.low + (sum.low + square.low));
 }
 
 // Sum over the threads of a group, complete in thread 0. `scratch`: one pair for each simdgroup.
-inline Two group_sum(Two x, threadgroup float2* scratch, uint t, uint lane, uint simdgroup) {
+METAL_FUNC Two group_sum(Two x, threadgroup float2* scratch, uint t, uint lane, uint simdgroup) {
   x = simd_sum_two(x);
   if (lane == 0) scratch[simdgroup] = float2(x.high, x.low);
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -122,12 +122,12 @@ struct Adam {
 
 // A bfloat16 parameter is the high half of a float32 master whose bits are exactly (p << 16) + lo, lo signed; a tie
 // goes up.
-inline float load_master(device const float* p, device const short*, ulong i) { return p[i]; }
-inline float load_master(device const bf16* p, device const short* lo, ulong i) {
+METAL_FUNC float load_master(device const float* p, device const short*, ulong i) { return p[i]; }
+METAL_FUNC float load_master(device const bf16* p, device const short* lo, ulong i) {
   return as_type<float>((uint(p[i]) << 16) + uint(int(lo[i])));
 }
-inline void store_master(device float* p, device short*, ulong i, float x) { p[i] = x; }
-inline void store_master(device bf16* p, device short* lo, ulong i, float x) {
+METAL_FUNC void store_master(device float* p, device short*, ulong i, float x) { p[i] = x; }
+METAL_FUNC void store_master(device bf16* p, device short* lo, ulong i, float x) {
   const uint bits = as_type<uint>(x);
   p[i] = bf16((bits + 0x8000u) >> 16);
   lo[i] = as_type<short>(ushort(bits));
@@ -135,8 +135,8 @@ inline void store_master(device bf16* p, device short* lo, ulong i, float x) {
 
 // A bfloat16 moment takes one of its neighbours with the probability of their nearness: 16 random bits are added
 // below the kept half.
-inline void store_moment(device float* m, ulong i, float x, constant rlv_op_adamw&, uint) { m[i] = x; }
-inline void store_moment(device bf16* m, ulong i, float x, constant rlv_op_adamw& a, uint which) {
+METAL_FUNC void store_moment(device float* m, ulong i, float x, constant rlv_op_adamw&, uint) { m[i] = x; }
+METAL_FUNC void store_moment(device bf16* m, ulong i, float x, constant rlv_op_adamw& a, uint which) {
   const uint random = philox_word(a.seed, a.tensor, uint(i), a.step, which, 0) >> 16;
   m[i] = bf16((as_type<uint>(x) + random) >> 16);
 }

@@ -6,7 +6,7 @@
 // y[i*stride] = rope(n)[i] of one head in the rotate-half convention, n = x/rms(x)*weight or x itself.
 // angles = [cos(dim/2), sin(dim/2)].
 template <typename S>
-inline void rope_row(device S* y, uint stride, device const S* x, device const float* weight, bool norm,
+METAL_FUNC void rope_row(device S* y, uint stride, device const S* x, device const float* weight, bool norm,
                      device const float* angles, uint dim, float eps, uint lane) {
   const uint half_dim = dim / 2;
   const float inverse = norm ? inverse_rms(x, dim, eps, lane) : 1.0f;
@@ -22,4 +22,4 @@ inline void rope_row(device S* y, uint stride, device const S* x, device const f
   }
 }
 
-inline float silu_times(float gate, float up) { return gate / (1.0f + exp(-gate)) * up; }
+METAL_FUNC float silu_times(float gate, float up) { return gate / (1.0f + exp(-gate)) * up; }

@@ -17,7 +17,7 @@
 #define SAMPLE_SIMDGROUPS (SAMPLE_THREADS / RLV_SIMD)
 #define SAMPLE_DIGITS 16u
 
-inline float scaled(device const float* logits, uint j, uint vocab, float inv_temp) {
+METAL_FUNC float scaled(device const float* logits, uint j, uint vocab, float inv_temp) {
   return j < vocab ? logits[j] * inv_temp : -INFINITY;
 }
 
@@ -29,6 +29,7 @@ kernel void sample_tiles(constant rlv_op_sample& a [[buffer(0)]], device const f
   if (tile >= tiles) return;
   device const float* row = logits + ulong(group.y) * a.vocab;
   float z[RLV_VOCAB_TILE / RLV_SIMD];
+  RLV_UNROLL
   for (uint i = 0; i < RLV_VOCAB_TILE / RLV_SIMD; i++)
     z[i] = scaled(row, tile * RLV_VOCAB_TILE + RLV_SIMD * i + lane, a.vocab, a.inv_temp);
   const TileSum sum = tile_sum(z);
@@ -36,7 +37,7 @@ kernel void sample_tiles(constant rlv_op_sample& a [[buffer(0)]], device const f
 }
 
 // Larger z, larger key; 0 and -0 are the same.
-inline uint order_key(float z) {
+METAL_FUNC uint order_key(float z) {
   const uint bits = as_type<uint>(z + 0.0f);
   return bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
 }
@@ -46,7 +47,7 @@ struct Cutoff {
   uint key, index;
   float weight;
 };
-inline bool keeps(Cutoff cut, uint key, uint j, float weight) {
+METAL_FUNC bool keeps(Cutoff cut, uint key, uint j, float weight) {
   return (key > cut.key || (key == cut.key && j >= cut.index)) && weight >= cut.weight;
 }
 
@@ -57,7 +58,7 @@ struct SampleRow {
   float inv_temp, max;
   uint thread_index, lane, simdgroup;
 };
-inline float z_of(SampleRow row, uint j) { return row.logits[j] * row.inv_temp; }
+METAL_FUNC float z_of(SampleRow row, uint j) { return row.logits[j] * row.inv_temp; }
 
 struct Tally {
   uint count;
@@ -66,9 +67,10 @@ struct Tally {
 
 // Counts and masses of tokens of key >= `lowest` whose key begins with `prefix`, by the four bits from `shift` on.
 // 16 digits x 8 simdgroups in `scratch`; the caller reads its results from the first simdgroup's place.
-inline void tally(SampleRow row, uint prefix, uint shift, uint lowest, threadgroup Tally* scratch) {
+METAL_FUNC void tally(SampleRow row, uint prefix, uint shift, uint lowest, threadgroup Tally* scratch) {
   uint counts[SAMPLE_DIGITS];
   Two masses[SAMPLE_DIGITS];
+  RLV_UNROLL
   for (uint d = 0; d < SAMPLE_DIGITS; d++) {
     counts[d] = 0;
     masses[d] = two(0.0f, 0.0f);
@@ -79,6 +81,7 @@ inline void tally(SampleRow row, uint prefix, uint shift, uint lowest, threadgro
     if (key < lowest || (shift < 28 && key >> (shift + 4) != prefix)) continue;
     const uint digit = key >> shift & 15u;
     const float weight = exp(z - row.max);
+    RLV_UNROLL
     for (uint d = 0; d < SAMPLE_DIGITS; d++)
       if (d == digit) {
         counts[d]++;
@@ -86,6 +89,7 @@ inline void tally(SampleRow row, uint prefix, uint shift, uint lowest, threadgro
         masses[d] = two(sum.high, masses[d].low + sum.low);
       }
   }
+  RLV_UNROLL
   for (uint d = 0; d < SAMPLE_DIGITS; d++) {
     const uint count = simd_sum(counts[d]);
     const Two mass = simd_sum_two(fast_two_sum(masses[d].high, masses[d].low));
@@ -110,7 +114,7 @@ inline void tally(SampleRow row, uint prefix, uint shift, uint lowest, threadgro
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
-inline Tally tallied(threadgroup const Tally* scratch, uint digit) {
+METAL_FUNC Tally tallied(threadgroup const Tally* scratch, uint digit) {
   Tally t;
   t.count = scratch[digit].count;
   t.mass = two(scratch[digit].mass.high, scratch[digit].mass.low);
@@ -118,7 +122,7 @@ inline Tally tallied(threadgroup const Tally* scratch, uint digit) {
 }
 
 // The key of the k-th largest z.
-inline uint kth_key(SampleRow row, uint k, threadgroup Tally* scratch) {
+METAL_FUNC uint kth_key(SampleRow row, uint k, threadgroup Tally* scratch) {
   uint prefix = 0, above = 0;
   for (uint pass = 0; pass < 8; pass++) {
     tally(row, prefix, 28 - 4 * pass, 0, scratch);
@@ -131,7 +135,7 @@ inline uint kth_key(SampleRow row, uint k, threadgroup Tally* scratch) {
 }
 
 // The index of the token of key `key` before which `before` others of that key come.
-inline uint index_of_rank(SampleRow row, uint key, uint before, threadgroup uint* scratch) {
+METAL_FUNC uint index_of_rank(SampleRow row, uint key, uint before, threadgroup uint* scratch) {
   uint seen = 0;
   for (uint first = 0; first < row.vocab; first += SAMPLE_THREADS) {
     const uint j = first + row.thread_index;
@@ -152,7 +156,7 @@ inline uint index_of_rank(SampleRow row, uint key, uint before, threadgroup uint
 }
 
 // Drops the ascending tail of at most (1 - top_p) of the mass of tokens that `cut` keeps, but never the last token.
-inline void cut_tail(SampleRow row, float top_p, thread Cutoff& cut, threadgroup Tally* scratch,
+METAL_FUNC void cut_tail(SampleRow row, float top_p, thread Cutoff& cut, threadgroup Tally* scratch,
                      threadgroup uint* ranks) {
   uint prefix = 0, equal = 0;
   Two below = two(0.0f, 0.0f), limit = below, mass = below;
@@ -160,6 +164,7 @@ inline void cut_tail(SampleRow row, float top_p, thread Cutoff& cut, threadgroup
     tally(row, prefix, 28 - 4 * pass, cut.key, scratch);
     if (pass == 0) {
       Two total = two(0.0f, 0.0f);
+      RLV_UNROLL
       for (uint d = 0; d < SAMPLE_DIGITS; d++) total = add(total, tallied(scratch, d).mass);
       limit = multiply(two_sum(1.0f, -top_p), total);
     }
@@ -192,10 +197,11 @@ inline void cut_tail(SampleRow row, float top_p, thread Cutoff& cut, threadgroup
 }
 
 // work[tile].w = mass of the tile's tokens that `cut` keeps, relative to the row's maximum.
-inline void tile_masses(SampleRow row, Cutoff cut, device float4* work) {
+METAL_FUNC void tile_masses(SampleRow row, Cutoff cut, device float4* work) {
   threadgroup_barrier(mem_flags::mem_device);  // all have read the tiles
   for (uint tile = row.simdgroup; tile * RLV_VOCAB_TILE < row.vocab; tile += SAMPLE_SIMDGROUPS) {
     float mass = 0.0f;
+    RLV_UNROLL
     for (uint i = 0; i < RLV_VOCAB_TILE / RLV_SIMD; i++) {
       const uint j = tile * RLV_VOCAB_TILE + RLV_SIMD * i + row.lane;
       if (j >= row.vocab) continue;
@@ -209,7 +215,7 @@ inline void tile_masses(SampleRow row, Cutoff cut, device float4* work) {
 }
 
 // The lowest index of the largest logit: scaling may round different logits to one z.
-inline uint argmax(SampleRow row, threadgroup float* values, threadgroup uint* indices) {
+METAL_FUNC uint argmax(SampleRow row, threadgroup float* values, threadgroup uint* indices) {
   float best = -INFINITY;
   uint at = RLV_NONE;
   for (uint j = row.thread_index; j < row.vocab; j += SAMPLE_THREADS)
@@ -236,7 +242,7 @@ inline uint argmax(SampleRow row, threadgroup float* values, threadgroup uint* i
 }
 
 // The first token at which the cumulative mass, in index order, passes u of the whole. `weights` holds a tile.
-inline uint draw(SampleRow row, Cutoff cut, bool filtered, device const float4* work, Two u,
+METAL_FUNC uint draw(SampleRow row, Cutoff cut, bool filtered, device const float4* work, Two u,
                  threadgroup float* weights) {
   const uint tiles = ceil_div(row.vocab, RLV_VOCAB_TILE);
   Two total = two(0.0f, 0.0f);

@@ -8,13 +8,13 @@
 #define DOUBLE_FRACTION 0x000ffffffffffffful
 #define DOUBLE_ONE 0x0010000000000000ul  // the implicit bit
 
-inline int double_exponent(ulong x) { return int(x >> 52); }
-inline ulong double_mantissa(ulong x) {
+METAL_FUNC int double_exponent(ulong x) { return int(x >> 52); }
+METAL_FUNC ulong double_mantissa(ulong x) {
   return double_exponent(x) == 0 ? x & DOUBLE_FRACTION : (x & DOUBLE_FRACTION) | DOUBLE_ONE;
 }
 
 // a + b, to nearest, ties to even; infinities and NaN stay.
-inline ulong add_doubles(ulong a, ulong b) {
+METAL_FUNC ulong add_doubles(ulong a, ulong b) {
   if (a < b) {
     const ulong swap = a;
     a = b;
@@ -42,7 +42,7 @@ inline ulong add_doubles(ulong a, ulong b) {
 }
 
 // x*2^exponent for x >= 0 whose parts are finite float32 numbers.
-inline ulong to_double(Two x, int exponent) {
+METAL_FUNC ulong to_double(Two x, int exponent) {
   const uint high = as_type<uint>(x.high), low = as_type<uint>(abs(x.low));
   if (high < 0x00800000u) return 0;
   const int high_exponent = int(high >> 23), low_exponent = int(low >> 23);
@@ -73,7 +73,7 @@ struct EvenSplit {
   Two m;
   int half_exponent;
 };
-inline EvenSplit split_double(ulong x) {
+METAL_FUNC EvenSplit split_double(ulong x) {
   int exponent = double_exponent(x) - 1023;
   ulong mantissa = double_mantissa(x);
   if (double_exponent(x) == 0) {

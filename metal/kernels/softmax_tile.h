@@ -9,7 +9,7 @@
 struct TileSum {
   float max, sum, dot;
 };
-inline TileSum empty_tile() {
+METAL_FUNC TileSum empty_tile() {
   TileSum t;
   t.max = -INFINITY;
   t.sum = 0.0f;
@@ -18,7 +18,7 @@ inline TileSum empty_tile() {
 }
 
 // Two columns a lane; -inf where there is none. The result is in every lane. NaN anywhere gives sum NaN.
-inline TileSum strip_sum(float z0, float z1) {
+METAL_FUNC TileSum strip_sum(float z0, float z1) {
   TileSum t;
   t.max = simd_max(max(z0, z1));
   const float origin = t.max == -INFINITY ? 0.0f : t.max;
@@ -30,7 +30,7 @@ inline TileSum strip_sum(float z0, float z1) {
   return t;
 }
 
-inline TileSum merge(TileSum a, TileSum b) {
+METAL_FUNC TileSum merge(TileSum a, TileSum b) {
   TileSum t;
   t.max = max(a.max, b.max);
   const float shift_a = a.max == t.max ? 0.0f : a.max - t.max,
@@ -45,13 +45,14 @@ inline TileSum merge(TileSum a, TileSum b) {
 }
 
 // A tile of 512 columns: lane l has z[i] of column 32*i + l.
-inline TileSum tile_sum(thread const float* z) {
+METAL_FUNC TileSum tile_sum(thread const float* z) {
   TileSum t = strip_sum(z[0], z[1]);
+  RLV_UNROLL
   for (uint i = 1; i < RLV_VOCAB_TILE / 64; i++) t = merge(t, strip_sum(z[2 * i], z[2 * i + 1]));
   return t;
 }
 
-inline float lse_of(TileSum t) { return t.max + log(t.sum); }
+METAL_FUNC float lse_of(TileSum t) { return t.max + log(t.sum); }
 
 // H = lse - sum p*z = log(sum) - dot/sum, nats.
-inline float entropy_of(TileSum t) { return log(t.sum) - t.dot / t.sum; }
+METAL_FUNC float entropy_of(TileSum t) { return log(t.sum) - t.dot / t.sum; }

@@ -6,44 +6,44 @@
 struct Two {
   float high, low;
 };
-inline Two two(float high, float low) {
+METAL_FUNC Two two(float high, float low) {
   Two t;
   t.high = high;
   t.low = low;
   return t;
 }
 // |a| >= |b|.
-inline Two fast_two_sum(float a, float b) {
+METAL_FUNC Two fast_two_sum(float a, float b) {
   const float sum = a + b;
   return two(sum, b - (sum - a));
 }
-inline Two two_sum(float a, float b) {
+METAL_FUNC Two two_sum(float a, float b) {
   const float sum = a + b, other = sum - a;
   return two(sum, (a - (sum - other)) + (b - other));
 }
-inline Two two_product(float a, float b) {
+METAL_FUNC Two two_product(float a, float b) {
   const float product = a * b;
   return two(product, fma(a, b, -product));
 }
 // Symmetric: every lane of a butterfly gets the same bits.
-inline Two add(Two a, Two b) {
+METAL_FUNC Two add(Two a, Two b) {
   const Two high = two_sum(a.high, b.high);
   return fast_two_sum(high.high, high.low + (a.low + b.low));
 }
-inline Two negative(Two a) { return two(-a.high, -a.low); }
-inline Two multiply(Two a, Two b) {
+METAL_FUNC Two negative(Two a) { return two(-a.high, -a.low); }
+METAL_FUNC Two multiply(Two a, Two b) {
   const Two p = two_product(a.high, b.high);
   return fast_two_sum(p.high, p.low + fma(a.high, b.low, a.low * b.high));
 }
-inline Two divide(Two a, Two b) {
+METAL_FUNC Two divide(Two a, Two b) {
   const float q = a.high / b.high;
   const Two rest = add(a, negative(multiply(two(q, 0.0f), b)));
   return fast_two_sum(q, rest.high / b.high);
 }
-inline bool less(Two a, Two b) { return a.high < b.high || (a.high == b.high && a.low < b.low); }
+METAL_FUNC bool less(Two a, Two b) { return a.high < b.high || (a.high == b.high && a.low < b.low); }
 
 // Sum over a simdgroup, the same in every lane.
-inline Two simd_sum_two(Two x) {
+METAL_FUNC Two simd_sum_two(Two x) {
   for (ushort step = 16; step > 0; step /= 2) {
     Two other;
     other.high = simd_shuffle_xor(x.high, step);

@@ -1,4 +1,5 @@
 // The Metal device: programs are encoded by a thread of their own into command buffers, in order.
+#include <dlfcn.h>
 #include <cstdlib>
 #include <deque>
 #include <thread>
@@ -11,17 +12,18 @@ namespace metal {
 
 namespace {
 
-// A command buffer ends after so many operations or so much arithmetic (about a second of a small GPU): the
-// next one is encoded while it runs, and no single one runs long enough to be taken for a hang.
+// A command buffer also ends after so many operations or bytes: the next one is encoded while it runs.
 constexpr uint32_t kOperationsPerBatch = 192;
-constexpr double kFlopsPerBatch = 2e12;
-constexpr double kDefaultLimitSeconds = 120;
+constexpr double kBytesPerBatch = 8e9;
+// A tenth of a second of a small GPU: the system draws its windows in between.
+constexpr double kBatchGflop = 200;
+constexpr double kLimitSeconds = 120;
 
-// RLV_METAL_TIMEOUT: seconds after which the GPU counts as lost.
-double limit_seconds() {
-  const char* text = std::getenv("RLV_METAL_TIMEOUT");
-  const double seconds = text ? std::atof(text) : 0;
-  return seconds > 0 ? seconds : kDefaultLimitSeconds;
+// A positive number, or what counts without one.
+double from_environment(const char* name, double otherwise) {
+  const char* text = std::getenv(name);
+  const double value = text ? std::atof(text) : 0;
+  return value > 0 ? value : otherwise;
 }
 
 std::string json_string(const char* s) {
@@ -33,6 +35,25 @@ std::string json_string(const char* s) {
   return out + "\"";
 }
 
+double bytes_of(uint32_t id, const uint32_t* record) {
+  double units = 0;
+  for (int i = 0; i < op_info(id).tensors; i++) units += record[3 * i + 2];  // {buffer, offset, length}
+  return 16 * units;
+}
+
+// The first GPU of the machine. A program without windows may be refused the "default" one: CoreGraphics must
+// be loaded for it, and it is for interactive sessions.
+SharedPtr<MTL::Device> first_device() {
+#if defined(__APPLE__)
+  dlopen("/System/Library/Frameworks/CoreGraphics.framework/CoreGraphics", RTLD_LAZY);
+  // Read at the first use of the driver: command buffers may run longer while windows are drawn.
+  setenv("AGX_RELAX_CDM_CTXSTORE_TIMEOUT", "1", 0);
+#endif
+  auto all = TransferPtr(MTL::CopyAllDevices());
+  if (all && all->count() > 0) return RetainPtr(all->object<MTL::Device>(0));
+  return TransferPtr(MTL::CreateSystemDefaultDevice());
+}
+
 class MetalDevice final : public Device {
  public:
   MetalDevice(const char* name, SharedPtr<MTL::Device> device)
@@ -42,6 +63,7 @@ class MetalDevice final : public Device {
         pipelines_(std::make_unique<Pipelines>(device_.get(), true)) {}
 
   ~MetalDevice() override {
+    const Pool pool;
     if (!queue_) return;
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -61,10 +83,16 @@ class MetalDevice final : public Device {
   bool start(std::string& error) {
     features_ = probe(device_.get(), *pipelines_, error);
     if (!features_.simdgroup_matrix) return false;
-    queue_ = std::make_unique<Queue>(device_.get(), limit_seconds());
-    encoder_ =
-        std::make_unique<OperationEncoder>(device_.get(), memory_, *pipelines_, *queue_, features_.direct,
-                                           [this](const std::string& text) { fail(text); });
+    queue_ = std::make_unique<Queue>(device_.get(), from_environment("RLV_METAL_TIMEOUT", kLimitSeconds),
+                                     from_environment("RLV_METAL_BATCH", kBatchGflop) * 1e9);
+    if (!queue_->usable()) {
+      error = "Metal gives no command queue: use --device cpu";
+      queue_.reset();
+      return false;
+    }
+    encoder_ = std::make_unique<OperationEncoder>(
+        device_.get(), memory_, *pipelines_, *queue_, features_.direct,
+        [this](const std::string& text) { fail(text); }, [this](Queue::Batch& batch) { split(batch); });
     thread_ = std::thread([this] { work(); });
     return true;
   }
@@ -116,51 +144,67 @@ class MetalDevice final : public Device {
       }
       const Pool pool;
       run(*program);
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (programs_.empty()) pipelines_->save_archive();
     }
   }
 
-  // Measured operations stand alone, each in a command buffer of its own, so that the GPU's times are theirs.
+  // Measured operations stand alone, each in command buffers of its own, so that the GPU's times are theirs.
   void run(const Program& program) {
-    const bool profiling = profiling_;
+    running_ = {&program, 0, 0, profiling_};
     Queue::Batch batch;
-    uint32_t first = 0;
     for (uint32_t i = 0; i < program.steps.size(); i++) {
+      const Pool pool;
       const Step& step = program.steps[i];
       const uint32_t* record = program.record_of(step);
       const double flops = op_info(step.id).flops(record);
-      const bool full = batch.operations >= kOperationsPerBatch || batch.flops + flops > kFlopsPerBatch;
-      if (batch && (profiling || full)) commit(std::move(batch), program, first, i, 0, profiling);
+      running_.next = i;
+      const bool full = batch.operations >= kOperationsPerBatch || batch.bytes > kBytesPerBatch ||
+                        batch.flops + flops > queue_->batch_flops();
+      if (batch && (running_.profiling || full)) commit(std::move(batch), 0);
       if (!batch) {
         batch = queue_->begin();
-        first = i;
+        running_.first = i;
         if (!batch) break;
       } else if (step.barrier) {
         batch.encoder->memoryBarrier(MTL::BarrierScopeBuffers);
         barriers_ += 1;
       }
-      encoder_->encode(batch, step.id, record, program.pointers_of(step));
+      running_.next = i + 1;
+      encoder_->encode(batch, step.id, record, program.pointers_of(step), flops);
+      if (!batch) break;
       batch.operations += 1;
-      batch.flops += flops;
+      batch.bytes += bytes_of(step.id, record);
     }
     if (!batch) batch = queue_->begin();
     if (!batch) {
       fail("[metal] the GPU is lost: restart the run, or use --device cpu");
       return complete(program.ticket);
     }
-    commit(std::move(batch), program, first, uint32_t(program.steps.size()), program.ticket, profiling);
+    commit(std::move(batch), program.ticket);
   }
 
-  // Steps [first, last) of the program; ticket 0: more of it follows.
-  void commit(Queue::Batch batch, const Program& program, uint32_t first, uint32_t last, uint32_t ticket,
-              bool profiling) {
+  // In the middle of an operation, which goes on in the next command buffer.
+  void split(Queue::Batch& batch) {
+    commit(std::move(batch), 0);
+    batch = queue_->begin();
+    running_.first = running_.next - 1;
+  }
+
+  // What is committed of the program that is being encoded: steps [first, next). ticket 0: more of it
+  // follows.
+  void commit(Queue::Batch batch, uint32_t ticket) {
+    const Program& program = *running_.program;
     std::string label = "nothing";
     uint32_t id = 0;
-    if (last > first) {
-      const Step& step = program.steps[first];
+    if (running_.next > running_.first) {
+      const Step& step = program.steps[running_.first];
       id = step.id;
       label = describe_operation(step.id, program.record_of(step));
-      if (last - first > 1) label += " and " + std::to_string(last - first - 1) + " more";
+      const uint32_t more = running_.next - running_.first - 1;
+      if (more > 0) label += " and " + std::to_string(more) + " more";
     }
+    const bool profiling = running_.profiling;
     queue_->commit(std::move(batch), label, [this, id, ticket, profiling, label](const Queue::Result& r) {
       if (!r.error.empty()) fail("[" + label + "] " + r.error);
       if (r.code != 0) fail(std::string("[") + kernel_error(r.code) + ": " + std::to_string(r.value) + "]");
@@ -182,6 +226,12 @@ class MetalDevice final : public Device {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::unique_ptr<Program>> programs_;
+  // Of the encoding thread: the program, and its steps since the last command buffer.
+  struct {
+    const Program* program;
+    uint32_t first, next;
+    bool profiling;
+  } running_{};
   bool closing_ = false;
   std::thread thread_;
 };
@@ -191,7 +241,7 @@ class MetalDevice final : public Device {
 
 std::unique_ptr<Device> make_metal_device(const char* name, std::string& error) {
   const metal::Pool pool;
-  auto device = metal::TransferPtr(MTL::CreateSystemDefaultDevice());
+  auto device = metal::first_device();
   if (!device) {
     error = "no Metal device on this machine: use --device cpu";
     return nullptr;

@@ -1,5 +1,7 @@
 #include "encoder.h"
 
+#include <algorithm>
+
 #include "errors.h"
 
 namespace rlv {
@@ -33,22 +35,34 @@ const char* kernel_error(uint32_t code) {
 }
 
 OperationEncoder::OperationEncoder(MTL::Device* device, Memory& memory, Pipelines& pipelines, Queue& queue,
-                                   bool direct, Fail fail)
+                                   bool direct, Fail fail, Split split)
     : memory_(memory),
       pipelines_(pipelines),
       queue_(queue),
       direct_(direct),
       fail_(std::move(fail)),
+      split_(std::move(split)),
       absent_(TransferPtr(device->newBuffer(16, MTL::ResourceStorageModeShared))) {}
 
-void OperationEncoder::encode(Queue::Batch& batch, uint32_t id, const uint32_t* record,
-                              void* const* pointers) {
+void OperationEncoder::encode(Queue::Batch& batch, uint32_t id, const uint32_t* record, void* const* pointers,
+                              double flops) {
   batch_ = &batch;
   id_ = id;
   record_ = record;
   pointers_ = pointers;
   bound_ = failed_ = false;
+  worked_ = 0;
   kLaunch[id](*this, record);
+  batch.flops += std::max(0.0, flops - worked_);
+}
+
+void OperationEncoder::worked(double flops) {
+  worked_ += flops;
+  batch_->flops += flops;
+  if (failed_ || batch_->flops < queue_.batch_flops()) return;
+  split_(*batch_);
+  bound_ = false;
+  if (!*batch_) failed_ = true;
 }
 
 // Bindings stay from dispatch to dispatch: once per operation is enough.
@@ -85,7 +99,9 @@ void OperationEncoder::run(const char* file, const std::string& name, Grid group
                                 MTL::Size(threads.x, threads.y, threads.z));
 }
 
-void OperationEncoder::barrier() { batch_->encoder->memoryBarrier(MTL::BarrierScopeBuffers); }
+void OperationEncoder::barrier() {
+  if (*batch_) batch_->encoder->memoryBarrier(MTL::BarrierScopeBuffers);
+}
 
 void OperationEncoder::fail(const char* detail, uint32_t value) {
   failed_ = true;

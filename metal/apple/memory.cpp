@@ -1,5 +1,7 @@
 #include "memory.h"
 
+#include <unistd.h>
+#include <algorithm>
 #include <cstring>
 
 namespace rlv {
@@ -11,9 +13,23 @@ constexpr uint64_t kLarge = kHeapBytes / 8;
 // Tracked: the order of command buffers that touch the same memory is Metal's to keep.
 constexpr MTL::ResourceOptions kOptions =
     MTL::ResourceStorageModeShared | MTL::ResourceHazardTrackingModeTracked;
+// A GPU takes more than it recommends, at the cost of other programs, but never what the machine does not
+// have: beyond that, work fails when it runs.
+uint64_t limit_of(MTL::Device* device) {
+  const double physical = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
+  return uint64_t(std::min(1.5 * double(device->recommendedMaxWorkingSetSize()), 0.95 * physical));
+}
+
 }  // namespace
 
+// Virtual machines have a GPU without shared heaps.
+Memory::Memory(MTL::Device* device)
+    : device_(device),
+      limit_(limit_of(device)),
+      heaps_work_(std::strstr(device->name()->utf8String(), "Paravirtual") == nullptr) {}
+
 SharedPtr<MTL::Buffer> Memory::from_heap(uint64_t bytes) {
+  if (!heaps_work_) return TransferPtr(device_->newBuffer(bytes, kOptions));
   for (auto& heap : heaps_)
     if (MTL::Buffer* buffer = heap->newBuffer(bytes, kOptions)) return TransferPtr(buffer);
   auto descriptor = TransferPtr(MTL::HeapDescriptor::alloc()->init());
@@ -21,7 +37,7 @@ SharedPtr<MTL::Buffer> Memory::from_heap(uint64_t bytes) {
   descriptor->setStorageMode(MTL::StorageModeShared);
   descriptor->setHazardTrackingMode(MTL::HazardTrackingModeTracked);
   MTL::Heap* heap = device_->newHeap(descriptor.get());
-  if (!heap) return {};
+  if (!heap) return TransferPtr(device_->newBuffer(bytes, kOptions));
   heaps_.push_back(TransferPtr(heap));
   return TransferPtr(heap->newBuffer(bytes, kOptions));
 }
@@ -30,6 +46,7 @@ void* Memory::allocate(uint64_t bytes) {
   const Pool pool;
   std::lock_guard<std::mutex> lock(mutex_);
   SharedPtr<MTL::Buffer> buffer;
+  if (device_->currentAllocatedSize() + bytes > limit_) return nullptr;
   if (bytes < kLarge) {
     buffer = from_heap(bytes);
     // Memory of a heap comes back as it was left; a buffer of its own comes zeroed.
@@ -56,7 +73,7 @@ Memory::Place Memory::find(const void* p) const {
   if (it == buffers_.begin()) return {};
   --it;
   const uint64_t offset = address - it->first;
-  if (offset > it->second->length()) return {};
+  if (offset >= it->second->length()) return {};
   return {it->second.get(), offset};
 }
 

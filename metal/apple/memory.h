@@ -11,7 +11,7 @@ namespace metal {
 
 class Memory {
  public:
-  explicit Memory(MTL::Device* device) : device_(device) {}
+  explicit Memory(MTL::Device* device);
 
   // Zeroed bytes with a stable address, nullptr when there are none left.
   void* allocate(uint64_t bytes);
@@ -28,6 +28,8 @@ class Memory {
   SharedPtr<MTL::Buffer> from_heap(uint64_t bytes);
 
   MTL::Device* device_;
+  const uint64_t limit_;
+  const bool heaps_work_;
   mutable std::mutex mutex_;
   std::map<uintptr_t, SharedPtr<MTL::Buffer>> buffers_;  // by address
   std::vector<SharedPtr<MTL::Heap>> heaps_;

@@ -80,6 +80,7 @@ void Pipelines::open_archive() {
 // A cache: what cannot be written is compiled again next time.
 void Pipelines::save_archive() {
   if (!archive_ || !archive_changed_) return;
+  archive_changed_ = false;
   const std::string temporary = archive_path_ + "." + std::to_string(getpid()) + ".tmp";
   NS::Error* error = nullptr;
   if (archive_->serializeToURL(NS::URL::fileURLWithPath(string(temporary)), &error))

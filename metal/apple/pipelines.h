@@ -26,11 +26,12 @@ class Pipelines {
   // nullptr with `error` filled if the source does not compile or has no such kernel.
   MTL::ComputePipelineState* get(const std::string& file, const std::string& kernel,
                                  std::initializer_list<Constant> constants, std::string& error);
+  // Writes what was compiled since it was written last.
+  void save_archive();
 
  private:
   MTL::Library* library(const std::string& file, std::string& error);
   void open_archive();
-  void save_archive();
 
   MTL::Device* device_;
   std::map<std::string, SharedPtr<MTL::Library>> libraries_;

@@ -3,15 +3,17 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 namespace rlv {
 namespace metal {
 
-Queue::Queue(MTL::Device* device, double limit_seconds)
+Queue::Queue(MTL::Device* device, double limit_seconds, double batch_flops)
     : queue_(TransferPtr(device->newCommandQueue(kInFlight + 1))),
       errors_(TransferPtr(device->newBuffer(kInFlight * kErrorBytes, MTL::ResourceStorageModeShared))),
-      limit_seconds_(limit_seconds) {
+      limit_seconds_(limit_seconds),
+      batch_flops_(batch_flops) {
   watchdog_ = std::thread([this] { watch(); });
 }
 
@@ -49,14 +51,19 @@ Queue::Batch Queue::begin() {
 void Queue::commit(Batch batch, const std::string& label, Done done) {
   batch.encoder->endEncoding();
   batch.buffer->setLabel(string(label));
-  uint64_t serial;
+  uint64_t serial = 0;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     Slot& slot = slots_[batch.slot];
-    slot.committed = true;
-    slot.done = std::move(done);
-    serial = slot.serial;
+    if (lost_) {
+      slot = Slot();  // lost while this one was being encoded
+    } else {
+      slot.committed = true;
+      slot.done = std::move(done);
+      serial = slot.serial;
+    }
   }
+  if (serial == 0) return done(lost_result());
   const uint32_t index = batch.slot;
   batch.buffer->addCompletedHandler(
       [this, index, serial](MTL::CommandBuffer* buffer) { finished(index, serial, buffer); });
@@ -68,7 +75,13 @@ void Queue::commit(Batch batch, const std::string& label, Done done) {
 void Queue::finished(uint32_t index, uint64_t serial, MTL::CommandBuffer* buffer) {
   const Pool pool;
   Result result;
-  if (buffer->status() == MTL::CommandBufferStatusError) result.error = text(buffer->error());
+  if (buffer->status() == MTL::CommandBufferStatusError) {
+    result.error = text(buffer->error());
+    // The system's own watchdog: it wants to draw.
+    if (result.error.find("Interactiv") != std::string::npos ||
+        result.error.find("Timeout") != std::string::npos)
+      result.error += ": set RLV_METAL_BATCH to fewer GFLOP, or let the display sleep";
+  }
   uint32_t record[2];
   std::memcpy(record, static_cast<char*>(errors_->contents()) + index * kErrorBytes, sizeof record);
   result.code = record[0];
@@ -88,45 +101,52 @@ void Queue::finished(uint32_t index, uint64_t serial, MTL::CommandBuffer* buffer
   changed_.notify_all();
 }
 
-// A command buffer counts from when it is the oldest one: those behind it wait for it.
+Queue::Result Queue::lost_result() const {
+  Result result;
+  char limit[32];
+  std::snprintf(limit, sizeof limit, "%g", limit_seconds_);
+  result.error =
+      std::string("no answer from the GPU for ") + limit + " s: restart the run, or use --device cpu";
+  return result;
+}
+
+// A command buffer counts from when it is the oldest one: those behind it wait for it. Time that passes
+// between two looks counts as at most twice what was intended: some clocks run on while the machine sleeps.
 void Queue::watch() {
+  const double period = limit_seconds_ < 4 ? 0.02 : 1;
   std::unique_lock<std::mutex> lock(mutex_);
   uint64_t oldest = 0;
-  Clock::time_point since;
+  double waited = 0;
+  auto last = Clock::now();
   while (!closing_) {
-    changed_.wait_for(lock, std::chrono::milliseconds(limit_seconds_ < 4 ? 20 : 1000));
+    changed_.wait_for(lock, std::chrono::duration<double>(period));
+    const auto now = Clock::now();
+    waited += std::min(std::chrono::duration<double>(now - last).count(), 2 * period);
+    last = now;
     Slot* first = nullptr;
     for (Slot& slot : slots_)
       if (slot.busy && slot.committed && (!first || slot.serial < first->serial)) first = &slot;
-    if (!first) {
-      oldest = 0;
+    if (!first || first->serial != oldest) {
+      oldest = first ? first->serial : 0;
+      waited = 0;
       continue;
     }
-    if (first->serial != oldest) {
-      oldest = first->serial;
-      since = Clock::now();
-    }
-    if (std::chrono::duration<double>(Clock::now() - since).count() < limit_seconds_) continue;
+    if (waited < limit_seconds_) continue;
 
     lost_ = true;
-    std::vector<Done> given_up;
+    std::vector<std::pair<uint64_t, Done>> given_up;
     for (Slot& slot : slots_)
-      if (slot.busy && slot.committed) {
-        given_up.push_back(std::move(slot.done));
+      if (slot.busy && slot.committed && slot.done) {
+        given_up.emplace_back(slot.serial, std::move(slot.done));
         slot.serial = 0;
       }
+    std::sort(given_up.begin(), given_up.end(),
+              [](const auto& a, const auto& b) { return a.first < b.first; });
     lock.unlock();
-    for (auto& done : given_up) {
-      Result result;
-      char limit[32];
-      std::snprintf(limit, sizeof limit, "%g", limit_seconds_);
-      result.error =
-          std::string("no answer from the GPU for ") + limit + " s: restart the run, or use --device cpu";
-      if (done) done(result);
-    }
-    changed_.notify_all();
+    for (auto& each : given_up) each.second(lost_result());
     lock.lock();
-    oldest = 0;
+    told_ = true;
+    changed_.notify_all();
     changed_.wait(lock, [&] { return closing_; });
   }
 }
@@ -139,7 +159,11 @@ bool Queue::lost() {
 void Queue::drain() {
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [&] {
-    return lost_ || std::none_of(slots_.begin(), slots_.end(), [](const Slot& s) { return s.busy; });
+    // The `done` of a slot with a serial is being called by a thread of Metal's.
+    if (told_)
+      return std::none_of(slots_.begin(), slots_.end(),
+                          [](const Slot& s) { return s.busy && s.committed && s.serial != 0; });
+    return !lost_ && std::none_of(slots_.begin(), slots_.end(), [](const Slot& s) { return s.busy; });
   });
 }
 

@@ -30,46 +30,52 @@ class Queue {
     SharedPtr<MTL::ComputeCommandEncoder> encoder;
     uint32_t slot = 0;
     uint32_t operations = 0;
-    double flops = 0;
+    double flops = 0, bytes = 0;
     explicit operator bool() const { return bool(buffer); }
   };
 
-  Queue(MTL::Device* device, double limit_seconds);
+  // A command buffer should end after `batch_flops` of arithmetic.
+  Queue(MTL::Device* device, double limit_seconds, double batch_flops);
   ~Queue();
 
   // Waits for a free slot. Empty if the queue is lost.
   Batch begin();
   // `done` runs once, on another thread: when the GPU has finished, or when the limit has passed.
   void commit(Batch batch, const std::string& label, Done done);
-  // Until nothing is in flight, or the queue is lost.
+  // Until nothing is in flight and no `done` runs; of a lost queue, until all were told.
   void drain();
   // The GPU stopped answering. Its command buffers may still come back: such a queue must not be destroyed.
   bool lost();
+  // False if the system gave no queue.
+  bool usable() const { return queue_ && errors_; }
 
+  double batch_flops() const { return batch_flops_; }
   MTL::Buffer* errors() const { return errors_.get(); }
   static uint64_t error_offset(const Batch& batch) { return batch.slot * kErrorBytes; }
 
  private:
   using Clock = std::chrono::steady_clock;
-  static constexpr uint32_t kErrorBytes = 16;
+  static constexpr uint32_t kErrorBytes = 256;  // records do not share a line of a cache
 
   struct Slot {
     bool busy = false, committed = false;
     uint64_t serial = 0;
     Done done;
   };
+  Result lost_result() const;
 
   void finished(uint32_t slot, uint64_t serial, MTL::CommandBuffer* buffer);
   void watch();
 
   SharedPtr<MTL::CommandQueue> queue_;
   SharedPtr<MTL::Buffer> errors_;
-  const double limit_seconds_;
+  const double limit_seconds_, batch_flops_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::array<Slot, kInFlight> slots_;
   uint64_t next_serial_ = 1;
-  bool lost_ = false, closing_ = false;
+  // lost_: no answer came. told_: everyone who waited for one knows.
+  bool lost_ = false, told_ = false, closing_ = false;
   std::thread watchdog_;
 };
 

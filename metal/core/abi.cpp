@@ -17,13 +17,10 @@
 namespace {
 
 constexpr uint32_t kMaxDevices = 64;
-std::mutex g_mutex;
-std::array<std::unique_ptr<rlv::Device>, kMaxDevices> g_devices;
-// Never destroyed: another thread may still ask while the program ends.
-std::string& open_error() {
-  static std::string* const error = new std::string;
-  return *error;
-}
+// Never destroyed: a program that ends must not wait for its GPU, and other threads may still ask.
+std::mutex& g_mutex = *new std::mutex;
+auto& g_devices = *new std::array<std::unique_ptr<rlv::Device>, kMaxDevices>;
+std::string& g_open_error = *new std::string;
 
 rlv::Device* device_of(uint32_t handle) {
   std::lock_guard<std::mutex> lock(g_mutex);
@@ -68,7 +65,7 @@ uint32_t rlv_open(const char* name, uint32_t threads) {
 #endif
   std::lock_guard<std::mutex> lock(g_mutex);
   if (!device) {
-    open_error() = error.empty() ? "no such device: " + which : error;
+    g_open_error = error.empty() ? "no such device: " + which : error;
     return 0;
   }
   for (uint32_t i = 0; i < kMaxDevices; i++)
@@ -76,7 +73,7 @@ uint32_t rlv_open(const char* name, uint32_t threads) {
       g_devices[i] = std::move(device);
       return i + 1;
     }
-  open_error() = "too many open devices";
+  g_open_error = "too many open devices";
   return 0;
 }
 
@@ -122,7 +119,7 @@ uint32_t rlv_wait(uint32_t handle, uint32_t ticket, uint32_t milliseconds) {
 uint32_t rlv_error(uint32_t handle, char* out, uint32_t capacity) {
   if (handle == 0) {
     std::lock_guard<std::mutex> lock(g_mutex);
-    return copy_text(open_error(), out, capacity);
+    return copy_text(g_open_error, out, capacity);
   }
   rlv::Device* d = device_of(handle);
   return copy_text(d ? d->take_error() : std::string("no such device"), out, capacity);

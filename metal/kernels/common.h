@@ -16,9 +16,9 @@ using namespace metal;
 #pragma METAL fp contract(off)
 #pragma STDC FP_CONTRACT OFF
 
-// Loops over arrays of a thread: an index that is not known when compiling would put the array into memory. Apple's
-// compiler does not unroll loops around simdgroup matrices by itself. Helpers are METAL_FUNC (always inlined) for the
-// same reason.
+// Loops over arrays of a thread: an index that is not known when compiling would put the array into memory.
+// Apple's compiler does not unroll loops around simdgroup matrices by itself. Helpers are METAL_FUNC (always
+// inlined) for the same reason.
 #define RLV_UNROLL _Pragma("clang loop unroll(full)")
 
 #define RLV_EXTRA 29

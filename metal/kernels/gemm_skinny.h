@@ -37,7 +37,7 @@ METAL_FUNC Rows<S> plain_rows(device const S* x, Operand o) {
 // fragments_a of normalised rows: the values that rms_norm_fwd would have stored.
 template <typename S>
 METAL_FUNC void normalised_fragments(thread simdgroup_float8x8& f0, thread simdgroup_float8x8& f1,
-                                 thread const Rows<S>& rows, uint row0, uint r0, uint lane) {
+                                     thread const Rows<S>& rows, uint row0, uint r0, uint lane) {
   const bool paired = sizeof(S) == 2;
   const uint row = row0 + fragment_row(lane), c = fragment_col(lane);
   const float inverse = rows.inverse_rms[row];
@@ -59,12 +59,11 @@ METAL_FUNC void normalised_fragments(thread simdgroup_float8x8& f0, thread simdg
 // acc[ROWS][2] = rows x 16 columns from col0 over steps [first, last).
 template <typename S, uint ROWS, bool NORM>
 METAL_FUNC void skinny_product(thread simdgroup_float8x8 (&acc)[ROWS][2], thread const Rows<S>& rows,
-                           device const S* w, Operand ow, uint col0, uint first, uint last, uint lane) {
+                               device const S* w, Operand ow, uint col0, uint first, uint last, uint lane) {
   const bool paired = sizeof(S) == 2;
   RLV_UNROLL
-  for (uint i = 0; i < ROWS; i++)
-    RLV_UNROLL
-    for (uint j = 0; j < 2; j++) acc[i][j] = simdgroup_float8x8(0.0f);
+  for (uint i = 0; i < ROWS; i++) RLV_UNROLL
+  for (uint j = 0; j < 2; j++) acc[i][j] = simdgroup_float8x8(0.0f);
   for (uint step = first; step < last; step++) {
     simdgroup_float8x8 fa[2], fb[2][2];
     RLV_UNROLL
@@ -77,22 +76,21 @@ METAL_FUNC void skinny_product(thread simdgroup_float8x8 (&acc)[ROWS][2], thread
       else
         fragments_a<S, RLV_ROWS, paired>(fa[0], fa[1], rows.x, rows.o, 8 * i, step * RLV_STEP, lane);
       RLV_UNROLL
-      for (uint half_step = 0; half_step < 2; half_step++)
-        RLV_UNROLL
-        for (uint j = 0; j < 2; j++)
-          simdgroup_multiply_accumulate(acc[i][j], fa[half_step], fb[half_step][j], acc[i][j]);
+      for (uint half_step = 0; half_step < 2; half_step++) RLV_UNROLL
+      for (uint j = 0; j < 2; j++)
+        simdgroup_multiply_accumulate(acc[i][j], fa[half_step], fb[half_step][j], acc[i][j]);
     }
   }
 }
 
 // parts[simdgroup][8*ROWS][16].
 template <uint ROWS>
-METAL_FUNC void store_parts(thread simdgroup_float8x8 (&acc)[ROWS][2], threadgroup float* parts, uint simdgroup) {
+METAL_FUNC void store_parts(thread simdgroup_float8x8 (&acc)[ROWS][2], threadgroup float* parts,
+                            uint simdgroup) {
   RLV_UNROLL
-  for (uint i = 0; i < ROWS; i++)
-    RLV_UNROLL
-    for (uint j = 0; j < 2; j++)
-      simdgroup_store(acc[i][j], parts + (simdgroup * ROWS * 8 + 8 * i) * 16 + 8 * j, 16);
+  for (uint i = 0; i < ROWS; i++) RLV_UNROLL
+  for (uint j = 0; j < 2; j++)
+    simdgroup_store(acc[i][j], parts + (simdgroup * ROWS * 8 + 8 * i) * 16 + 8 * j, 16);
 }
 // An output from its spans, in order. `block` counts blocks of 16 columns of the threadgroup.
 template <uint ROWS, uint SPANS>

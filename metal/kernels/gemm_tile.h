@@ -103,13 +103,15 @@ METAL_FUNC void fetch(thread float* v, device const S* p, Operand o, uint outer0
       v[i] = along_r ? element<S, KIND>(p, o, outer, r + i) : element<S, KIND>(p, o, outer + i, r);
   }
 }
-METAL_FUNC void fetch_pairs_nt(thread float* v, device const void* p, Operand o, uint outer0, uint r0, uint t) {
+METAL_FUNC void fetch_pairs_nt(thread float* v, device const void* p, Operand o, uint outer0, uint r0,
+                               uint t) {
   const uint outer = outer0 + t % 16 * 4, pair = r0 / 2 + t / 16;
   const ulong at = (ulong(outer / RLV_PANEL) * ((o.stride + 1) / 2) + pair) * RLV_PANEL + outer % RLV_PANEL;
   // Panels are padded to 32 columns, so the last ones of a weight are there even beyond its n.
   load_pairs(v, p, at, outer < o.outer && 2 * pair < o.r);
 }
-METAL_FUNC void fetch_pairs_nn(thread float* v, device const void* p, Operand o, uint outer0, uint r0, uint t) {
+METAL_FUNC void fetch_pairs_nn(thread float* v, device const void* p, Operand o, uint outer0, uint r0,
+                               uint t) {
   const uint pair = outer0 / 2 + t / 4, r = r0 + t % 4 * 4;
   const ulong at = (ulong(r / RLV_PANEL) * ((o.stride + 1) / 2) + pair) * RLV_PANEL + r % RLV_PANEL;
   load_pairs(v, p, at, r < o.r && 2 * pair < o.outer);
@@ -173,14 +175,13 @@ struct Accumulators {
 };
 METAL_FUNC void clear(thread Accumulators& acc) {
   RLV_UNROLL
-  for (uint i = 0; i < 4; i++)
-    RLV_UNROLL
-    for (uint j = 0; j < 4; j++) acc.c[i][j] = simdgroup_float8x8(0.0f);
+  for (uint i = 0; i < 4; i++) RLV_UNROLL
+  for (uint j = 0; j < 4; j++) acc.c[i][j] = simdgroup_float8x8(0.0f);
 }
 
 // acc += A*B of one stage: 16 r, stages laid out [position][outer].
-METAL_FUNC void multiply_stage(thread Accumulators& acc, threadgroup const float* a, threadgroup const float* b,
-                           uint row0, uint col0) {
+METAL_FUNC void multiply_stage(thread Accumulators& acc, threadgroup const float* a,
+                               threadgroup const float* b, uint row0, uint col0) {
   RLV_UNROLL
   for (uint half_step = 0; half_step < 2; half_step++) {
     simdgroup_float8x8 fa[4], fb[4];
@@ -192,9 +193,8 @@ METAL_FUNC void multiply_stage(thread Accumulators& acc, threadgroup const float
     for (uint j = 0; j < 4; j++)
       simdgroup_load(fb[j], b + half_step * 8 * RLV_TILE_STRIDE + col0 + 8 * j, RLV_TILE_STRIDE);
     RLV_UNROLL
-    for (uint i = 0; i < 4; i++)
-      RLV_UNROLL
-      for (uint j = 0; j < 4; j++) simdgroup_multiply_accumulate(acc.c[i][j], fa[i], fb[j], acc.c[i][j]);
+    for (uint i = 0; i < 4; i++) RLV_UNROLL
+    for (uint j = 0; j < 4; j++) simdgroup_multiply_accumulate(acc.c[i][j], fa[i], fb[j], acc.c[i][j]);
   }
 }
 
@@ -215,7 +215,7 @@ METAL_FUNC float4 load_step(device const bf16* row, uint c, bool paired) {
 // Two fragments of operand A at (outer0, r0): f0 and f1 of a step.
 template <typename S, int KIND, bool PAIRED>
 METAL_FUNC void fragments_a(thread simdgroup_float8x8& f0, thread simdgroup_float8x8& f1, device const S* p,
-                        Operand o, uint outer0, uint r0, uint lane) {
+                            Operand o, uint outer0, uint r0, uint lane) {
   const uint outer = outer0 + fragment_row(lane), c = fragment_col(lane);
   if (KIND == RLV_ROWS && outer < o.outer && r0 + RLV_STEP <= o.r && o.stride % 4 == 0) {
     const float4 v = load_step(p + outer * o.stride + r0, c, PAIRED);
@@ -234,7 +234,7 @@ METAL_FUNC void fragments_a(thread simdgroup_float8x8& f0, thread simdgroup_floa
 }
 template <typename S, int KIND, bool PAIRED>
 METAL_FUNC void fragments_b(thread simdgroup_float8x8& f0, thread simdgroup_float8x8& f1, device const S* p,
-                        Operand o, uint outer0, uint r0, uint lane) {
+                            Operand o, uint outer0, uint r0, uint lane) {
   const uint row = fragment_row(lane), outer = outer0 + fragment_col(lane);
   if (PAIRED && KIND == RLV_WEIGHT_NT) {
     const uint pair = r0 / 2 + row;
@@ -259,7 +259,7 @@ METAL_FUNC void fragments_b(thread simdgroup_float8x8& f0, thread simdgroup_floa
 // for chips whose caches feed registers faster than threadgroup memory does (Apple9 and later).
 template <typename SA, int KA, typename SB, int KB, bool PAIRED>
 METAL_FUNC void multiply_direct(thread Accumulators& acc, device const SA* a, Operand oa, device const SB* b,
-                            Operand ob, uint row0, uint col0, uint first, uint last, uint lane) {
+                                Operand ob, uint row0, uint col0, uint first, uint last, uint lane) {
   for (uint step = first; step < last; step++) {
     simdgroup_float8x8 fa[2][4], fb[2][4];
     RLV_UNROLL
@@ -268,12 +268,10 @@ METAL_FUNC void multiply_direct(thread Accumulators& acc, device const SA* a, Op
       fragments_b<SB, KB, PAIRED>(fb[0][i], fb[1][i], b, ob, col0 + 8 * i, step * RLV_STEP, lane);
     }
     RLV_UNROLL
-    for (uint half_step = 0; half_step < 2; half_step++)
-      RLV_UNROLL
-      for (uint i = 0; i < 4; i++)
-        RLV_UNROLL
-        for (uint j = 0; j < 4; j++)
-          simdgroup_multiply_accumulate(acc.c[i][j], fa[half_step][i], fb[half_step][j], acc.c[i][j]);
+    for (uint half_step = 0; half_step < 2; half_step++) RLV_UNROLL
+    for (uint i = 0; i < 4; i++) RLV_UNROLL
+    for (uint j = 0; j < 4; j++)
+      simdgroup_multiply_accumulate(acc.c[i][j], fa[half_step][i], fb[half_step][j], acc.c[i][j]);
   }
 }
 
@@ -281,8 +279,8 @@ METAL_FUNC void multiply_direct(thread Accumulators& acc, device const SA* a, Op
 // loads of the next step are under way while this one multiplies. Ends with a barrier.
 template <typename SA, int KA, typename SB, int KB, bool PAIRED>
 METAL_FUNC void multiply_staged(thread Accumulators& acc, device const SA* a, Operand oa, device const SB* b,
-                            Operand ob, threadgroup float* stages, uint outer_a, uint outer_b, uint row0,
-                            uint col0, uint first, uint last, uint t) {
+                                Operand ob, threadgroup float* stages, uint outer_a, uint outer_b, uint row0,
+                                uint col0, uint first, uint last, uint t) {
   float va[8], vb[8];
   if (first < last) {
     Stage<SA, KA>::load(va, a, oa, outer_a, first * RLV_STEP, t);
@@ -305,8 +303,8 @@ METAL_FUNC void multiply_staged(thread Accumulators& acc, device const SA* a, Op
 // The forward product's tile with its spans: total = ((span 0 + span 1) + span 2) + span 3.
 template <typename S, bool DIRECT>
 METAL_FUNC void forward_tile(thread Accumulators& total, device const S* x, Operand ox, device const S* w,
-                         Operand ow, threadgroup float* stages, uint outer_a, uint outer_b, uint t, uint lane,
-                         uint simdgroup) {
+                             Operand ow, threadgroup float* stages, uint outer_a, uint outer_b, uint t,
+                             uint lane, uint simdgroup) {
   const bool paired = sizeof(S) == 2;
   const uint row0 = simdgroup / 2 * 32, col0 = simdgroup % 2 * 32;
   const uint steps = ceil_div(ow.r, RLV_STEP), span = span_steps(ow.r);
@@ -321,14 +319,12 @@ METAL_FUNC void forward_tile(thread Accumulators& total, device const S* x, Oper
       multiply_staged<S, RLV_ROWS, S, RLV_WEIGHT_NT, paired>(part, x, ox, w, ow, stages, outer_a, outer_b,
                                                              row0, col0, first, last, t);
     RLV_UNROLL
-    for (uint i = 0; i < 4; i++)
-      RLV_UNROLL
-      for (uint j = 0; j < 4; j++)
-        RLV_UNROLL
-        for (uint e = 0; e < 2; e++)
-          if (s == 0)
-            total.c[i][j].thread_elements()[e] = part.c[i][j].thread_elements()[e];
-          else
-            total.c[i][j].thread_elements()[e] += part.c[i][j].thread_elements()[e];
+    for (uint i = 0; i < 4; i++) RLV_UNROLL
+    for (uint j = 0; j < 4; j++) RLV_UNROLL
+    for (uint e = 0; e < 2; e++)
+      if (s == 0)
+        total.c[i][j].thread_elements()[e] = part.c[i][j].thread_elements()[e];
+      else
+        total.c[i][j].thread_elements()[e] += part.c[i][j].thread_elements()[e];
   }
 }

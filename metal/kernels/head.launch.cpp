@@ -6,7 +6,7 @@ namespace metal {
 
 namespace {
 
-constexpr uint32_t kTile = 64, kThreads = 128;
+constexpr uint32_t kTile = 64, kThreads = 128, kRowsPerDispatch = 512;
 
 // As in head.metal.
 struct HeadChunk {
@@ -20,8 +20,12 @@ std::string forward_variant(const Encoder& e, const char* name, uint32_t dt) {
 }  // namespace
 
 void launch_logprob_fwd(Encoder& e, const rlv_op_logprob_fwd& a) {
-  e.run("head", forward_variant(e, "logprob_tiles", a.dt),
-        {groups_of(a.rows, kTile), groups_of(a.vocab, RLV_VOCAB_TILE)}, {kThreads});
+  for (uint32_t row0 = 0; row0 < a.rows; row0 += kRowsPerDispatch) {
+    const uint32_t rows = std::min(kRowsPerDispatch, a.rows - row0);
+    e.run("head", forward_variant(e, "logprob_tiles", a.dt),
+          {groups_of(rows, kTile), groups_of(a.vocab, RLV_VOCAB_TILE)}, {kThreads}, &row0, sizeof row0);
+    e.worked(2.0 * rows * a.vocab * a.cols);
+  }
   e.barrier();
   e.run("head", "logprob_fwd", {groups_of(a.rows, 32)}, {32});
 }
@@ -45,6 +49,7 @@ void launch_logprob_bwd(Encoder& e, const rlv_op_logprob_bwd& a) {
       e.run("head", std::string("logprob_dx") + suffix(a.dt),
             {groups_of(chunk.rows, kTile), groups_of(a.cols, kTile)}, {kThreads}, &chunk, sizeof chunk);
       e.barrier();
+      e.worked(6.0 * chunk.rows * chunk.cols * a.cols);
     }
   }
   e.run("head", std::string("logprob_round") + suffix(a.dt), {groups_of(a.cols, kThreads), a.rows},

@@ -20,17 +20,18 @@ METAL_FUNC ulong dx_offset(constant rlv_op_logprob_bwd& a) {
 
 // partial[row][tile] = {max, sum, dot} over a tile of 512 columns, and logprob[row] = z[target] from the tile that
 // has it. A threadgroup has 64 rows and one tile, 64 columns at a time: products by all four simdgroups, then 16 rows
-// of them reduced by each. Grid (rows/64, vocab/512), 128 threads: groups side by side share a tile of the weights, 16.5 KiB (stages, then logits).
+// of them reduced by each. Rows from first_row on. Grid (rows/64, vocab/512), 128 threads: groups side by side share a tile of the weights, 16.5 KiB (stages, then logits).
 template <typename S, bool DIRECT>
 kernel void logprob_tiles(constant rlv_op_logprob_fwd& a [[buffer(0)]], device float* logprob [[buffer(1)]],
                           device const S* x [[buffer(4)]], device const S* w [[buffer(5)]],
                           device const uint* targets [[buffer(6)]], device float4* partial [[buffer(7)]],
+                          constant uint& first_row [[buffer(RLV_EXTRA)]],
                           device atomic_uint* error [[buffer(RLV_ERROR)]],
                           uint2 group [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]],
                           uint lane [[thread_index_in_simdgroup]],
                           uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   threadgroup float stages[4 * RLV_STAGE];
-  const uint row0 = group.x * RLV_TILE, first_col = group.y * RLV_VOCAB_TILE;
+  const uint row0 = first_row + group.x * RLV_TILE, first_col = group.y * RLV_VOCAB_TILE;
   const Operand ox = operand(a.cols, a.rows, a.cols), ow = operand(a.cols, a.vocab, a.cols);
   TileSum mine = empty_tile();  // lanes 0..15: of row row0 + 16*simdgroup + lane
 

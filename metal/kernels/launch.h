@@ -32,6 +32,10 @@ class Encoder {
   virtual bool direct() const = 0;
   // What the operation dispatches next sees what it dispatched before.
   virtual void barrier() = 0;
+  // So much arithmetic has been dispatched since the last call: between two parts of a long operation a
+  // command buffer may end, because a system that draws its windows with the same GPU stops one that runs for
+  // seconds.
+  virtual void worked(double flops) = 0;
   // Ends the operation with an error of the stream; nothing more is dispatched.
   virtual void fail(const char* detail, uint32_t value) = 0;
 };

@@ -12,8 +12,8 @@ METAL_FUNC S sum_element(device const S* x, device const S* delta, bool fused, u
 // 1/sqrt(mean(h^2) + eps) with h = x + delta or x, the same in every lane. Lane l sums elements l, l + 32,
 // ... in order; lanes fold as simd_sum does.
 template <typename S>
-METAL_FUNC float inverse_rms_of_sum(device const S* x, device const S* delta, bool fused, uint cols, float eps,
-                                uint lane) {
+METAL_FUNC float inverse_rms_of_sum(device const S* x, device const S* delta, bool fused, uint cols,
+                                    float eps, uint lane) {
   float sum = 0.0f;
   for (uint i = lane; i < cols; i += RLV_SIMD) {
     const float v = widen(sum_element(x, delta, fused, i));

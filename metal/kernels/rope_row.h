@@ -7,7 +7,7 @@
 // angles = [cos(dim/2), sin(dim/2)].
 template <typename S>
 METAL_FUNC void rope_row(device S* y, uint stride, device const S* x, device const float* weight, bool norm,
-                     device const float* angles, uint dim, float eps, uint lane) {
+                         device const float* angles, uint dim, float eps, uint lane) {
   const uint half_dim = dim / 2;
   const float inverse = norm ? inverse_rms(x, dim, eps, lane) : 1.0f;
   for (uint i = lane; i < half_dim; i += RLV_SIMD) {

@@ -87,7 +87,8 @@ std::string compile_command() {
       " -Werror=uninitialized -Werror=sometimes-uninitialized -Werror=return-type "
       "-Werror=shift-count-overflow"
       " -Werror=division-by-zero -Werror=shadow -Werror=array-bounds -Werror=tautological-compare"
-      " -Werror=implicit-fallthrough -Werror=parentheses -Werror=unused-value -Werror=global-constructors";
+      " -Werror=implicit-fallthrough -Werror=parentheses -Werror=unused-value -Werror=global-constructors"
+      " -Werror=pre-c++17-compat";
 #if defined(__x86_64__)
   command += " -mavx2 -mfma -mf16c";
 #endif

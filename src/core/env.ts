@@ -13,6 +13,8 @@ export const ENVIRONMENT = {
   RLV_ISA:
     "instruction set of the CPU device instead of the best one: avx512bf16, avx512, avx2, neon, portable",
   RLV_METAL_TIMEOUT: "seconds after which a GPU that does not answer counts as lost (default 120)",
+  RLV_METAL_BATCH:
+    "GFLOP after which Metal gets a new command buffer (default 200); fewer if the system stops them",
   RLV_METAL_DIRECT:
     "0 or 1: whether Metal's products read operands straight from device memory (default: by chip)",
   RLV_SOFT_CHECK: "1: software Metal reports races, bounds, divergence and uninitialised memory",

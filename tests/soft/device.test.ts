@@ -133,6 +133,29 @@ describe.skipIf(!existsSync(join(root, "build/librlv-soft.so")))(
       expect(code).toBe(0);
     }, 60_000);
 
+    test("a long operation goes on in the next command buffer, with the same bits", () => {
+      const body = `
+      import { logprobBwd } from "${root}/src/ops/head.ts";
+      const [rows, cols, vocab] = [300, 32, 9000];
+      const of = (n, label) => device.buffer(n * 4, label);
+      const x = of(rows * cols, "x"), w = of(9024 * cols, "w"), dx = of(rows * cols, "dx"), dw = of(9024 * cols, "dw");
+      const row = () => of(rows, "row");
+      const targets = row(), lse = row(), entropy = row(), dlogprob = row();
+      const work = of(rows * cols + 256 * 4096, "work");
+      const fill = (b, scale) => { const v = new Float32Array(b.view()); for (let i = 0; i < v.length; i++) v[i] = scale * Math.sin(i); };
+      fill(x, 1); fill(w, 0.1); fill(dlogprob, 1); new Float32Array(lse.view()).fill(9.2);
+      device.emit(logprobBwd, { dx: dx.range(), dw: dw.range(), x: x.range(), w: w.range(), targets: targets.range(),
+        lse: lse.range(), entropy: entropy.range(), dlogprob: dlogprob.range(), dentropy: null, work: work.range(),
+        rows, cols, vocab, inv_temp: 1, dt: 0 });
+      device.finish();
+      console.log(Bun.hash(dx.view()), Bun.hash(dw.view()), device.stats().batches);`;
+      const whole = script(body);
+      const split = script(body, { RLV_METAL_BATCH: "0.01" });
+      expect(whole.err + split.err).toBe("");
+      expect(whole.out.split(" ")).toHaveLength(3);
+      expect(split.out).toBe(whole.out);
+    });
+
     test("more threads than a pipeline allows is an error that says so", () => {
       const { out } = script(
         `${PRODUCT} product(); try { device.finish(); } catch (e) { console.log(e.message); }`,

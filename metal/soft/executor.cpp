@@ -19,6 +19,31 @@ double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// GPUs of Apple take float32 subnormals for zero and make none.
+class FlushSubnormals {
+ public:
+  FlushSubnormals() : before_(control()) { set_control(before_ | kFlush); }
+  ~FlushSubnormals() { set_control(before_); }
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+ private:
+#if defined(__x86_64__)
+  static constexpr uint64_t kFlush = 0x8040;  // flush to zero, denormals are zero
+  static uint64_t control() { return __builtin_ia32_stmxcsr(); }
+  static void set_control(uint64_t value) { __builtin_ia32_ldmxcsr(uint32_t(value)); }
+#elif defined(__aarch64__)
+  static constexpr uint64_t kFlush = 1 << 24;  // FZ
+  static uint64_t control() {
+    uint64_t value;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(value));
+    return value;
+  }
+  static void set_control(uint64_t value) { __asm__ volatile("msr fpcr, %0" : : "r"(value)); }
+#endif
+  const uint64_t before_;
+};
+
 // The i-th threadgroup to run.
 class GroupOrder {
  public:
@@ -62,6 +87,7 @@ class Execution {
  private:
   // Runs threadgroups until none is left; the caller of execute() also decides when to ask for help.
   void work(Helpers::Job* job, uint32_t helpers) {
+    const FlushSubnormals flush;
     Worker& worker = Worker::of_this_thread();
     worker.begin(dispatch_, mode_);
     const double start = helpers > 0 ? seconds() : 0;

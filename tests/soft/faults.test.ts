@@ -120,6 +120,7 @@ describe.skipIf(!existsSync(program))("software Metal (scripts/build-native --so
 
   const CORRECT: Readonly<Record<string, (i: number) => number>> = {
     correct_exchange: (i) => (i + 1) % 64,
+    correct_subnormals: () => 0,
     correct_reuse: () => 3 * 2016 + 64 * 3,
     correct_simd_exchange: (i) => (i < 32 ? (i + 1) % 32 : 32 + ((i + 1) % 32)),
   };

@@ -67,7 +67,7 @@ bool preprocess(const std::string& source, const std::string& defines, const std
   const bool ok = run_tool(
       SOFT_CLANG " -E -x c++ -std=c++17 -nostdinc -undef -D__METAL__=1 -D__METAL_VERSION__=310 -I" SOFT_HOME
                  "/msl-preprocess" +
-          defines + " " + in + " -o " + made,
+          defines + " - <" + in + " -o " + made,
       log);
   std::stringstream text;
   text << std::ifstream(made).rdbuf();

@@ -1,6 +1,7 @@
 /** Software Metal reports every seeded fault by kernel, line and thread, and nothing in correct kernels. */
 import { describe, expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
 const root = resolve(import.meta.dir, "../..");
@@ -134,6 +135,14 @@ describe.skipIf(!existsSync(program))("software Metal (scripts/build-native --so
         expect(error).toBeNull();
         expect(buffers[0]).toEqual(Array.from({ length: 64 }, (_, i) => value(i)));
       });
+  test("a source is compiled once, and what is left of it is the compiled library", () => {
+    const cache = mkdtempSync(join(tmpdir(), "rlv-soft-cache-"));
+    for (let i = 0; i < 2; i++)
+      run(["--buffers", "256", "correct_exchange:1:64"], { RLV_SOFT_CACHE: cache, RLV_SOFT_CHECK: "" });
+    expect(readdirSync(cache).map((name) => name.replace(/^\w+/, ""))).toEqual([".so"]);
+    rmSync(cache, { recursive: true });
+  });
+
   for (const kernel of ["correct_halves", "correct_atomics"])
     test(`${kernel}: nothing is reported`, () => {
       expect(

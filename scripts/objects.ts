@@ -73,7 +73,8 @@ export class Objects {
 
   /**
    * Links to a temporary file and renames it, since a running program keeps its library; nothing is done if the
-   * target was made from the very same objects, command and other files that the linker reads. Returns whether it was linked.
+   * target was made from the very same objects, command and other files that the linker reads. Returns whether it was
+   * linked.
    */
   link(
     target: string,

@@ -1,6 +1,7 @@
 /**
  * Builds build/librlv-soft.so: the Metal device (metal/apple, metal/kernels) on software Metal (metal/soft), beside
- * the devices of the ordinary library, build/msl-check, build/soft-run and build/soft-misuse. Needs clang 19 or later and Apple's metal-cpp headers.
+ * the devices of the ordinary library, and build/msl-check, build/soft-run and build/soft-misuse. Needs clang 19 or
+ * later and Apple's metal-cpp headers.
  */
 import { readdirSync } from "node:fs";
 import { join, relative } from "node:path";
@@ -59,9 +60,8 @@ export async function buildSoft(build: {
     compiler,
     flags,
   });
-  const programs = sources("metal/soft", "_main.cpp");
   const soft = sources("metal/soft", ".cpp")
-    .filter((path) => !programs.includes(path))
+    .filter((path) => !path.endsWith("_main.cpp"))
     .map(unit);
   const device = [
     ...sources("metal/apple", ".cpp"),
@@ -69,10 +69,14 @@ export async function buildSoft(build: {
     join(root, "metal/core/abi.cpp"),
     embedKernels(),
   ].map(unit);
-  const check = unit(join(root, "metal/soft/check_main.cpp"));
-  const run = unit(join(root, "metal/soft/run_main.cpp"));
-  const misuse = unit(join(root, "tests/soft/misuse.cpp"));
-  await build.objects.compile([...soft, ...device, check, run, misuse], "objects of software Metal");
+  // Programs of their own: one compiles, one runs the kernels of a file, one does what Metal forbids.
+  const programs = Object.entries({
+    "msl-check": "metal/soft/check_main.cpp",
+    "soft-run": "metal/soft/run_main.cpp",
+    "soft-misuse": "tests/soft/misuse.cpp",
+  }).map(([name, source]) => ({ name, program: unit(join(root, source)) }));
+  const units = [...soft, ...device, ...programs.map(({ program }) => program)];
+  await build.objects.compile(units, "objects of software Metal");
   const objects = (units: readonly Unit[]) => units.map((each) => each.object);
   const link = [tools.cxx, "-fuse-ld=lld", "-pthread", "-ldl", "-static-libstdc++", "-static-libgcc"];
   const linked = build.objects.link(
@@ -80,13 +84,8 @@ export async function buildSoft(build: {
     [...build.shared, ...objects(soft), ...objects(device)],
     [...link, "-shared", "-Wl,-soname,librlv-soft.so", "-Wl,--no-undefined"],
   );
-  // Programs of their own: one compiles, one runs the kernels of a file, one does what Metal forbids.
   const metalCppSymbols = device.filter((each) => each.source.endsWith("apple/implementation.cpp"));
-  for (const [name, program] of [
-    ["msl-check", check],
-    ["soft-run", run],
-    ["soft-misuse", misuse],
-  ] as const)
+  for (const { name, program } of programs)
     build.objects.link(
       join(build.out, name),
       [...objects(soft), ...objects(metalCppSymbols), program.object],

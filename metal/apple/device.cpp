@@ -35,12 +35,6 @@ std::string json_string(const char* s) {
   return out + "\"";
 }
 
-double bytes_of(uint32_t id, const uint32_t* record) {
-  double units = 0;
-  for (int i = 0; i < op_info(id).tensors; i++) units += record[3 * i + 2];  // {buffer, offset, length}
-  return 16 * units;
-}
-
 // The first GPU of the machine. A program without windows may be refused the "default" one: CoreGraphics must
 // be loaded for it, and it is for interactive sessions.
 SharedPtr<MTL::Device> first_device() {
@@ -83,8 +77,7 @@ class MetalDevice final : public Device {
   bool start(std::string& error) {
     features_ = probe(device_.get(), *pipelines_, error);
     if (!features_.simdgroup_matrix) return false;
-    queue_ = std::make_unique<Queue>(device_.get(), from_environment("RLV_METAL_TIMEOUT", kLimitSeconds),
-                                     from_environment("RLV_METAL_BATCH", kBatchGflop) * 1e9);
+    queue_ = std::make_unique<Queue>(device_.get(), from_environment("RLV_METAL_TIMEOUT", kLimitSeconds));
     if (!queue_->usable()) {
       error = "Metal gives no command queue: use --device cpu";
       queue_.reset();
@@ -92,7 +85,8 @@ class MetalDevice final : public Device {
     }
     encoder_ = std::make_unique<OperationEncoder>(
         device_.get(), memory_, *pipelines_, *queue_, features_.direct,
-        [this](const std::string& text) { fail(text); }, [this](Queue::Batch& batch) { split(batch); });
+        [this](const std::string& text) { fail(text); },
+        [this](Queue::Batch& batch) { return split(batch); });
     thread_ = std::thread([this] { work(); });
     return true;
   }
@@ -144,9 +138,13 @@ class MetalDevice final : public Device {
       }
       const Pool pool;
       run(*program);
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (programs_.empty()) pipelines_->save_archive();
+      if (idle()) pipelines_->save_archive();
     }
+  }
+
+  bool idle() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return programs_.empty();
   }
 
   // Measured operations stand alone, each in command buffers of its own, so that the GPU's times are theirs.
@@ -156,11 +154,9 @@ class MetalDevice final : public Device {
     for (uint32_t i = 0; i < program.steps.size(); i++) {
       const Pool pool;
       const Step& step = program.steps[i];
-      const uint32_t* record = program.record_of(step);
-      const double flops = op_info(step.id).flops(record);
       running_.next = i;
       const bool full = batch.operations >= kOperationsPerBatch || batch.bytes > kBytesPerBatch ||
-                        batch.flops + flops > queue_->batch_flops();
+                        batch.flops + step.flops > batch_flops_;
       if (batch && (running_.profiling || full)) commit(std::move(batch), 0);
       if (!batch) {
         batch = queue_->begin();
@@ -171,10 +167,10 @@ class MetalDevice final : public Device {
         barriers_ += 1;
       }
       running_.next = i + 1;
-      encoder_->encode(batch, step.id, record, program.pointers_of(step), flops);
+      encoder_->encode(batch, step.id, program.record_of(step), program.pointers_of(step), step.flops);
       if (!batch) break;
       batch.operations += 1;
-      batch.bytes += bytes_of(step.id, record);
+      batch.bytes += step.bytes;
     }
     if (!batch) batch = queue_->begin();
     if (!batch) {
@@ -184,11 +180,13 @@ class MetalDevice final : public Device {
     commit(std::move(batch), program.ticket);
   }
 
-  // In the middle of an operation, which goes on in the next command buffer.
-  void split(Queue::Batch& batch) {
+  // In the middle of an operation: whether it goes on in a new command buffer, or in none if the GPU is lost.
+  bool split(Queue::Batch& batch) {
+    if (batch.flops < batch_flops_) return false;
     commit(std::move(batch), 0);
     batch = queue_->begin();
     running_.first = running_.next - 1;
+    return true;
   }
 
   // What is committed of the program that is being encoded: steps [first, next). ticket 0: more of it
@@ -217,6 +215,7 @@ class MetalDevice final : public Device {
   }
 
   const char* name_;
+  const double batch_flops_ = from_environment("RLV_METAL_BATCH", kBatchGflop) * 1e9;
   SharedPtr<MTL::Device> device_;
   Memory memory_;
   std::unique_ptr<Pipelines> pipelines_, limit_pipelines_;

@@ -1,7 +1,6 @@
 #include "encoder.h"
 
 #include <algorithm>
-
 #include "errors.h"
 
 namespace rlv {
@@ -59,8 +58,7 @@ void OperationEncoder::encode(Queue::Batch& batch, uint32_t id, const uint32_t* 
 void OperationEncoder::worked(double flops) {
   worked_ += flops;
   batch_->flops += flops;
-  if (failed_ || batch_->flops < queue_.batch_flops()) return;
-  split_(*batch_);
+  if (failed_ || !split_(*batch_)) return;
   bound_ = false;
   if (!*batch_) failed_ = true;
 }

@@ -13,8 +13,8 @@ namespace metal {
 class OperationEncoder final : public Encoder {
  public:
   using Fail = std::function<void(const std::string& text)>;
-  // Ends the command buffer and begins another one, or none if the GPU is lost.
-  using Split = std::function<void(Queue::Batch& batch)>;
+  // Ends the command buffer if it is full and begins another one, or none if the GPU is lost. Whether it did.
+  using Split = std::function<bool(Queue::Batch& batch)>;
 
   OperationEncoder(MTL::Device* device, Memory& memory, Pipelines& pipelines, Queue& queue, bool direct,
                    Fail fail, Split split);

@@ -9,11 +9,10 @@
 namespace rlv {
 namespace metal {
 
-Queue::Queue(MTL::Device* device, double limit_seconds, double batch_flops)
+Queue::Queue(MTL::Device* device, double limit_seconds)
     : queue_(TransferPtr(device->newCommandQueue(kInFlight + 1))),
       errors_(TransferPtr(device->newBuffer(kInFlight * kErrorBytes, MTL::ResourceStorageModeShared))),
-      limit_seconds_(limit_seconds),
-      batch_flops_(batch_flops) {
+      limit_seconds_(limit_seconds) {
   watchdog_ = std::thread([this] { watch(); });
 }
 

@@ -34,8 +34,7 @@ class Queue {
     explicit operator bool() const { return bool(buffer); }
   };
 
-  // A command buffer should end after `batch_flops` of arithmetic.
-  Queue(MTL::Device* device, double limit_seconds, double batch_flops);
+  Queue(MTL::Device* device, double limit_seconds);
   ~Queue();
 
   // Waits for a free slot. Empty if the queue is lost.
@@ -49,7 +48,6 @@ class Queue {
   // False if the system gave no queue.
   bool usable() const { return queue_ && errors_; }
 
-  double batch_flops() const { return batch_flops_; }
   MTL::Buffer* errors() const { return errors_.get(); }
   static uint64_t error_offset(const Batch& batch) { return batch.slot * kErrorBytes; }
 
@@ -62,14 +60,14 @@ class Queue {
     uint64_t serial = 0;
     Done done;
   };
-  Result lost_result() const;
 
+  Result lost_result() const;
   void finished(uint32_t slot, uint64_t serial, MTL::CommandBuffer* buffer);
   void watch();
 
   SharedPtr<MTL::CommandQueue> queue_;
   SharedPtr<MTL::Buffer> errors_;
-  const double limit_seconds_, batch_flops_;
+  const double limit_seconds_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::array<Slot, kInFlight> slots_;

@@ -151,14 +151,19 @@ bool Device::decode(const uint32_t* words, uint32_t count, Program& program) {
     if (barrier) hazards_.clear();
     hazards_.note(ranges, n);
 
-    Step step{id, uint32_t(program.args.size()), uint32_t(program.records.size()),
-              uint32_t(program.pointers.size()), barrier};
+    const double flops = op.flops(record);
+    Step step{id,
+              uint32_t(program.args.size()),
+              uint32_t(program.records.size()),
+              uint32_t(program.pointers.size()),
+              barrier,
+              flops,
+              double(bytes)};
     program.records.insert(program.records.end(), record, record + length - 1);
     program.pointers.insert(program.pointers.end(), pointers, pointers + op.tensors);
     program.args.resize(program.args.size() + (op.args_bytes + 7) / 8);
     op.resolve(record, pointers, program.args.data() + step.args);
     program.steps.push_back(step);
-    const double flops = op.flops(record);
     ops_ += 1;
     flops_ += flops;
     bytes_ += bytes;

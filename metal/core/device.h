@@ -21,6 +21,7 @@ struct Step {
   uint32_t record;    // offset into Program::records
   uint32_t pointers;  // offset into Program::pointers
   bool barrier;       // conflicts with an operation since the last barrier
+  double flops, bytes;
 };
 
 struct Program {

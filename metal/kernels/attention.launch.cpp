@@ -64,14 +64,5 @@ void launch_attn_decode(Encoder& e, const rlv_op_attn_decode& a) {
         {a.batch, a.kv_heads, groups_of(a.heads / a.kv_heads, 8)}, {kThreads});
 }
 
-void launch_kv_append(Encoder& e, const rlv_op_kv_append& a) {
-  e.run("attention", std::string("kv_append") + suffix(a.dt), {a.kv_heads, groups_of(a.rows, RLV_PAGE)},
-        {256});
-}
-
-void launch_kv_copy(Encoder& e, const rlv_op_kv_copy& a) {
-  e.run("attention", std::string("kv_copy") + suffix(a.dt), {a.kv_heads, a.count}, {kThreads});
-}
-
 }  // namespace metal
 }  // namespace rlv

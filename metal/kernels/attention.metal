@@ -1,5 +1,5 @@
 // Softmax attention over packed rows with shared prefixes and cached pages (src/ops/attention.ts), forward, backward
-// and decoding, and the key-value store. Needs MSL 3.0 (simdgroup_matrix).
+// and decoding. Needs MSL 3.0 (simdgroup_matrix).
 //
 // Bits. Keys count in blocks of 16 by absolute position. Block b belongs to chain b % 4; a chain runs an online softmax
 // over its blocks in order, and the four chains are merged in order. attn_fwd runs the chains one after the other,
@@ -15,10 +15,7 @@
 #define TILE_ROWS 32
 #define KEY_STRIDE 18  // floats of a staged line of keys: 16, and 2 against bank conflicts
 #define ATTN_THREADS 128
-#define APPEND_THREADS 256
 
-METAL_FUNC uint fragment_row(uint lane) { return ((lane / 4) & 4) + (lane / 2) % 4; }
-METAL_FUNC uint fragment_col(uint lane) { return ((lane / 4) & 2) * 2 + (lane % 2) * 2; }
 // The four lanes of a fragment's row differ in bits 0 and 3.
 METAL_FUNC float row_max(float x) {
   x = max(x, simd_shuffle_xor(x, 1));
@@ -113,7 +110,7 @@ METAL_FUNC KeyPlace locate(thread const Source<S>& s, uint position) {
   p.there = true;
   p.cached = position < s.cached_len;
   if (p.cached) {
-    const ulong page = (ulong(s.pages[position / RLV_PAGE]) * s.kv_heads + s.kv_head) * 2 * RLV_PAGE * s.dim;
+    const ulong page = page_offset(s.pages[position / RLV_PAGE], s.kv_heads, s.kv_head, s.dim);
     p.key = page + position % RLV_PAGE;
     p.value = page + ulong(RLV_PAGE + position % RLV_PAGE) * s.dim;
     return p;
@@ -397,7 +394,7 @@ kernel void attn_decode(constant rlv_op_attn_decode& a [[buffer(0)]], device S* 
   Softmax<DPAD> part;
   clear(part);
   for (uint block = simdgroup; block < used; block += CHAINS) {
-    device const S* key = kv + (ulong(pages[block]) * a.kv_heads + at.y) * 2 * RLV_PAGE * a.head_dim;
+    device const S* key = kv + page_offset(pages[block], a.kv_heads, at.y, a.head_dim);
     device const S* value = key + RLV_PAGE * a.head_dim;
     const uint first = block * KEYS, r = fragment_row(lane), c = fragment_col(lane);
     simdgroup_float8x8 p[2];
@@ -682,55 +679,3 @@ ATTENTION(32)
 ATTENTION(64)
 ATTENTION(128)
 ATTENTION(256)
-
-// ---- the store ------------------------------------------------------------------------------------------------------
-
-// Keys and values of new tokens into their pages. A threadgroup has 16 rows, which are one page while a prompt is
-// encoded: then its columns of keys are written whole. Grid (kv_heads, rows/16), 256 threads.
-template <typename S>
-kernel void kv_append(constant rlv_op_kv_append& a [[buffer(0)]], device S* kv [[buffer(1)]],
-                      device const S* k [[buffer(2)]], device const S* v [[buffer(3)]],
-                      device const uint* slots [[buffer(4)]], device atomic_uint* error [[buffer(RLV_ERROR)]],
-                      uint2 at [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]]) {
-  const uint row0 = at.y * RLV_PAGE, rows = min(a.rows - row0, RLV_PAGE);
-  for (uint i = t; i < RLV_PAGE * a.head_dim; i += APPEND_THREADS) {
-    const uint key_row = i % RLV_PAGE, key_col = i / RLV_PAGE, value_row = i / a.head_dim, value_col = i % a.head_dim;
-    if (key_row < rows) {
-      const uint slot = slots[row0 + key_row];
-      if (slot != RLV_NONE && slot / RLV_PAGE < a.kv_pages) {
-        device S* page = kv + (ulong(slot / RLV_PAGE) * a.kv_heads + at.x) * 2 * RLV_PAGE * a.head_dim;
-        page[key_col * RLV_PAGE + slot % RLV_PAGE] = k[(ulong(row0 + key_row) * a.kv_heads + at.x) * a.head_dim + key_col];
-      } else if (slot != RLV_NONE && at.x == 0 && key_col == 0) {
-        report(error, RLV_BAD_APPEND_SLOT, slot);
-      }
-    }
-    if (value_row < rows) {
-      const uint slot = slots[row0 + value_row];
-      if (slot != RLV_NONE && slot / RLV_PAGE < a.kv_pages) {
-        device S* page = kv + (ulong(slot / RLV_PAGE) * a.kv_heads + at.x) * 2 * RLV_PAGE * a.head_dim;
-        page[(RLV_PAGE + slot % RLV_PAGE) * a.head_dim + value_col] =
-            v[(ulong(row0 + value_row) * a.kv_heads + at.x) * a.head_dim + value_col];
-      }
-    }
-  }
-}
-RLV_KERNEL("kv_append_f32", kv_append, float)
-RLV_KERNEL("kv_append_bf16", kv_append, bf16)
-
-// pairs[i] = (source page, destination page). Grid (kv_heads, count), 128 threads.
-template <typename S>
-kernel void kv_copy(constant rlv_op_kv_copy& a [[buffer(0)]], device S* kv [[buffer(1)]],
-                    device const uint* pairs [[buffer(2)]], device atomic_uint* error [[buffer(RLV_ERROR)]],
-                    uint2 at [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]]) {
-  const uint from = pairs[2 * at.y], to = pairs[2 * at.y + 1];
-  if (from >= a.kv_pages || to >= a.kv_pages) {
-    if (at.x == 0 && t == 0) report(error, RLV_BAD_COPY_PAGE, from >= a.kv_pages ? from : to);
-    return;
-  }
-  const uint size = 2 * RLV_PAGE * a.head_dim;
-  device const S* source = kv + (ulong(from) * a.kv_heads + at.x) * size;
-  device S* target = kv + (ulong(to) * a.kv_heads + at.x) * size;
-  for (uint i = t; i < size; i += ATTN_THREADS) target[i] = source[i];
-}
-RLV_KERNEL("kv_copy_f32", kv_copy, float)
-RLV_KERNEL("kv_copy_bf16", kv_copy, bf16)

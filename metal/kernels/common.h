@@ -70,6 +70,15 @@ METAL_FUNC bool packs_pairs<bf16>() {
   return true;
 }
 
+// Where the keys of a kv head begin in a page of the store: {K [dim][16], V [16][dim]} by head.
+METAL_FUNC ulong page_offset(uint page, uint kv_heads, uint kv_head, uint dim) {
+  return (ulong(page) * kv_heads + kv_head) * 2 * RLV_PAGE * dim;
+}
+
+// Row of an 8 x 8 simdgroup matrix that a lane holds two elements of, and the column of the first.
+METAL_FUNC uint fragment_row(uint lane) { return ((lane / 4) & 4) + (lane / 2) % 4; }
+METAL_FUNC uint fragment_col(uint lane) { return ((lane / 4) & 2) * 2 + (lane % 2) * 2; }
+
 METAL_FUNC uint ceil_div(uint a, uint b) { return (a + b - 1) / b; }
 
 // The first report of a command buffer is kept.

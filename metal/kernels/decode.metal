@@ -179,7 +179,7 @@ kernel void rope_append(constant rlv_op_rope_append& a [[buffer(0)]], device S* 
     return;
   }
   const ulong from = (ulong(row) * a.kv_heads + kv_head) * dim;
-  device S* page = kv + (ulong(slot / RLV_PAGE) * a.kv_heads + kv_head) * 2 * RLV_PAGE * dim;
+  device S* page = kv + page_offset(slot / RLV_PAGE, a.kv_heads, kv_head, dim);
   rope_row<S>(page + slot % RLV_PAGE, RLV_PAGE, k + from, kweight, a.kweight.buffer != 0, angles, dim, a.eps, lane);
   for (uint d = lane; d < dim; d += RLV_SIMD) page[ulong(RLV_PAGE + slot % RLV_PAGE) * dim + d] = v[from + d];
 }

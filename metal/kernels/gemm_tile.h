@@ -52,9 +52,6 @@ METAL_FUNC float element(device const S* p, Operand o, uint outer, uint r) {
 METAL_FUNC float low_half(uint pair) { return as_type<float>(pair << 16); }
 METAL_FUNC float high_half(uint pair) { return as_type<float>(pair & 0xffff0000u); }
 
-METAL_FUNC uint fragment_row(uint lane) { return ((lane / 4) & 4) + (lane / 2) % 4; }
-METAL_FUNC uint fragment_col(uint lane) { return ((lane / 4) & 2) * 2 + (lane % 2) * 2; }
-
 // ---- device memory to registers to threadgroup memory
 // -------------------------------------------------------
 

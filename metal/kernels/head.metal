@@ -85,18 +85,7 @@ kernel void logprob_fwd(constant rlv_op_logprob_fwd& a [[buffer(0)]], device flo
                         uint row [[thread_position_in_grid]]) {
   if (row >= a.rows) return;
   const uint tiles = ceil_div(a.vocab, RLV_VOCAB_TILE);
-  TileSum sum = empty_tile();
-  for (uint tile = 0; tile < tiles; tile++) {
-    const float4 p = partial[ulong(row) * tiles + tile];
-    TileSum next;
-    next.max = p.x;
-    next.sum = p.y;
-    next.dot = p.z;
-    if (tile == 0)
-      sum = next;
-    else
-      sum = merge(sum, next);
-  }
+  const TileSum sum = merged_tiles(partial + ulong(row) * tiles, tiles);
   const float all = lse_of(sum);
   lse[row] = all;
   entropy[row] = entropy_of(sum);

@@ -241,18 +241,23 @@ METAL_FUNC uint argmax(SampleRow row, threadgroup float* values, threadgroup uin
   return at;
 }
 
+// What is kept of a tile, relative to the row's maximum.
+METAL_FUNC float mass_of(float4 tile, bool filtered, float row_max) {
+  return filtered ? tile.w : tile.y * exp(tile.x - row_max);
+}
+
 // The first token at which the cumulative mass, in index order, passes u of the whole. `weights` holds a tile.
 METAL_FUNC uint draw(SampleRow row, Cutoff cut, bool filtered, device const float4* work, Two u,
                  threadgroup float* weights) {
   const uint tiles = ceil_div(row.vocab, RLV_VOCAB_TILE);
   Two total = two(0.0f, 0.0f);
   for (uint t = 0; t < tiles; t++)
-    total = add(total, two(filtered ? work[t].w : work[t].y * exp(work[t].x - row.max), 0.0f));
+    total = add(total, two(mass_of(work[t], filtered, row.max), 0.0f));
   const Two target = multiply(u, total);
   Two below = two(0.0f, 0.0f), next = below;
   uint tile = RLV_NONE;  // the first whose end lies beyond the target; else the last with any mass
   for (uint t = 0; t < tiles; t++) {
-    const float mass = filtered ? work[t].w : work[t].y * exp(work[t].x - row.max);
+    const float mass = mass_of(work[t], filtered, row.max);
     if (!(mass > 0.0f)) continue;
     tile = t;
     below = next;
@@ -287,17 +292,7 @@ kernel void sample(constant rlv_op_sample& a [[buffer(0)]], device uint* ids [[b
   threadgroup uint ranks[SAMPLE_SIMDGROUPS + 1];
   const uint tiles = ceil_div(a.vocab, RLV_VOCAB_TILE);
   device float4* row_work = work + ulong(b) * tiles;
-  TileSum all = empty_tile();
-  for (uint tile = 0; tile < tiles; tile++) {
-    TileSum next;
-    next.max = row_work[tile].x;
-    next.sum = row_work[tile].y;
-    next.dot = row_work[tile].z;
-    if (tile == 0)
-      all = next;
-    else
-      all = merge(all, next);
-  }
+  const TileSum all = merged_tiles(row_work, tiles);
   const float lse = lse_of(all);
   if (!(abs(lse) < INFINITY)) {
     if (t == 0) {

@@ -52,6 +52,23 @@ METAL_FUNC TileSum tile_sum(thread const float* z) {
   return t;
 }
 
+// {max, sum, dot} of each tile of a row, merged in ascending order.
+METAL_FUNC TileSum merged_tiles(device const float4* tiles, uint count) {
+  TileSum all = empty_tile();
+  for (uint tile = 0; tile < count; tile++) {
+    const float4 t = tiles[tile];
+    TileSum next;
+    next.max = t.x;
+    next.sum = t.y;
+    next.dot = t.z;
+    if (tile == 0)
+      all = next;
+    else
+      all = merge(all, next);
+  }
+  return all;
+}
+
 METAL_FUNC float lse_of(TileSum t) { return t.max + log(t.sum); }
 
 // H = lse - sum p*z = log(sum) - dot/sum, nats.

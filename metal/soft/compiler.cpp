@@ -15,12 +15,6 @@ namespace soft {
 
 namespace {
 
-std::string read(const std::string& path) {
-  std::stringstream s;
-  s << std::ifstream(path).rdbuf();
-  return s.str();
-}
-
 bool write(const std::string& path, const std::string& text) {
   std::ofstream file(path);
   file << text;
@@ -33,16 +27,10 @@ uint64_t library_hash() {
     uint64_t h = kHashStart;
     for (const char* name : {"metal_stdlib", "types.h", "traits.h", "vectors.h", "math.h", "simdgroup.h",
                              "simdgroup_matrix.h", "atomics.h", "arguments.h"})
-      h = hash_text(read(std::string(SOFT_HOME "/msl/") + name), h);
+      h = hash_text(read_file(std::string(SOFT_HOME "/msl/") + name), h);
     return hash_text(toolchain_version(), h);
   }();
   return hash;
-}
-
-std::string defines(const CompileOptions& options) {
-  std::string s;
-  for (const auto& [name, value] : options.defines) s += " -D" + name + "=" + value;
-  return s;
 }
 
 // Check and count mode see every access through the callbacks of the sanitizers, which metal/soft implements.
@@ -102,16 +90,11 @@ std::unique_ptr<Library> compile(const std::string& source, const CompileOptions
     log = "software Metal: no folder to compile in: set RLV_SOFT_CACHE or HOME";
     return nullptr;
   }
-  const std::string flags = instrumentation(options.instrumented) + defines(options);
   const std::string own = folder + "/" + hex(hash_text(source)) + "." + std::to_string(getpid());
-  std::string preprocessed;
-  if (!preprocess(source, defines(options), own, preprocessed, log)) return nullptr;
-  Rewritten rewritten = rewrite(preprocessed);
-  if (!rewritten.errors.empty()) {
-    for (const std::string& error : rewritten.errors) log += error + "\n";
-    return nullptr;
-  }
-  const std::string command = compile_command() + " -fPIC -shared -nostdlib -g -fuse-ld=lld" + flags;
+  Rewritten rewritten;
+  if (!translate(source, options, own, rewritten, log)) return nullptr;
+  const std::string command =
+      compile_command() + " -fPIC -shared -nostdlib -g -fuse-ld=lld" + instrumentation(options.instrumented);
   const std::string shared =
       folder + "/" + hex(hash_text(rewritten.source + command, library_hash())) + ".so";
   if (access(shared.c_str(), R_OK) != 0) {

@@ -15,12 +15,6 @@ namespace soft {
 
 namespace {
 
-std::string lines_of(const std::string& path) {
-  std::stringstream s;
-  s << std::ifstream(path).rdbuf();
-  return s.str();
-}
-
 // clang's AST dump names a place only by what changed since the place before.
 class Place {
  public:
@@ -153,21 +147,20 @@ void recursion(const std::string& ir, std::vector<std::string>& errors) {
 }  // namespace
 
 std::vector<std::string> lint(const std::string& source, const CompileOptions& options) {
-  std::string defines;
-  for (const auto& [name, value] : options.defines) defines += " -D" + name + "=" + value;
   const std::string own = cache_folder() + "/lint." + std::to_string(getpid());
-  std::string preprocessed, log;
-  if (!preprocess(source, defines, own, preprocessed, log)) return {log};
+  Rewritten rewritten;
+  std::string log;
+  if (!translate(source, options, own, rewritten, log)) return {log};
   const std::string input = own + ".cl", ir = own + ".ll";
-  std::ofstream(input) << rewrite(preprocessed).source;
+  std::ofstream(input) << rewritten.source;
   std::vector<std::string> errors;
-  const std::string compile = compile_command() + defines + " -w " + input;
+  const std::string compile = compile_command() + " -w " + input;
   std::string dump;
   if (!run_tool(compile + " -fsyntax-only -Xclang -ast-dump -fno-color-diagnostics", dump))
     errors.push_back(dump);
   types(dump, errors);
   if (!run_tool(compile + " -O0 -S -emit-llvm -o " + ir, log)) errors.push_back(log);
-  recursion(lines_of(ir), errors);
+  recursion(read_file(ir), errors);
   unlink(input.c_str());
   unlink(ir.c_str());
   return errors;

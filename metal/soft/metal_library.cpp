@@ -1,7 +1,6 @@
 #include "metal_classes.h"
+#include "toolchain.h"
 
-#include <cinttypes>
-#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -16,17 +15,6 @@ namespace {
 constexpr const char* kLibraryDomain = "MTLLibraryErrorDomain";
 constexpr const char* kArchiveDomain = "MTLBinaryArchiveDomain";
 constexpr const char* kPipelineDomain = "AGXMetal";
-
-uint64_t fnv1a(const std::string& s, uint64_t h = 0xcbf29ce484222325ull) {
-  for (unsigned char c : s) h = (h ^ c) * 0x100000001b3ull;
-  return h;
-}
-
-std::string hexadecimal(uint64_t x) {
-  char digits[20];
-  std::snprintf(digits, sizeof digits, "%016" PRIx64, x);
-  return digits;
-}
 
 struct ScalarType {
   MTL::DataType type;
@@ -102,9 +90,9 @@ Library* Device::new_library(String* source, CompileOptions* options, Error** er
   code->library = compile(source->text, how, log);
   if (!code->library) return fail(error, kLibraryDomain, MTL::LibraryErrorCompileFailure, log);
   if (!log.empty()) fail(error, kLibraryDomain, MTL::LibraryErrorCompileWarning, log);
-  code->hash = fnv1a(source->text);
-  for (const auto& [name, value] : how.defines) code->hash = fnv1a("\n" + name + "=" + value, code->hash);
-  code->hash = fnv1a(how.fast_math ? "fast" : "safe", code->hash);
+  code->hash = hash_text(source->text);
+  for (const auto& [name, value] : how.defines) code->hash = hash_text("\n" + name + "=" + value, code->hash);
+  code->hash = hash_text(how.fast_math ? "fast" : "safe", code->hash);
   Library* library = make<Library>();
   library->device = this;
   library->code = std::move(code);
@@ -296,11 +284,11 @@ ComputePipelineState* Device::new_pipeline_described(ComputePipelineDescriptor* 
 static constexpr const char* kArchiveHeader = "software Metal archive 1";
 
 static std::string archive_key(const Function& function) {
-  return hexadecimal(function.code->hash) + " " + function.description();
+  return hex(function.code->hash) + " " + function.description();
 }
 
 static std::string archive_end(const std::string& lines, size_t count) {
-  return "end " + std::to_string(count) + " " + hexadecimal(fnv1a(lines));
+  return "end " + std::to_string(count) + " " + hex(hash_text(lines));
 }
 
 BinaryArchive* Device::new_archive(BinaryArchiveDescriptor* descriptor, Error** error) {

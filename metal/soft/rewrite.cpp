@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 #include "lexer.h"
+#include "toolchain.h"
 
 namespace soft {
 
@@ -452,6 +453,16 @@ class Rewriter {
 };
 
 }  // namespace
+
+bool translate(const std::string& source, const CompileOptions& options, const std::string& own,
+               Rewritten& out, std::string& log) {
+  std::string defines, preprocessed;
+  for (const auto& [name, value] : options.defines) defines += " -D" + name + "=" + value;
+  if (!preprocess(source, defines, own, preprocessed, log)) return false;
+  out = rewrite(preprocessed);
+  for (const std::string& error : out.errors) log += error + "\n";
+  return out.errors.empty();
+}
 
 Rewritten rewrite(const std::string& preprocessed) { return Rewriter(preprocessed).run(); }
 

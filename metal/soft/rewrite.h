@@ -17,5 +17,9 @@ struct Rewritten {
 };
 
 Rewritten rewrite(const std::string& preprocessed);
+// MSL preprocessed, then rewritten; `own` is a path without suffix for files in between. False, with `log`
+// filled, if it is no MSL.
+bool translate(const std::string& source, const CompileOptions& options, const std::string& own,
+               Rewritten& out, std::string& log);
 
 }  // namespace soft

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include "toolchain.h"
 
 #ifndef SOFT_SYMBOLIZER
 #define SOFT_SYMBOLIZER "llvm-symbolizer"
@@ -35,16 +36,6 @@ SourcePlace source_place(const std::string& frame) {
           uint32_t(std::strtoul(frame.c_str() + line + 1, nullptr, 10))};
 }
 
-std::string output_of(const std::string& command) {
-  std::string out;
-  FILE* pipe = popen(command.c_str(), "r");
-  if (!pipe) return out;
-  char part[4096];
-  while (const size_t n = std::fread(part, 1, sizeof part, pipe)) out.append(part, n);
-  pclose(pipe);
-  return out;
-}
-
 // For each address, frames from the innermost inlined call outwards, then an empty line.
 void look_up(const std::string& path, const std::set<uintptr_t>& offsets) {
   std::string command = std::string(SOFT_SYMBOLIZER) + " --functions=none --obj=" + quoted(path);
@@ -53,7 +44,8 @@ void look_up(const std::string& path, const std::set<uintptr_t>& offsets) {
     std::snprintf(address, sizeof address, " 0x%zx", size_t(offset));
     command += address;
   }
-  const std::string out = output_of(command + " 2>/dev/null");
+  std::string out;
+  output_of(command + " 2>/dev/null", out);
   auto offset = offsets.begin();
   SourcePlace innermost;
   for (size_t at = 0; at < out.size() && offset != offsets.end();) {

@@ -40,16 +40,24 @@ std::string cache_folder() {
   return stat(folder.c_str(), &info) == 0 && S_ISDIR(info.st_mode) ? folder : "";
 }
 
-bool run_tool(const std::string& command, std::string& log) {
-  FILE* pipe = popen((command + " 2>&1").c_str(), "r");
+std::string read_file(const std::string& path) {
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+bool output_of(const std::string& command, std::string& out) {
+  FILE* pipe = popen(command.c_str(), "r");
   if (!pipe) {
-    log = "cannot start " + command;
+    out = "cannot start " + command;
     return false;
   }
   char chunk[4096];
-  for (size_t n; (n = fread(chunk, 1, sizeof chunk, pipe)) > 0;) log.append(chunk, n);
+  for (size_t n; (n = fread(chunk, 1, sizeof chunk, pipe)) > 0;) out.append(chunk, n);
   return pclose(pipe) == 0;
 }
+
+bool run_tool(const std::string& command, std::string& log) { return output_of(command + " 2>&1", log); }
 
 std::string toolchain_version() {
   std::string version;
@@ -69,9 +77,7 @@ bool preprocess(const std::string& source, const std::string& defines, const std
                  "/msl-preprocess" +
           defines + " - <" + in + " -o " + made,
       log);
-  std::stringstream text;
-  text << std::ifstream(made).rdbuf();
-  out = text.str();
+  out = read_file(made);
   unlink(in.c_str());
   unlink(made.c_str());
   return ok;

@@ -13,7 +13,10 @@ std::string hex(uint64_t h);
 std::string cache_folder();
 std::string toolchain_version();
 
-// Runs a shell command; what it prints goes to `log`. Whether it succeeded.
+std::string read_file(const std::string& path);
+// Appends what a shell command prints to `out`. Whether it succeeded.
+bool output_of(const std::string& command, std::string& out);
+// The same with its errors.
 bool run_tool(const std::string& command, std::string& log);
 // MSL with macros expanded; `own` is a path without suffix for files in between.
 bool preprocess(const std::string& source, const std::string& defines, const std::string& own,

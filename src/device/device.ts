@@ -81,12 +81,14 @@ export class Device {
     this.info = JSON.parse(readText((out, n) => library.rlv_info(handle, out, n)));
   }
 
+  /** Whether this is a Mac with Apple silicon. */
+  static readonly metalIsHere = process.platform === "darwin" && process.arch === "arm64";
+
   /** What can be opened here. */
   static available(): DeviceName[] {
-    const apple = process.platform === "darwin" && process.arch === "arm64";
     return [
       "cpu",
-      ...(apple ? ["metal" as const] : []),
+      ...(Device.metalIsHere ? ["metal" as const] : []),
       ...(softBuilt() ? ["soft" as const] : []),
       "ref",
       "null",

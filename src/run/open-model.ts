@@ -27,15 +27,14 @@ export function dtypeCode(name: "float32" | "bfloat16"): DtypeCode {
 export function openDevice(configured: DeviceName, threads: number | null): Device {
   setFullSync(fullSync);
   const name = deviceChoice(configured);
-  const metal = Device.available().includes("metal");
-  if (name === "metal" && !metal)
+  if (name === "metal" && !Device.metalIsHere)
     throw new UsageError(
       "Metal is Apple's",
       "--device metal",
       "use --device cpu, or soft for software Metal",
     );
   if (name !== "auto") return Device.open(name, threads);
-  if (!metal) return Device.open("cpu", threads);
+  if (!Device.metalIsHere) return Device.open("cpu", threads);
   try {
     return Device.open("metal", threads);
   } catch (error) {

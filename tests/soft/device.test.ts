@@ -186,9 +186,8 @@ describe.skipIf(!existsSync(join(root, "build/librlv-soft.so")))(
       const { out } = script(`${PRODUCT} product(); device.finish();
       for (const buffer of [x, w, y]) buffer.free();
       device.close();
-      import { dlopen } from "bun:ffi";
-      const { symbols } = dlopen("${root}/build/librlv-soft.so", { soft_live_objects: { args: [], returns: "u32" } });
-      console.log(symbols.soft_live_objects());`);
+      import { softCounters } from "${root}/src/device/lib.ts";
+      console.log(softCounters().soft_live_objects());`);
       expect(out.trim()).toBe("0");
     });
   },

@@ -15,6 +15,7 @@
 // tensor) and counter (element, step, 0 for m and 1 for v, 0).
 #include <cmath>
 #include <cstring>
+#include "../../core/adam.h"
 #include "args.gen.hpp"
 #include "lanes.h"
 #include "philox.h"
@@ -48,16 +49,6 @@ double sum_squares(const float* g, uint32_t n) {
   const Doubles all = (s[0] + s[2]) + (s[1] + s[3]);
   std::memcpy(sum, &all, sizeof sum);
   return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
-}
-
-// The decimal a float32 setting was written as: the shortest that rounds to it. 1 - beta would otherwise
-// magnify the rounding of the parameter (1 - 0.999f is 1.3e-5 off).
-double decimal_of(float x) {
-  for (double scale = 1; scale <= 1e9; scale *= 10) {
-    const double decimal = std::nearbyint(double(x) * scale) / scale;
-    if (float(decimal) == x) return decimal;
-  }
-  return x;
 }
 
 inline uint32_t bits_of(float f) {
@@ -103,26 +94,8 @@ inline void store_moment(uint16_t* m, const float* x, const Rounding& k, uint32_
   for (int i = 0; i < kBlock; i++) m[i] = uint16_t((bits_of(x[i]) + (random[i] >> 16)) >> 16);
 }
 
-// Constants of one step, computed in float64 and rounded once.
-struct Adam {
-  float decay, beta1, rest1, beta2, rest2, rate, root_c2, eps, coef;
-};
-
-Adam constants(const args::Adamw& a, float coef) {
-  const double beta1 = decimal_of(a.beta1), beta2 = decimal_of(a.beta2);
-  return {float(1.0 - double(a.lr) * a.weight_decay),
-          float(beta1),
-          float(1.0 - beta1),
-          float(beta2),
-          float(1.0 - beta2),
-          float(double(a.lr) / a.c1),
-          float(std::sqrt(double(a.c2))),
-          a.eps,
-          coef};
-}
-
-inline void update(const Adam& k, float* p, float* m, float* v, const float* g) {
-  const V coef = set1(k.coef), decay = set1(k.decay), rate = set1(k.rate), eps = set1(k.eps);
+inline void update(const Adam& k, float clip, float* p, float* m, float* v, const float* g) {
+  const V coef = set1(clip), decay = set1(k.decay), rate = set1(k.rate), eps = set1(k.eps);
   const V beta1 = set1(k.beta1), rest1 = set1(k.rest1), beta2 = set1(k.beta2), rest2 = set1(k.rest2);
   const V root_c2 = set1(k.root_c2);
   for (int i = 0; i < kBlock; i += W) {
@@ -137,13 +110,13 @@ inline void update(const Adam& k, float* p, float* m, float* v, const float* g) 
 }
 
 template <class P, class M>
-inline void step_block(const Adam& k, P* p, int16_t* lo, const float* g, M* m, M* v, const Rounding& key,
-                       uint32_t element) {
+inline void step_block(const Adam& k, float clip, P* p, int16_t* lo, const float* g, M* m, M* v,
+                       const Rounding& key, uint32_t element) {
   alignas(64) float master[kBlock], first[kBlock], second[kBlock];
   load_master(master, p, lo);
   load_moment(first, m);
   load_moment(second, v);
-  update(k, master, first, second, g);
+  update(k, clip, master, first, second, g);
   store_master(p, lo, master);
   store_moment(m, first, key, kFirstMoment, element);
   store_moment(v, second, key, kSecondMoment, element);
@@ -151,7 +124,7 @@ inline void step_block(const Adam& k, P* p, int16_t* lo, const float* g, M* m, M
 
 template <class P, class M>
 void adamw_as(Ctx& c, const args::Adamw& a, float coef) {
-  const Adam k = constants(a, coef);
+  const Adam k = adam_constants(a);
   const Rounding key{a.seed, a.tensor, a.step};
   P* p = static_cast<P*>(a.p);
   int16_t* lo = static_cast<int16_t*>(a.lo);
@@ -161,7 +134,7 @@ void adamw_as(Ctx& c, const args::Adamw& a, float coef) {
   const Range r = split_units(a.n, kBlock, c);
   size_t i = r.begin;
   for (; i + kBlock <= r.end; i += kBlock)
-    step_block(k, p + i, lo ? lo + i : nullptr, g + i, m + i, v + i, key, uint32_t(i));
+    step_block(k, coef, p + i, lo ? lo + i : nullptr, g + i, m + i, v + i, key, uint32_t(i));
   if (i == r.end) return;
   // The rest goes through the same block, padded with zeros.
   const size_t rest = r.end - i;
@@ -174,7 +147,7 @@ void adamw_as(Ctx& c, const args::Adamw& a, float coef) {
   std::memcpy(g_block, g + i, rest * 4);
   std::memcpy(m_block, m + i, rest * sizeof(M));
   std::memcpy(v_block, v + i, rest * sizeof(M));
-  step_block(k, p_block, lo_block, g_block, m_block, v_block, key, uint32_t(i));
+  step_block(k, coef, p_block, lo_block, g_block, m_block, v_block, key, uint32_t(i));
   std::memcpy(p + i, p_block, rest * sizeof(P));
   if (lo) std::memcpy(lo + i, lo_block, rest * 2);
   std::memcpy(m + i, m_block, rest * sizeof(M));

@@ -2,7 +2,8 @@
  * The least device memory that an operation must move: `once` with every byte read or written once, `tiled` with what
  * its kernel's tiles have to read again. Single values in the packed layout of weights and in pages count as a sector.
  */
-import { Dtype, evaluate, NONE, PAGE, SEGMENT_WORDS, sizeOf, VOCAB_TILE } from "../../ops/define.ts";
+import { ceilDiv, Dtype, evaluate, NONE, PAGE, SEGMENT_WORDS, sizeOf, VOCAB_TILE } from "../../ops/define.ts";
+import { HEAD_ROW_CHUNK, HEAD_VOCAB_CHUNK } from "../../ops/head.ts";
 import type { Captured } from "./workload.ts";
 
 export interface Least {
@@ -14,12 +15,9 @@ export interface Least {
 const TILE = 64;
 const SKINNY_ROWS = 64;
 const ATTENTION_ROWS = 32;
-const HEAD_ROW_CHUNK = 256;
-const HEAD_VOCAB_CHUNK = 4096;
 const SECTOR = 32;
 
 type Params = Readonly<Record<string, number>>;
-const tiles = (n: number, size: number) => Math.ceil(n / size);
 
 /** Columns of the result that one threadgroup of a skinny product has. */
 const skinnyColumns = (k: number) => (k >= 512 ? TILE / 4 : TILE);
@@ -29,7 +27,7 @@ function product(rows: number, cols: number, k: number, a: number, b: number, c:
   const result = rows * cols * c;
   return {
     once: rows * k * a + cols * k * b + result,
-    tiled: rows * k * a * tiles(cols, TILE) + cols * k * b * tiles(rows, TILE) + result,
+    tiled: rows * k * a * ceilDiv(cols, TILE) + cols * k * b * ceilDiv(rows, TILE) + result,
   };
 }
 
@@ -37,7 +35,7 @@ function product(rows: number, cols: number, k: number, a: number, b: number, c:
 function skinny(rows: number, cols: number, k: number, size: number, result: number, extra = 0): Least {
   const weights = cols * k * size + result;
   const again = rows * k * size + extra;
-  return { once: weights + again, tiled: weights + again * tiles(cols, skinnyColumns(k)) };
+  return { once: weights + again, tiled: weights + again * ceilDiv(cols, skinnyColumns(k)) };
 }
 
 interface Segment {
@@ -172,15 +170,15 @@ const OF: Readonly<Record<string, (c: Captured, p: Params, size: number) => Leas
   logprob_fwd: (_, p, size) => {
     const x = p.rows! * p.cols! * size;
     const w = p.vocab! * p.cols! * size;
-    const partial = 2 * 16 * p.rows! * tiles(p.vocab!, VOCAB_TILE);
-    return { once: x + w, tiled: x * tiles(p.vocab!, VOCAB_TILE) + w * tiles(p.rows!, TILE) + partial };
+    const partial = 2 * 16 * p.rows! * ceilDiv(p.vocab!, VOCAB_TILE);
+    return { once: x + w, tiled: x * ceilDiv(p.vocab!, VOCAB_TILE) + w * ceilDiv(p.rows!, TILE) + partial };
   },
   logprob_bwd: (_, p, size) => {
     const [x, w] = [p.rows! * p.cols! * size, p.vocab! * p.cols! * size];
     const dz = p.rows! * p.vocab! * 4;
-    const dw = 8 * p.vocab! * p.cols! * tiles(p.rows!, HEAD_ROW_CHUNK);
-    const dx = 4 * p.rows! * p.cols! * (2 * tiles(p.vocab!, HEAD_VOCAB_CHUNK) - 1);
-    const [rowTiles, colTiles, vocabTiles] = [p.rows!, p.cols!, p.vocab!].map((n) => tiles(n, TILE)) as [
+    const dw = 8 * p.vocab! * p.cols! * ceilDiv(p.rows!, HEAD_ROW_CHUNK);
+    const dx = 4 * p.rows! * p.cols! * (2 * ceilDiv(p.vocab!, HEAD_VOCAB_CHUNK) - 1);
+    const [rowTiles, colTiles, vocabTiles] = [p.rows!, p.cols!, p.vocab!].map((n) => ceilDiv(n, TILE)) as [
       number,
       number,
       number,
@@ -191,7 +189,7 @@ const OF: Readonly<Record<string, (c: Captured, p: Params, size: number) => Leas
     const rounded = p.rows! * p.cols! * (4 + size);
     return { once: x + 2 * w + 2 * x + dw, tiled: logits + weights + inputs + rounded };
   },
-  sample: (_, p) => both(p.batch! * (p.vocab! * 4 + 3 * 16 * tiles(p.vocab!, VOCAB_TILE))),
+  sample: (_, p) => both(p.batch! * (p.vocab! * 4 + 3 * 16 * ceilDiv(p.vocab!, VOCAB_TILE))),
 };
 
 /** Every tensor once, and twice where it is updated in place; memory between kernels does not count. */

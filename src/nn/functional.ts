@@ -41,14 +41,14 @@ export function rmsNorm(
   return { y, h: h ?? x };
 }
 
+/** A linear map of the model: its packed weight [N,K] and bias [N]. */
+export interface Linear {
+  readonly w: Tensor;
+  readonly bias: Tensor | null;
+}
+
 /** y[T,N] = x[T,K]·w[N,K]ᵀ + bias[N]. */
-export function linear(
-  g: Graph,
-  x: Tensor,
-  w: Tensor,
-  bias: Tensor | null,
-  ydt: DtypeCode = x.dtype,
-): Tensor {
+export function linear(g: Graph, x: Tensor, { w, bias }: Linear, ydt: DtypeCode = x.dtype): Tensor {
   const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
   const y = g.empty([m, n], ydt, w.label);
   g.apply(gemmNt, { y, x, w, bias }, { m, n, k, dt: x.dtype, ydt, accumulate: 0 });
@@ -237,20 +237,14 @@ export function logprobs(
   return { logprob, entropy };
 }
 
-/** A linear map's packed weight and its bias. */
-export interface Projection {
-  readonly w: Tensor;
-  readonly bias: Tensor | null;
-}
-
 /** q[B, H·D], k and v [B, K·D] of rows h[B, C] before their norm, in one operation. */
 export function normQkv(
   g: Graph,
   h: Tensor,
   weight: Tensor,
-  q: Projection,
-  k: Projection,
-  v: Projection,
+  q: Linear,
+  k: Linear,
+  v: Linear,
   eps: number,
 ): { q: Tensor; k: Tensor; v: Tensor } {
   const [m, cols, nq, nkv] = [h.shape[0]!, h.shape[1]!, q.w.shape[0]!, k.w.shape[0]!];
@@ -304,7 +298,7 @@ export function ropeAppend(
 }
 
 /** residual + x·wᵀ. */
-export function linearResidual(g: Graph, residual: Tensor, x: Tensor, w: Tensor): Tensor {
+export function linearResidual(g: Graph, residual: Tensor, x: Tensor, { w }: Linear): Tensor {
   const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
   const y = g.empty([m, n], x.dtype, "residual");
   const work = g.empty([m, n], x.dtype, w.label);
@@ -318,14 +312,14 @@ export function normSwiglu(
   g: Graph,
   h: Tensor,
   weight: Tensor,
-  gate: Tensor,
-  up: Tensor,
+  gate: Linear,
+  up: Linear,
   eps: number,
 ): Tensor {
-  const [m, cols, n] = [h.shape[0]!, h.shape[1]!, gate.shape[0]!];
+  const [m, cols, n] = [h.shape[0]!, h.shape[1]!, gate.w.shape[0]!];
   const y = g.empty([m, n], h.dtype, "swiglu");
   const work = g.empty([m * cols + 2 * m * n], Dtype.f32, "swiglu parts");
-  g.apply(normSwigluOp, { y, h, weight, wgate: gate, wup: up, work }, { m, cols, n, eps, dt: h.dtype });
+  g.apply(normSwigluOp, { y, h, weight, wgate: gate.w, wup: up.w, work }, { m, cols, n, eps, dt: h.dtype });
   g.release(work);
   return y;
 }

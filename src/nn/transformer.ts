@@ -46,19 +46,16 @@ export interface TransformerOptions {
 
 interface Layer {
   readonly inputNorm: Tensor;
-  readonly q: Tensor;
-  readonly k: Tensor;
-  readonly v: Tensor;
-  readonly o: Tensor;
-  readonly qBias: Tensor | null;
-  readonly kBias: Tensor | null;
-  readonly vBias: Tensor | null;
+  readonly q: F.Linear;
+  readonly k: F.Linear;
+  readonly v: F.Linear;
+  readonly o: F.Linear;
   readonly qNorm: Tensor | null;
   readonly kNorm: Tensor | null;
   readonly postNorm: Tensor;
-  readonly gate: Tensor;
-  readonly up: Tensor;
-  readonly down: Tensor;
+  readonly gate: F.Linear;
+  readonly up: F.Linear;
+  readonly down: F.Linear;
 }
 
 export class Transformer {
@@ -92,21 +89,19 @@ export class Transformer {
     this.#layers = Array.from({ length: config.numLayers }, (_, i) => {
       const at = (name: string) => p.tensor(`model.layers.${i}.${name}.weight`);
       const maybe = (name: string) => p.maybe(`model.layers.${i}.${name}`);
+      const linear = (name: string) => ({ w: at(name), bias: maybe(`${name}.bias`) });
       return {
         inputNorm: at("input_layernorm"),
-        q: at("self_attn.q_proj"),
-        k: at("self_attn.k_proj"),
-        v: at("self_attn.v_proj"),
-        o: at("self_attn.o_proj"),
-        qBias: maybe("self_attn.q_proj.bias"),
-        kBias: maybe("self_attn.k_proj.bias"),
-        vBias: maybe("self_attn.v_proj.bias"),
+        q: linear("self_attn.q_proj"),
+        k: linear("self_attn.k_proj"),
+        v: linear("self_attn.v_proj"),
+        o: linear("self_attn.o_proj"),
         qNorm: maybe("self_attn.q_norm.weight"),
         kNorm: maybe("self_attn.k_norm.weight"),
         postNorm: at("post_attention_layernorm"),
-        gate: at("mlp.gate_proj"),
-        up: at("mlp.up_proj"),
-        down: at("mlp.down_proj"),
+        gate: linear("mlp.gate_proj"),
+        up: linear("mlp.up_proj"),
+        down: linear("mlp.down_proj"),
       };
     });
     this.shape = { heads: config.numHeads, kvHeads: config.numKvHeads, headDim: config.headDim };
@@ -174,15 +169,7 @@ export class Transformer {
     const eps = this.config.rmsNormEps;
     let h = F.embed(g, ids, this.#embedding, this.options.dtype);
     this.#layers.forEach((layer, i) => {
-      const qkv = F.normQkv(
-        g,
-        h,
-        layer.inputNorm,
-        { w: layer.q, bias: layer.qBias },
-        { w: layer.k, bias: layer.kBias },
-        { w: layer.v, bias: layer.vBias },
-        eps,
-      );
+      const qkv = F.normQkv(g, h, layer.inputNorm, layer.q, layer.k, layer.v, eps);
       const { qNorm, kNorm } = layer;
       const kv = cache.layers[i]!;
       const q = F.ropeAppend(g, qkv, qNorm, kNorm, positions, this.#rope, kv, slots, this.shape, eps);
@@ -220,23 +207,23 @@ export class Transformer {
     this.#layers.forEach((layer, i) => {
       const block = (g: Graph, inputs: readonly Tensor[]): readonly Tensor[] => {
         const first = F.rmsNorm(g, inputs[0]!, inputs[1] ?? null, layer.inputNorm, eps);
-        const q = F.linear(g, first.y, layer.q, layer.qBias);
-        const k = F.linear(g, first.y, layer.k, layer.kBias);
-        const v = F.linear(g, first.y, layer.v, layer.vBias);
+        const q = F.linear(g, first.y, layer.q);
+        const k = F.linear(g, first.y, layer.k);
+        const v = F.linear(g, first.y, layer.v);
         g.release(first.y);
         const o = attend(g, layer, i, q, k, v);
         g.release(q, k, v);
-        const mixed = F.linear(g, o, layer.o, null);
+        const mixed = F.linear(g, o, layer.o);
         g.release(o);
         const second = F.rmsNorm(g, first.h, mixed, layer.postNorm, eps);
         g.release(mixed);
         if (first.h !== inputs[0]) g.release(first.h);
-        const gate = F.linear(g, second.y, layer.gate, null);
-        const up = F.linear(g, second.y, layer.up, null);
+        const gate = F.linear(g, second.y, layer.gate);
+        const up = F.linear(g, second.y, layer.up);
         g.release(second.y);
         const act = F.swiglu(g, gate, up);
         g.release(gate, up);
-        const out = F.linear(g, act, layer.down, null);
+        const out = F.linear(g, act, layer.down);
         g.release(act);
         return [second.h, out];
       };
@@ -267,7 +254,7 @@ export class Transformer {
 
   /** Logits [B, V] in float32. */
   logits(g: Graph, hidden: Tensor): Tensor {
-    return F.linear(g, hidden, this.head, null, Dtype.f32);
+    return F.linear(g, hidden, { w: this.head, bias: null }, Dtype.f32);
   }
 
   dispose(): void {

@@ -62,6 +62,10 @@ inline V load_bf16(const uint16_t* p) {
   return _mm512_castsi512_ps(
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
 }
+#if defined(__AVX512BF16__)
+// Subnormals become zero, here and in the dot products.
+inline __m256i narrow_bf16(V v) { return (__m256i)_mm512_cvtneps_pbh(v); }
+#else
 inline __m256i narrow_bf16(V v) {
   const __m512i u = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
@@ -70,9 +74,18 @@ inline __m256i narrow_bf16(V v) {
   const __m512i nan = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
   return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), nan));
 }
+#endif
 inline void store_bf16(uint16_t* p, V v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(v));
 }
+inline V load_bf16_n(const uint16_t* p, int n) {
+  const __m256i u = _mm256_maskz_loadu_epi16(mask_n(n), p);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(u), 16));
+}
+inline void store_bf16_n(uint16_t* p, V v, int n) {
+  _mm256_mask_storeu_epi16(p, mask_n(n), narrow_bf16(v));
+}
+#define RLV_NATIVE_BF16_PARTS 1
 inline P load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
 inline P set1_pair(uint32_t pair) { return _mm512_set1_epi32(int(pair)); }
 inline V pair_low(P p) { return _mm512_castsi512_ps(_mm512_slli_epi32(p, 16)); }
@@ -198,23 +211,106 @@ inline float get(const float* p) { return *p; }
 inline float get(const uint16_t* p) { return bf16_to_f32(*p); }
 inline void put(float* p, float f) { *p = f; }
 inline void put(uint16_t* p, float f) { *p = f32_to_bf16(f); }
-// The first n <= W elements.
-template <class T>
-inline V load_part(const T* p, int n) {
-  if (n == W) return load_as(p);
+#ifndef RLV_NATIVE_BF16_PARTS
+inline V load_bf16_n(const uint16_t* p, int n) {
   float f[W] = {};
   for (int i = 0; i < n; i++) f[i] = get(p + i);
   return load(f);
 }
-inline V load_part(const float* p, int n) { return n == W ? load(p) : load_n(p, n); }
-template <class T>
-inline void store_part(T* p, V v, int n) {
-  if (n == W) return store_as(p, v);
+inline void store_bf16_n(uint16_t* p, V v, int n) {
   float f[W];
   store(f, v);
-  for (int i = 0; i < n; i++) put(p + i, f[i]);
+  for (int i = 0; i < n; i++) p[i] = f32_to_bf16(f[i]);
 }
+#endif
+// The first n <= W elements.
+inline V load_part(const float* p, int n) { return n == W ? load(p) : load_n(p, n); }
+inline V load_part(const uint16_t* p, int n) { return n == W ? load_bf16(p) : load_bf16_n(p, n); }
 inline void store_part(float* p, V v, int n) { n == W ? store(p, v) : store_n(p, v, n); }
+inline void store_part(uint16_t* p, V v, int n) { n == W ? store_bf16(p, v) : store_bf16_n(p, v, n); }
+
+// ---- rearranging
+
+// to[j][i] = from[i][j], W x W float32.
+inline void transpose_block(const float* from, size_t ldf, float* to, size_t ldt) {
+#if defined(__AVX512F__)
+  V r[16], t[16];
+  for (int i = 0; i < 16; i++) r[i] = load(from + size_t(i) * ldf);
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  auto pd = [](V v) { return _mm512_castps_pd(v); };
+  for (int i = 0; i < 16; i += 4)
+    for (int h = 0; h < 2; h++) {
+      r[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(t[i + h]), pd(t[i + h + 2])));
+      r[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(t[i + h]), pd(t[i + h + 2])));
+    }
+  // Lane l (of 128 bits) of r[4g + c] holds column 4l + c of rows 4g ... 4g + 3.
+  for (int c = 0; c < 4; c++) {
+    const V even_ab = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88);
+    const V odd_ab = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd);
+    const V even_cd = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88);
+    const V odd_cd = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
+    store(to + size_t(c) * ldt, _mm512_shuffle_f32x4(even_ab, even_cd, 0x88));
+    store(to + size_t(4 + c) * ldt, _mm512_shuffle_f32x4(odd_ab, odd_cd, 0x88));
+    store(to + size_t(8 + c) * ldt, _mm512_shuffle_f32x4(even_ab, even_cd, 0xdd));
+    store(to + size_t(12 + c) * ldt, _mm512_shuffle_f32x4(odd_ab, odd_cd, 0xdd));
+  }
+#else
+  for (int i = 0; i < W; i++)
+    for (int j = 0; j < W; j++) to[size_t(j) * ldt + i] = from[size_t(i) * ldf + j];
+#endif
+}
+
+// even[i], odd[i] to at[2i], at[2i + 1], and back.
+inline void store_interleaved(float* at, V even, V odd) {
+#if defined(__AVX512F__)
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  store(at, _mm512_permutex2var_ps(even, low, odd));
+  store(at + W, _mm512_permutex2var_ps(even, high, odd));
+#else
+  float e[W], o[W];
+  store(e, even);
+  store(o, odd);
+  for (int i = 0; i < W; i++) {
+    at[2 * i] = e[i];
+    at[2 * i + 1] = o[i];
+  }
+#endif
+}
+inline void load_interleaved(const float* at, V& even, V& odd) {
+#if defined(__AVX512F__)
+  const __m512i first = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const V a = load(at), b = load(at + W);
+  even = _mm512_permutex2var_ps(a, first, b);
+  odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(first, _mm512_set1_epi32(1)), b);
+#else
+  float e[W], o[W];
+  for (int i = 0; i < W; i++) {
+    e[i] = at[2 * i];
+    o[i] = at[2 * i + 1];
+  }
+  even = load(e);
+  odd = load(o);
+#endif
+}
+
+// out[i] = {even[i], odd[i]} for i < n <= 16 bfloat16; `odd` null reads as zero.
+inline void interleave_bf16(const uint16_t* even, const uint16_t* odd, int n, uint16_t* out) {
+#if defined(__AVX512F__)
+  const __mmask16 mask = __mmask16((1u << n) - 1u);
+  const __m512i e = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, even));
+  const __m512i o = odd ? _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, odd)) : _mm512_setzero_si512();
+  _mm512_mask_storeu_epi32(out, mask, _mm512_or_si512(e, _mm512_slli_epi32(o, 16)));
+#else
+  for (int i = 0; i < n; i++) {
+    out[2 * i] = even[i];
+    out[2 * i + 1] = odd ? odd[i] : uint16_t(0);
+  }
+#endif
+}
 
 // Sum over lanes as a fixed binary tree, folding the upper half onto the lower.
 #if defined(__AVX2__)
@@ -239,6 +335,19 @@ inline float hmax(V v) {
   float m = f[0];
   for (int i = 1; i < W; i++) m = f[i] > m ? f[i] : m;
   return m;
+}
+
+// v with x added to one lane; v with zero in all lanes but the first n.
+inline V add_lane(V v, uint32_t lane, float x) {
+  float f[W];
+  store(f, v);
+  f[lane] += x;
+  return load(f);
+}
+inline V first_lanes(V v, int n) {
+  float f[W];
+  store(f, v);
+  return load_n(f, n);
 }
 
 // exp(x): range reduction by ln2 in two parts and a degree-6 polynomial (Cephes expf); about 1 ulp.

@@ -1,6 +1,6 @@
 // Matrix products with packed weights. x, dy, dx row-major [m][.]; w packed panels of 32 outputs;
-// accumulation in float32. Work split: (panel of 32 outputs, tile of rows) over threads; results do not
-// depend on it.
+// accumulation in float32. Work split: (panel of 32 outputs, tile of rows) over threads by Schedule; results do
+// not depend on it.
 //
 //   gemm_nt    y = x*w^T (+ bias) (+ y)     each output: chain over k, then + bias, then + y, rounded once
 //   gemm_nn    dx = dy*w (+ dx)             chain over n; panels of w^T are made per thread (scratch 0)
@@ -27,7 +27,8 @@ void product_nt(Ctx& c, const args::GemmNt& a) {
   const float* bias = static_cast<const float*>(a.bias);
   Y* y = static_cast<Y*>(a.y);
   const RowTiles rows(a.m);
-  for_tiles(c, (a.n + kPanel - 1) / kPanel, rows.count, [&](uint32_t panel, uint32_t t) {
+  const Schedule schedule(c, (a.n + kPanel - 1) / kPanel, rows.count, panel_elements<T>(a.k) * sizeof(T));
+  schedule.run(c, [&](uint32_t panel, uint32_t t) {
     const uint32_t r0 = rows.begin(t), n0 = panel * kPanel;
     panel_product(int(rows.size(t)), x + size_t(r0) * a.k, a.k, w + panel * panel_elements<T>(a.k), a.k,
                   start_zero, [&](int r, uint32_t column, V value) {
@@ -45,14 +46,12 @@ void product_nn(Ctx& c, const args::GemmNn& a) {
   const T* dy = static_cast<const T*>(a.dy);
   const T* w = static_cast<const T*>(a.w);
   T* dx = static_cast<T*>(a.dx);
-  T* panel_t = static_cast<T*>(c.local(0, panel_elements<T>(a.n) * sizeof(T)));
   const RowTiles rows(a.m);
-  uint32_t ready = RLV_NONE;
-  for_tiles(c, (a.k + kPanel - 1) / kPanel, rows.count, [&](uint32_t panel, uint32_t t) {
+  const Schedule schedule(c, (a.k + kPanel - 1) / kPanel, rows.count, panel_elements<T>(a.n) * sizeof(T));
+  TransposedPanels<T> panels(c, 0, schedule, w, a.n, a.k);
+  schedule.run(c, [&](uint32_t panel, uint32_t t) {
     const uint32_t r0 = rows.begin(t), k0 = panel * kPanel;
-    if (panel != ready) transpose_panel(w, a.n, a.k, k0, panel_t);
-    ready = panel;
-    panel_product(int(rows.size(t)), dy + size_t(r0) * a.n, a.n, panel_t, a.n, start_zero,
+    panel_product(int(rows.size(t)), dy + size_t(r0) * a.n, a.n, panels.at(panel), a.n, start_zero,
                   [&](int r, uint32_t column, V value) {
                     const uint32_t k = k0 + column;
                     if (k >= a.k) return;

@@ -119,65 +119,127 @@ struct RowTiles {
   uint32_t size(uint32_t i) const { return begin(i + 1) - begin(i); }
 };
 
-// Calls body(panel, tile) for this thread's share of all (panel, row tile), panels outermost.
-template <class F>
-inline void for_tiles(const Ctx& c, uint32_t panels, uint32_t tiles, F&& body) {
-  // Few rows: whole panels, so that every weight is read by one thread.
-  if (tiles <= 2 && panels >= c.threads) {
-    const Range r = split(panels, c);
-    for (uint32_t p = r.begin; p < r.end; p++)
-      for (uint32_t t = 0; t < tiles; t++) body(p, t);
-    return;
+// How a product's (panel, row tile) pairs are divided. Weights that stay in the second-level cache are read by
+// every thread, which then works on rows of its own: what one operation writes, the next reads from there.
+struct Schedule {
+  static constexpr size_t kCachedWeights = 384 << 10;
+  static constexpr uint32_t kBlock = 8;  // tiles whose rows stay close while the panels pass
+  uint32_t panels, tiles;
+  bool by_rows;
+  Schedule(const Ctx& c, uint32_t panel_count, uint32_t tile_count, size_t panel_bytes)
+      : panels(panel_count),
+        tiles(tile_count),
+        by_rows(panels * panel_bytes <= kCachedWeights && tiles >= 2 * c.threads) {}
+
+  // Calls body(panel, tile) for this thread's share.
+  template <class F>
+  void run(const Ctx& c, F&& body) const {
+    if (by_rows) {
+      const Range mine = split(tiles, c);
+      for (uint32_t t0 = mine.begin; t0 < mine.end; t0 += kBlock)
+        for (uint32_t p = 0; p < panels; p++)
+          for (uint32_t t = t0; t < std::min(mine.end, t0 + kBlock); t++) body(p, t);
+      return;
+    }
+    // Few rows: whole panels, so that every weight is read by one thread.
+    if (tiles <= 2 && panels >= c.threads) {
+      const Range mine = split(panels, c);
+      for (uint32_t p = mine.begin; p < mine.end; p++)
+        for (uint32_t t = 0; t < tiles; t++) body(p, t);
+      return;
+    }
+    const uint64_t all = uint64_t(panels) * tiles;
+    const uint64_t begin = all * c.tid / c.threads, end = all * (c.tid + 1) / c.threads;
+    for (uint64_t i = begin; i < end; i++) body(uint32_t(i / tiles), uint32_t(i % tiles));
   }
-  const uint64_t all = uint64_t(panels) * tiles;
-  const uint64_t begin = all * c.tid / c.threads, end = all * (c.tid + 1) / c.threads;
-  for (uint64_t i = begin; i < end; i++) body(uint32_t(i / tiles), uint32_t(i % tiles));
-}
+};
 
 // Transposes panel columns [k0, k0+32) of a packed [n][k] matrix to a panel whose depth is n.
 inline void transpose_panel(const float* w, uint32_t n, uint32_t k, uint32_t k0, float* out) {
   const uint32_t cols = std::min(kPanel, k - k0);
   for (uint32_t n0 = 0; n0 < n; n0 += kPanel) {
     const float* from = w + size_t(n0) * k + size_t(k0) * kPanel;
+    float* to = out + size_t(n0) * kPanel;
     const uint32_t rows = std::min(kPanel, n - n0);
-    for (uint32_t p = 0; p < kPanel; p++) {
-      float* to = out + size_t(n0) * kPanel + p;
-      if (p < cols)
-        for (uint32_t j = 0; j < rows; j++) to[size_t(j) * kPanel] = from[size_t(p) * kPanel + j];
-      else
-        for (uint32_t j = 0; j < rows; j++) to[size_t(j) * kPanel] = 0;
+    if (rows == kPanel && cols == kPanel) {
+      for (uint32_t p = 0; p < kPanel; p += W)
+        for (uint32_t j = 0; j < kPanel; j += W)
+          transpose_block(from + size_t(p) * kPanel + j, kPanel, to + size_t(j) * kPanel + p, kPanel);
+      continue;
+    }
+    for (uint32_t j = 0; j < rows; j++)
+      for (uint32_t p = 0; p < kPanel; p++)
+        to[size_t(j) * kPanel + p] = p < cols ? from[size_t(p) * kPanel + j] : 0.0f;
+  }
+}
+// In words of two pairs: {w[n][k], w[n][k+1], w[n+1][k], w[n+1][k+1]} becomes the two pairs along n.
+inline void transpose_panel(const uint16_t* w, uint32_t n, uint32_t k, uint32_t k0, uint16_t* out) {
+  constexpr uint32_t kWords = kPanel / 2;
+  const uint32_t depth = (k + 1) / 2 * 2;
+  const uint32_t pairs = (std::min(kPanel, k - k0) + 1) / 2;
+  uint64_t block[kWords][kWords];
+  for (uint32_t n0 = 0; n0 < n; n0 += kPanel) {
+    const uint16_t* from = w + size_t(n0) * depth + size_t(k0) * kPanel;
+    const uint32_t rows = (std::min(kPanel, n - n0) + 1) / 2;
+    for (uint32_t p = 0; p < kWords; p++)
+      for (uint32_t j = 0; j < kWords; j++) {
+        uint64_t q = 0;
+        if (p < pairs) std::memcpy(&q, from + (size_t(p) * kWords + j) * 4, 8);
+        block[p][j] = (q & 0xffff00000000ffffu) | ((q >> 16) & 0x00000000ffff0000u) |
+                      ((q << 16) & 0x0000ffff00000000u);
+      }
+    for (uint32_t j = 0; j < rows; j++) {
+      uint16_t* to = out + (size_t(n0 / 2) + j) * 2 * kPanel;
+      for (uint32_t p = 0; p < kWords; p++) std::memcpy(to + size_t(p) * 4, &block[p][j], 8);
     }
   }
 }
-inline void transpose_panel(const uint16_t* w, uint32_t n, uint32_t k, uint32_t k0, uint16_t* out) {
-  const uint32_t depth = (k + 1) / 2 * 2;
-  const uint32_t cols = std::min(kPanel, k - k0);
-  if (n % 2) std::memset(out + size_t(n - 1) * kPanel, 0, 2 * kPanel * sizeof(uint16_t));
-  for (uint32_t n0 = 0; n0 < n; n0 += kPanel) {
-    const uint16_t* from = w + size_t(n0) * depth + size_t(k0) * kPanel;
-    const uint32_t rows = std::min(kPanel, n - n0);
-    for (uint32_t p = 0; p < kPanel; p++)
-      for (uint32_t j = 0; j < rows; j++)
-        out[size_t(n0 + j) / 2 * 2 * kPanel + p * 2 + (n0 + j) % 2] =
-            p < cols ? from[size_t(p / 2) * 2 * kPanel + j * 2 + p % 2] : uint16_t(0);
+
+// The panels of w^T that a thread needs one after the other, made when first asked for: all of them are kept
+// if threads work on rows of their own, else the last one.
+template <class T>
+class TransposedPanels {
+ public:
+  TransposedPanels(Ctx& c, int slot, const Schedule& schedule, const T* w, uint32_t n, uint32_t k)
+      : w_(w), n_(n), k_(k), size_(panel_elements<T>(n)), keep_(schedule.by_rows) {
+    out_ = static_cast<T*>(c.local(slot, (keep_ ? schedule.panels : 1) * size_ * sizeof(T)));
   }
-}
+  const T* at(uint32_t panel) {
+    T* out = out_ + (keep_ ? panel * size_ : 0);
+    const bool made = keep_ ? panel < made_ : panel + 1 == made_;
+    if (!made) transpose_panel(w_, n_, k_, panel * kPanel, out);
+    made_ = keep_ ? std::max(made_, panel + 1) : panel + 1;
+    return out;
+  }
+
+ private:
+  const T* w_;
+  uint32_t n_, k_;
+  size_t size_;
+  bool keep_;
+  T* out_;
+  uint32_t made_ = 0;
+};
 
 // ---- gradients of weights ---------------------------------------------------------------------------------
 
-constexpr uint32_t kTokenBlock = 256;
+// Tokens whose packed panel stays in the second-level cache.
+constexpr uint32_t kTokenBlock = 1024;
 
 // Packs A[t][column0 + r] for t < tokens as [token step][kTileRows] (pairs of tokens for bfloat16).
 inline void pack_rows(const float* a, size_t lda, uint32_t tokens, int rows, float* out) {
   for (uint32_t t = 0; t < tokens; t++)
-    for (int r = 0; r < kTileRows; r++)
-      out[size_t(t) * kTileRows + r] = r < rows ? a[size_t(t) * lda + r] : 0.0f;
+    for (int r = 0; r < kTileRows; r += W) {
+      const V x = r < rows ? load_part(a + size_t(t) * lda + r, std::min(W, rows - r)) : zero();
+      store_part(out + size_t(t) * kTileRows + r, x, std::min(W, kTileRows - r));
+    }
 }
 inline void pack_rows(const uint16_t* a, size_t lda, uint32_t tokens, int rows, uint16_t* out) {
-  for (uint32_t t = 0; t < tokens + tokens % 2; t++)
-    for (int r = 0; r < kTileRows; r++)
-      out[(size_t(t / 2) * kTileRows + r) * 2 + t % 2] =
-          t < tokens && r < rows ? a[size_t(t) * lda + r] : uint16_t(0);
+  if (rows < kTileRows) std::memset(out, 0, size_t(tokens + tokens % 2) * kTileRows * sizeof(uint16_t));
+  for (uint32_t t = 0; t < tokens; t += 2) {
+    const uint16_t* even = a + size_t(t) * lda;
+    interleave_bf16(even, t + 1 < tokens ? even + lda : nullptr, rows, out + size_t(t) * kTileRows);
+  }
 }
 // Packs B[t][n0 + j] for j < 32 as a panel whose depth is tokens.
 inline void pack_panel(const float* b, size_t ldb, uint32_t tokens, uint32_t cols, float* out) {
@@ -187,10 +249,13 @@ inline void pack_panel(const float* b, size_t ldb, uint32_t tokens, uint32_t col
   }
 }
 inline void pack_panel(const uint16_t* b, size_t ldb, uint32_t tokens, uint32_t cols, uint16_t* out) {
-  for (uint32_t t = 0; t < tokens + tokens % 2; t++)
-    for (uint32_t j = 0; j < kPanel; j++)
-      out[(size_t(t / 2) * kPanel + j) * 2 + t % 2] =
-          t < tokens && j < cols ? b[size_t(t) * ldb + j] : uint16_t(0);
+  if (cols < kPanel) std::memset(out, 0, size_t(tokens + tokens % 2) * kPanel * sizeof(uint16_t));
+  for (uint32_t t = 0; t < tokens; t += 2)
+    for (uint32_t j = 0; j < cols; j += 16) {
+      const uint16_t* even = b + size_t(t) * ldb + j;
+      interleave_bf16(even, t + 1 < tokens ? even + ldb : nullptr, int(std::min(16u, cols - j)),
+                      out + size_t(t) * kPanel + size_t(j) * 2);
+    }
 }
 
 inline void token_chain(V (&acc)[kTileRows][kTileVecs], const float* a, const float* b, uint32_t tokens) {
@@ -219,24 +284,38 @@ inline void token_chain(V (&acc)[kTileRows][kTileVecs], const uint16_t* a, const
   }
 }
 
-// Float32 elements of row p, columns [column, column+W) of a gradient panel in the layout of T.
-inline V load_gradient(const float* panel, uint32_t p, uint32_t column, float) {
-  return load(panel + size_t(p) * kPanel + column);
+// Accumulators of `rows` rows from p0 (even) on, columns [column, column + kTileCols), of a gradient panel:
+// float32 elements in the layout of T. A padded odd row of bfloat16 holds zeros and gets them back.
+inline void load_gradient(V (&acc)[kTileRows][kTileVecs], const float* panel, uint32_t p0, int rows,
+                          uint32_t column, float) {
+  for (int r = 0; r < kTileRows; r++)
+    for (int v = 0; v < kTileVecs; v++)
+      acc[r][v] =
+          r < rows ? load(panel + size_t(p0 + uint32_t(r)) * kPanel + column + uint32_t(v * W)) : zero();
 }
-inline void store_gradient(float* panel, uint32_t p, uint32_t column, V v, float) {
-  store(panel + size_t(p) * kPanel + column, v);
+inline void store_gradient(const V (&acc)[kTileRows][kTileVecs], float* panel, uint32_t p0, int rows,
+                           uint32_t column, float) {
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < kTileVecs; v++)
+      store(panel + size_t(p0 + uint32_t(r)) * kPanel + column + uint32_t(v * W), acc[r][v]);
 }
-inline V load_gradient(const float* panel, uint32_t p, uint32_t column, uint16_t) {
-  const float* from = panel + size_t(p / 2) * 2 * kPanel + column * 2 + p % 2;
-  float f[W];
-  for (int i = 0; i < W; i++) f[i] = from[2 * i];
-  return load(f);
+inline void load_gradient(V (&acc)[kTileRows][kTileVecs], const float* panel, uint32_t p0, int rows,
+                          uint32_t column, uint16_t) {
+  for (int r = 0; r < kTileRows; r += 2)
+    for (int v = 0; v < kTileVecs; v++) {
+      const float* at = panel + size_t(p0 + uint32_t(r)) * kPanel + (column + uint32_t(v * W)) * 2;
+      if (r < rows)
+        load_interleaved(at, acc[r][v], acc[r + 1][v]);
+      else
+        acc[r][v] = acc[r + 1][v] = zero();
+    }
 }
-inline void store_gradient(float* panel, uint32_t p, uint32_t column, V v, uint16_t) {
-  float* to = panel + size_t(p / 2) * 2 * kPanel + column * 2 + p % 2;
-  float f[W];
-  store(f, v);
-  for (int i = 0; i < W; i++) to[2 * i] = f[i];
+inline void store_gradient(const V (&acc)[kTileRows][kTileVecs], float* panel, uint32_t p0, int rows,
+                           uint32_t column, uint16_t) {
+  for (int r = 0; r < rows; r += 2)
+    for (int v = 0; v < kTileVecs; v++)
+      store_interleaved(panel + size_t(p0 + uint32_t(r)) * kPanel + (column + uint32_t(v * W)) * 2, acc[r][v],
+                        acc[r + 1][v]);
 }
 
 // dw[panels][k][32] += dy[m][..]^T * x[m][k]: dy has `n` columns, `dw` the panels of all of them. Threads
@@ -277,15 +356,9 @@ inline void weight_gradient(Ctx& c, float* dw, const T* dy, size_t ldy, const T*
       const int rows = int(std::min<uint32_t>(kTileRows, k - t * kTileRows));
       for (uint32_t column = 0; column < kPanel; column += kTileCols) {
         V acc[kTileRows][kTileVecs];
-        for (int r = 0; r < kTileRows; r++)
-          for (int v = 0; v < kTileVecs; v++)
-            acc[r][v] = r < rows
-                            ? load_gradient(out, t * kTileRows + uint32_t(r), column + uint32_t(v * W), T())
-                            : zero();
+        load_gradient(acc, out, t * kTileRows, rows, column, T());
         token_chain(acc, a + t * tile_size, b + size_t(column) * Depth<T>::kWide, tokens);
-        for (int r = 0; r < rows; r++)
-          for (int v = 0; v < kTileVecs; v++)
-            store_gradient(out, t * kTileRows + uint32_t(r), column + uint32_t(v * W), acc[r][v], T());
+        store_gradient(acc, out, t * kTileRows, rows, column, T());
       }
     }
   }

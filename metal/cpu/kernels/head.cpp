@@ -105,7 +105,8 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
       const uint32_t panels = (columns + kPanel - 1) / kPanel;
       const size_t ld = size_t(panels) * kPanel;
       const T* w0 = w + size_t(v0 / kPanel) * per_panel;
-      for_tiles(c, panels, tiles.count, [&](uint32_t panel, uint32_t t) {
+      const Schedule by_logits(c, panels, tiles.count, per_panel * sizeof(T));
+      by_logits.run(c, [&](uint32_t panel, uint32_t t) {
         const uint32_t first = tiles.begin(t);
         panel_product(int(tiles.size(t)), x + size_t(r0 + first) * a.cols, a.cols, w0 + panel * per_panel,
                       a.cols, start_zero, [&](int r, uint32_t column, V value) {
@@ -114,26 +115,23 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
                         const V p = vexp(logp);
                         V d = mul(set1(-dlogprob[row]), p);
                         if (dentropy) d = fnma(mul(set1(dentropy[row]), p), add(logp, set1(entropy[row])), d);
-                        float f[W];
-                        store(f, d);
-                        const uint32_t target = targets[row] - v0;
-                        if (target >= n && target < n + W) f[target - n] += dlogprob[row];
+                        const uint32_t target = targets[row] - v0 - n;
+                        if (target < uint32_t(W)) d = add_lane(d, target, dlogprob[row]);
+                        d = mul(d, set1(a.inv_temp));
                         // Columns beyond the vocabulary have zero weights, not zero probability.
-                        for (int i = 0; i < W; i++)
-                          f[i] = n + uint32_t(i) < columns ? f[i] * a.inv_temp : 0.0f;
-                        store_as(dz + size_t(first + uint32_t(r)) * ld + n, load(f));
+                        if (n + W > columns) d = first_lanes(d, n < columns ? int(columns - n) : 0);
+                        store_as(dz + size_t(first + uint32_t(r)) * ld + n, d);
                       });
       });
       c.barrier();
       if (a.dw)
         weight_gradient(c, static_cast<float*>(a.dw) + size_t(v0 / kPanel) * kPanel * depth, dz, ld,
                         x + size_t(r0) * a.cols, a.cols, rows, columns, a.cols);
-      T* panel_t = static_cast<T*>(c.local(2, panel_elements<T>(columns) * sizeof(T)));
-      uint32_t ready = RLV_NONE;
-      for_tiles(c, (a.cols + kPanel - 1) / kPanel, tiles.count, [&](uint32_t panel, uint32_t t) {
+      const Schedule by_hidden(c, (a.cols + kPanel - 1) / kPanel, tiles.count,
+                               panel_elements<T>(columns) * sizeof(T));
+      TransposedPanels<T> transposed(c, 2, by_hidden, w0, columns, a.cols);
+      by_hidden.run(c, [&](uint32_t panel, uint32_t t) {
         const uint32_t first = tiles.begin(t), k0 = panel * kPanel;
-        if (panel != ready) transpose_panel(w0, columns, a.cols, k0, panel_t);
-        ready = panel;
         auto at = [&](int r, uint32_t column) {
           return dx32 + size_t(r0 + first + uint32_t(r)) * a.cols + k0 + column;
         };
@@ -141,7 +139,7 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
           return k0 + column < a.cols ? int(std::min<uint32_t>(W, a.cols - k0 - column)) : 0;
         };
         panel_product(
-            int(tiles.size(t)), dz + size_t(first) * ld, ld, panel_t, columns,
+            int(tiles.size(t)), dz + size_t(first) * ld, ld, transposed.at(panel), columns,
             [&](int r, uint32_t column) {
               const int n = count(column);
               return v0 == 0 || n == 0 ? zero() : load_part(at(r, column), n);

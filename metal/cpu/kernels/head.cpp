@@ -18,6 +18,9 @@ namespace {
 
 constexpr uint32_t kTile = RLV_VOCAB_TILE;
 constexpr uint32_t kRowBlock = 4 * kTileRows;
+// Columns of logits whose gradient stays in the second-level cache.
+constexpr uint32_t kVocabChunk = 1024;
+static_assert(kVocabChunk <= RLV_HEAD_VOCAB_CHUNK, "dz lies in `work`");
 
 bool targets_valid(Ctx& c, const uint32_t* targets, uint32_t rows, uint32_t vocab, const char* message) {
   for (uint32_t r = 0; r < rows; r++)
@@ -100,8 +103,8 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
   for (uint32_t r0 = 0; r0 < a.rows; r0 += RLV_HEAD_ROW_CHUNK) {
     const uint32_t rows = std::min<uint32_t>(RLV_HEAD_ROW_CHUNK, a.rows - r0);
     const RowTiles tiles(rows);
-    for (uint32_t v0 = 0; v0 < a.vocab; v0 += RLV_HEAD_VOCAB_CHUNK) {
-      const uint32_t columns = std::min<uint32_t>(RLV_HEAD_VOCAB_CHUNK, a.vocab - v0);
+    for (uint32_t v0 = 0; v0 < a.vocab; v0 += kVocabChunk) {
+      const uint32_t columns = std::min<uint32_t>(kVocabChunk, a.vocab - v0);
       const uint32_t panels = (columns + kPanel - 1) / kPanel;
       const size_t ld = size_t(panels) * kPanel;
       const T* w0 = w + size_t(v0 / kPanel) * per_panel;

@@ -124,7 +124,7 @@ inline double flops_${op.name}(const void* record) {
 }
 
 function accessCode(access: string): string {
-  return { in: "kRead", out: "kWrite", inout: "kReadWrite", scratch: "kReadWrite" }[access]!;
+  return { in: "kRead", out: "kWrite", inout: "kReadWrite", scratch: "kScratch" }[access]!;
 }
 
 /** args.gen.hpp: what C++ devices see, pointers resolved and lengths checked. */
@@ -154,7 +154,8 @@ ${catalogue.map(({ op }) => argsStruct(op)).join("\n")}
 #define RLV_OPS(X) \\
 ${catalogue.map(({ op }) => `  X(${op.name}, ${camel(op.name)})`).join(" \\\n")}
 
-enum Access : uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3 };
+// Scratch is read and written, and laid out as its operation likes.
+enum Access : uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3, kScratch = 7 };
 constexpr int kMaxTensors = ${maxTensors};
 constexpr int kMaxParams = ${maxParams};
 constexpr int kMaxWords = ${maxWords};

@@ -137,6 +137,11 @@ bool Device::decode(const uint32_t* words, uint32_t count, Program& program) {
     void* pointers[kMaxTensors];
     if (!resolve(record, id, pointers)) return false;
 
+    const uint32_t args = uint32_t(program.args.size());
+    program.args.resize(args + (op.args_bytes + 7) / 8);
+    op.resolve(record, pointers, program.args.data() + args);
+    const RowSplit rows = row_split(id, program.args.data() + args);
+
     ByteRange ranges[kMaxTensors];
     int n = 0;
     double bytes = 0;
@@ -144,7 +149,12 @@ bool Device::decode(const uint32_t* words, uint32_t count, Program& program) {
     for (int i = 0; i < op.tensors; i++) {
       if (refs[i].buffer == 0) continue;
       const uint64_t begin = uint64_t(refs[i].offset) * 16;
-      ranges[n++] = {refs[i].buffer, begin, begin + bytes_of(refs[i]), op.field[i].access};
+      ByteRange range{refs[i].buffer, begin, begin + bytes_of(refs[i]), op.field[i].access};
+      if (rows.fields >> i & 1) {
+        range.rows = rows.rows;
+        range.layout = range.access == kScratch ? id : 0;
+      }
+      ranges[n++] = range;
       bytes += double(bytes_of(refs[i]));
     }
     const bool barrier = hazards_.conflicts(ranges, n);
@@ -152,17 +162,11 @@ bool Device::decode(const uint32_t* words, uint32_t count, Program& program) {
     hazards_.note(ranges, n);
 
     const double flops = op.flops(record);
-    Step step{id,
-              uint32_t(program.args.size()),
-              uint32_t(program.records.size()),
-              uint32_t(program.pointers.size()),
-              barrier,
-              flops,
-              double(bytes)};
+    Step step{
+        id,    args,         uint32_t(program.records.size()), uint32_t(program.pointers.size()), barrier,
+        flops, double(bytes)};
     program.records.insert(program.records.end(), record, record + length - 1);
     program.pointers.insert(program.pointers.end(), pointers, pointers + op.tensors);
-    program.args.resize(program.args.size() + (op.args_bytes + 7) / 8);
-    op.resolve(record, pointers, program.args.data() + step.args);
     program.steps.push_back(step);
     ops_ += 1;
     flops_ += flops;

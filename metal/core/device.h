@@ -35,6 +35,12 @@ struct Program {
   void* const* pointers_of(const Step& s) const { return pointers.data() + s.pointers; }
 };
 
+// An operation of which thread i works on the i-th even share of `rows` alone, reading and writing only those
+// rows of the tensors in the bit mask `fields`. rows 0: it is divided otherwise.
+struct RowSplit {
+  uint32_t rows = 0, fields = 0;
+};
+
 struct OpProfile {
   double calls = 0, ns = 0, flops = 0, bytes = 0;
 };
@@ -50,6 +56,8 @@ class Device {
   virtual void release(void* p, uint64_t bytes);
   // Takes a validated program; calls `complete` when it is done. Synchronous devices run it here.
   virtual void enqueue(std::unique_ptr<Program> program) = 0;
+  // How the device divides an operation among its threads.
+  virtual RowSplit row_split(uint32_t, const void* /*args*/) const { return {}; }
   virtual double measure(uint32_t, double) { return 0; }
   virtual uint64_t scratch_bytes() const { return 0; }
 

@@ -12,6 +12,9 @@ struct ByteRange {
   uint32_t buffer;
   uint64_t begin, end;
   Access access;
+  // A device that divides an operation by rows, the same rows of every such range to the same thread, names
+  // their number and how they lie in the range; 0: divided otherwise.
+  uint32_t rows = 0, layout = 0;
 };
 
 class Hazards {
@@ -23,7 +26,7 @@ class Hazards {
       if (it == noted_.end()) continue;
       for (const ByteRange& r : it->second) {
         const bool overlap = r.begin < next[i].end && next[i].begin < r.end;
-        if (overlap && ((r.access | next[i].access) & kWrite)) return true;
+        if (overlap && ((r.access | next[i].access) & kWrite) && !same_rows(r, next[i])) return true;
       }
     }
     return false;
@@ -36,6 +39,11 @@ class Hazards {
   void clear() { noted_.clear(); }
 
  private:
+  // Each thread meets its own rows alone, in order.
+  static bool same_rows(const ByteRange& a, const ByteRange& b) {
+    return a.rows != 0 && a.rows == b.rows && a.layout == b.layout && a.begin == b.begin && a.end == b.end;
+  }
+
   std::unordered_map<uint32_t, std::vector<ByteRange>> noted_;
 };
 

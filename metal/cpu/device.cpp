@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include "../core/device.h"
+#include "kernels/row_split.h"
 #include "pool.h"
 
 #if defined(__linux__)
@@ -75,6 +76,29 @@ class CpuDevice final : public Device {
            "\",\"threads\":" + std::to_string(pool_.threads()) + "}";
   }
   uint64_t scratch_bytes() const override { return pool_.scratch_bytes(); }
+
+  // Fields are named by their place in the operation's struct.
+  RowSplit row_split(uint32_t id, const void* args) const override {
+    auto rows = [&](auto* a) { return rlv::row_split(pool_.threads(), *a); };
+#define CASE(OP, Struct, fields) \
+  case RLV_OP_##OP:              \
+    return {rows(static_cast<const args::Struct*>(args)), fields};
+    switch (id) {
+      CASE(GEMM_NT, GemmNt, 0b0011)                  // y, x
+      CASE(RMS_NORM_FWD, RmsNormFwd, 0b1111)         // y, h, x, delta
+      CASE(QK_NORM_ROPE_FWD, QkNormRopeFwd, 0b0011)  // y, x
+      CASE(EMBED_FWD, EmbedFwd, 0b0011)              // y, ids
+      CASE(SAMPLE, Sample, 0b11111)                  // ids, logprob, logits, counters, work
+      CASE(NORM_QKV, NormQkv, 0b100000001111)        // q, k, v, h, work
+      // Rows of the cache are pages of their sequences; pages that several share are not written.
+      CASE(ROPE_APPEND, RopeAppend, 0b10000011111)   // y, kv, q, k, v, work
+      CASE(ATTN_DECODE, AttnDecode, 0b0111)          // o, q, kv
+      CASE(LINEAR_RESIDUAL, LinearResidual, 0b0111)  // y, residual, x
+      CASE(NORM_SWIGLU, NormSwiglu, 0b100011)        // y, h, work
+    }
+#undef CASE
+    return {};
+  }
 
   void enqueue(std::unique_ptr<Program> program) override {
     std::shared_ptr<Program> shared = std::move(program);

@@ -82,9 +82,7 @@ inline V load_bf16_n(const uint16_t* p, int n) {
   const __m256i u = _mm256_maskz_loadu_epi16(mask_n(n), p);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(u), 16));
 }
-inline void store_bf16_n(uint16_t* p, V v, int n) {
-  _mm256_mask_storeu_epi16(p, mask_n(n), narrow_bf16(v));
-}
+inline void store_bf16_n(uint16_t* p, V v, int n) { _mm256_mask_storeu_epi16(p, mask_n(n), narrow_bf16(v)); }
 #define RLV_NATIVE_BF16_PARTS 1
 inline P load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
 inline P set1_pair(uint32_t pair) { return _mm512_set1_epi32(int(pair)); }

@@ -8,6 +8,7 @@
 //   attn_decode  units (sequence, kv head); pages are read in place.
 // o and lse are "=". Rows outside every segment are not written.
 #include "attention.h"
+#include "row_split.h"
 
 namespace rlv {
 namespace RLV_ISA {
@@ -165,7 +166,11 @@ void decode(Ctx& c, const args::AttnDecode& a) {
   const T* q = static_cast<const T*>(a.q);
   T* o = static_cast<T*>(a.o);
   const size_t page_size = size_t(K) * D * 2 * kPage;
-  const Range mine = split(a.batch * K, c);
+  Range mine = split(a.batch * K, c);
+  if (row_split(c.threads, a)) {
+    const Range rows = split(a.batch, c);
+    mine = {rows.begin * K, rows.end * K};
+  }
   for (uint32_t unit = mine.begin; unit < mine.end; unit++) {
     const uint32_t b = unit / K, h = unit % K, n = lens[b];
     const PagedKeys<T> keys{static_cast<const T*>(a.kv), table + size_t(b) * a.max_pages, page_size,

@@ -2,7 +2,8 @@
 //
 //   embed_fwd        y[t] = table[ids[t]] ("="); table [vocab, cols] in the packed layout of dtype wdt
 //   (shared with
-//                    a tied head), y [rows, cols] of dtype dt. Threads take pieces of 64 columns of a row.
+//                    a tied head), y [rows, cols] of dtype dt. Threads take rows, or of few rows pieces
+//   of 64 columns.
 //   embed_bwd        dtable[ids[t]] += dy[t], starting from what dtable holds, tokens ascending for every
 //   element;
 //                    dtable float32 in the layout of wdt. Threads take columns.
@@ -14,6 +15,7 @@
 #include <cstring>
 #include "args.gen.hpp"
 #include "lanes.h"
+#include "row_split.h"
 
 namespace rlv {
 namespace RLV_ISA {
@@ -51,7 +53,13 @@ void embed(Ctx& c, const args::EmbedFwd& a) {
   constexpr bool pairs = sizeof(Table) == 2;
   const uint32_t* ids = static_cast<const uint32_t*>(a.ids);
   const uint64_t pieces = ceil_div(a.cols, kPiece), all = a.rows * pieces;
-  for (uint64_t u = all * c.tid / c.threads, end = all * (c.tid + 1) / c.threads; u < end; u++) {
+  uint64_t u = all * c.tid / c.threads, end = all * (c.tid + 1) / c.threads;
+  if (row_split(c.threads, a)) {
+    const Range rows = split(a.rows, c);
+    u = rows.begin * pieces;
+    end = rows.end * pieces;
+  }
+  for (; u < end; u++) {
     const uint32_t t = uint32_t(u / pieces), first = uint32_t(u % pieces) * kPiece;
     if (ids[t] >= a.vocab) {
       c.fail("embed_fwd: id outside the vocabulary", ids[t]);

@@ -1,6 +1,6 @@
 // Matrix products with packed weights. x, dy, dx row-major [m][.]; w packed panels of 32 outputs;
-// accumulation in float32. Work split: (panel of 32 outputs, tile of rows) over threads by Schedule; results do
-// not depend on it.
+// accumulation in float32. Work split: (panel of 32 outputs, tile of rows) over threads by Schedule; results
+// do not depend on it.
 //
 //   gemm_nt    y = x*w^T (+ bias) (+ y)     each output: chain over k, then + bias, then + y, rounded once
 //   gemm_nn    dx = dy*w (+ dx)             chain over n; panels of w^T are made per thread (scratch 0)
@@ -22,23 +22,13 @@ inline void put_vector(T* to, V value, int count, bool accumulate) {
 
 template <class T, class Y>
 void product_nt(Ctx& c, const args::GemmNt& a) {
-  const T* x = static_cast<const T*>(a.x);
-  const T* w = static_cast<const T*>(a.w);
   const float* bias = static_cast<const float*>(a.bias);
   Y* y = static_cast<Y*>(a.y);
-  const RowTiles rows(a.m);
-  const Schedule schedule(c, (a.n + kPanel - 1) / kPanel, rows.count, panel_elements<T>(a.k) * sizeof(T));
-  schedule.run(c, [&](uint32_t panel, uint32_t t) {
-    const uint32_t r0 = rows.begin(t), n0 = panel * kPanel;
-    panel_product(int(rows.size(t)), x + size_t(r0) * a.k, a.k, w + panel * panel_elements<T>(a.k), a.k,
-                  start_zero, [&](int r, uint32_t column, V value) {
-                    const uint32_t n = n0 + column;
-                    if (n >= a.n) return;
-                    const int count = int(std::min<uint32_t>(W, a.n - n));
-                    if (bias) value = add(value, load_part(bias + n, count));
-                    put_vector(y + size_t(r0 + uint32_t(r)) * a.n + n, value, count, a.accumulate != 0);
-                  });
-  });
+  product(c, static_cast<const T*>(a.x), static_cast<const T*>(a.w), a.m, a.n, a.k,
+          [&](uint32_t row, uint32_t column, V value, int count) {
+            if (bias) value = add(value, load_part(bias + column, count));
+            put_vector(y + size_t(row) * a.n + column, value, count, a.accumulate != 0);
+          });
 }
 
 template <class T>
@@ -46,12 +36,11 @@ void product_nn(Ctx& c, const args::GemmNn& a) {
   const T* dy = static_cast<const T*>(a.dy);
   const T* w = static_cast<const T*>(a.w);
   T* dx = static_cast<T*>(a.dx);
-  const RowTiles rows(a.m);
-  const Schedule schedule(c, (a.k + kPanel - 1) / kPanel, rows.count, panel_elements<T>(a.n) * sizeof(T));
+  const Schedule schedule(c, a.m, (a.k + kPanel - 1) / kPanel, panel_elements<T>(a.n) * sizeof(T));
   TransposedPanels<T> panels(c, 0, schedule, w, a.n, a.k);
-  schedule.run(c, [&](uint32_t panel, uint32_t t) {
-    const uint32_t r0 = rows.begin(t), k0 = panel * kPanel;
-    panel_product(int(rows.size(t)), dy + size_t(r0) * a.n, a.n, panels.at(panel), a.n, start_zero,
+  schedule.run(c, [&](uint32_t panel, uint32_t r0, uint32_t rows) {
+    const uint32_t k0 = panel * kPanel;
+    panel_product(int(rows), dy + size_t(r0) * a.n, a.n, panels.at(panel), a.n, start_zero,
                   [&](int r, uint32_t column, V value) {
                     const uint32_t k = k0 + column;
                     if (k >= a.k) return;

@@ -11,6 +11,7 @@
 #include "../ctx.h"
 #include "../vec.h"
 #include "args.gen.hpp"
+#include "row_split.h"
 
 namespace rlv {
 namespace RLV_ISA {
@@ -119,40 +120,56 @@ struct RowTiles {
   uint32_t size(uint32_t i) const { return begin(i + 1) - begin(i); }
 };
 
-// How a product's (panel, row tile) pairs are divided. Weights that stay in the second-level cache are read by
-// every thread, which then works on rows of its own: what one operation writes, the next reads from there.
+// How the (panel, row tile) pairs of a product of m rows are divided. Weights that stay in the second-level
+// cache are read by every thread, which then works on rows of its own: what one operation writes, the next
+// reads from there, without a barrier between the two (row_split.h).
 struct Schedule {
-  static constexpr size_t kCachedWeights = 384 << 10;
   static constexpr uint32_t kBlock = 8;  // tiles whose rows stay close while the panels pass
-  uint32_t panels, tiles;
+  uint32_t m, panels;
   bool by_rows;
-  Schedule(const Ctx& c, uint32_t panel_count, uint32_t tile_count, size_t panel_bytes)
-      : panels(panel_count),
-        tiles(tile_count),
-        by_rows(panels * panel_bytes <= kCachedWeights && tiles >= 2 * c.threads) {}
+  Schedule(const Ctx& c, uint32_t rows, uint32_t panel_count, size_t panel_bytes)
+      : m(rows), panels(panel_count), by_rows(product_by_rows(c.threads, rows, panel_count * panel_bytes)) {}
 
-  // Calls body(panel, tile) for this thread's share.
+  // Calls body(panel, first row, rows) for this thread's share; a tile has at most kTileRows.
   template <class F>
   void run(const Ctx& c, F&& body) const {
     if (by_rows) {
-      const Range mine = split(tiles, c);
-      for (uint32_t t0 = mine.begin; t0 < mine.end; t0 += kBlock)
+      const Range mine = split(m, c);
+      const RowTiles tiles(mine.end - mine.begin);
+      for (uint32_t t0 = 0; t0 < tiles.count; t0 += kBlock)
         for (uint32_t p = 0; p < panels; p++)
-          for (uint32_t t = t0; t < std::min(mine.end, t0 + kBlock); t++) body(p, t);
+          for (uint32_t t = t0; t < std::min(tiles.count, t0 + kBlock); t++)
+            body(p, mine.begin + tiles.begin(t), tiles.size(t));
       return;
     }
+    const RowTiles tiles(m);
+    auto tile = [&](uint32_t p, uint32_t t) { body(p, tiles.begin(t), tiles.size(t)); };
     // Few rows: whole panels, so that every weight is read by one thread.
-    if (tiles <= 2 && panels >= c.threads) {
+    if (tiles.count <= 2 && panels >= c.threads) {
       const Range mine = split(panels, c);
       for (uint32_t p = mine.begin; p < mine.end; p++)
-        for (uint32_t t = 0; t < tiles; t++) body(p, t);
+        for (uint32_t t = 0; t < tiles.count; t++) tile(p, t);
       return;
     }
-    const uint64_t all = uint64_t(panels) * tiles;
+    const uint64_t all = uint64_t(panels) * tiles.count;
     const uint64_t begin = all * c.tid / c.threads, end = all * (c.tid + 1) / c.threads;
-    for (uint64_t i = begin; i < end; i++) body(uint32_t(i / tiles), uint32_t(i % tiles));
+    for (uint64_t i = begin; i < end; i++) tile(uint32_t(i / tiles.count), uint32_t(i % tiles.count));
   }
 };
+
+// x*w^T of m rows: finish(row, column, value, count) takes each vector of outputs, count <= W of them real.
+template <class T, class Finish>
+inline void product(const Ctx& c, const T* x, const T* w, uint32_t m, uint32_t n, uint32_t k,
+                    Finish&& finish) {
+  const Schedule schedule(c, m, (n + kPanel - 1) / kPanel, panel_elements<T>(k) * sizeof(T));
+  schedule.run(c, [&](uint32_t panel, uint32_t r0, uint32_t rows) {
+    panel_product(int(rows), x + size_t(r0) * k, k, w + panel * panel_elements<T>(k), k, start_zero,
+                  [&](int r, uint32_t column, V value) {
+                    const uint32_t at = panel * kPanel + column;
+                    if (at < n) finish(r0 + uint32_t(r), at, value, int(std::min<uint32_t>(W, n - at)));
+                  });
+  });
+}
 
 // Transposes panel columns [k0, k0+32) of a packed [n][k] matrix to a panel whose depth is n.
 inline void transpose_panel(const float* w, uint32_t n, uint32_t k, uint32_t k0, float* out) {
@@ -185,8 +202,8 @@ inline void transpose_panel(const uint16_t* w, uint32_t n, uint32_t k, uint32_t 
       for (uint32_t j = 0; j < kWords; j++) {
         uint64_t q = 0;
         if (p < pairs) std::memcpy(&q, from + (size_t(p) * kWords + j) * 4, 8);
-        block[p][j] = (q & 0xffff00000000ffffu) | ((q >> 16) & 0x00000000ffff0000u) |
-                      ((q << 16) & 0x0000ffff00000000u);
+        block[p][j] =
+            (q & 0xffff00000000ffffu) | ((q >> 16) & 0x00000000ffff0000u) | ((q << 16) & 0x0000ffff00000000u);
       }
     for (uint32_t j = 0; j < rows; j++) {
       uint16_t* to = out + (size_t(n0 / 2) + j) * 2 * kPanel;

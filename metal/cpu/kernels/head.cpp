@@ -102,17 +102,15 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
 
   for (uint32_t r0 = 0; r0 < a.rows; r0 += RLV_HEAD_ROW_CHUNK) {
     const uint32_t rows = std::min<uint32_t>(RLV_HEAD_ROW_CHUNK, a.rows - r0);
-    const RowTiles tiles(rows);
     for (uint32_t v0 = 0; v0 < a.vocab; v0 += kVocabChunk) {
       const uint32_t columns = std::min<uint32_t>(kVocabChunk, a.vocab - v0);
       const uint32_t panels = (columns + kPanel - 1) / kPanel;
       const size_t ld = size_t(panels) * kPanel;
       const T* w0 = w + size_t(v0 / kPanel) * per_panel;
-      const Schedule by_logits(c, panels, tiles.count, per_panel * sizeof(T));
-      by_logits.run(c, [&](uint32_t panel, uint32_t t) {
-        const uint32_t first = tiles.begin(t);
-        panel_product(int(tiles.size(t)), x + size_t(r0 + first) * a.cols, a.cols, w0 + panel * per_panel,
-                      a.cols, start_zero, [&](int r, uint32_t column, V value) {
+      const Schedule by_logits(c, rows, panels, per_panel * sizeof(T));
+      by_logits.run(c, [&](uint32_t panel, uint32_t first, uint32_t count) {
+        panel_product(int(count), x + size_t(r0 + first) * a.cols, a.cols, w0 + panel * per_panel, a.cols,
+                      start_zero, [&](int r, uint32_t column, V value) {
                         const uint32_t row = r0 + first + uint32_t(r), n = panel * kPanel + column;
                         const V logp = sub(mul(value, set1(a.inv_temp)), set1(lse[row]));
                         const V p = vexp(logp);
@@ -130,11 +128,11 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
       if (a.dw)
         weight_gradient(c, static_cast<float*>(a.dw) + size_t(v0 / kPanel) * kPanel * depth, dz, ld,
                         x + size_t(r0) * a.cols, a.cols, rows, columns, a.cols);
-      const Schedule by_hidden(c, (a.cols + kPanel - 1) / kPanel, tiles.count,
+      const Schedule by_hidden(c, rows, (a.cols + kPanel - 1) / kPanel,
                                panel_elements<T>(columns) * sizeof(T));
       TransposedPanels<T> transposed(c, 2, by_hidden, w0, columns, a.cols);
-      by_hidden.run(c, [&](uint32_t panel, uint32_t t) {
-        const uint32_t first = tiles.begin(t), k0 = panel * kPanel;
+      by_hidden.run(c, [&](uint32_t panel, uint32_t first, uint32_t tile_rows) {
+        const uint32_t k0 = panel * kPanel;
         auto at = [&](int r, uint32_t column) {
           return dx32 + size_t(r0 + first + uint32_t(r)) * a.cols + k0 + column;
         };
@@ -142,7 +140,7 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
           return k0 + column < a.cols ? int(std::min<uint32_t>(W, a.cols - k0 - column)) : 0;
         };
         panel_product(
-            int(tiles.size(t)), dz + size_t(first) * ld, ld, transposed.at(panel), columns,
+            int(tile_rows), dz + size_t(first) * ld, ld, transposed.at(panel), columns,
             [&](int r, uint32_t column) {
               const int n = count(column);
               return v0 == 0 || n == 0 ? zero() : load_part(at(r, column), n);

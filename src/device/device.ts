@@ -115,9 +115,9 @@ export class Device {
     return new Device(name, handle, library);
   }
 
-  /** Decoding steps worth handing over at once: a GPU should not wait for the host after each token. */
-  get tokensPerSubmit(): number {
-    return this.name === "metal" || this.name === "soft" ? 8 : 1;
+  /** A GPU is handed several decoding steps at once: it should not wait for the host after each. */
+  get isGpu(): boolean {
+    return this.name === "metal" || this.name === "soft";
   }
 
   get hasMemory(): boolean {

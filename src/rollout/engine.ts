@@ -51,6 +51,9 @@ export interface Completion {
 /** Sees tokens as they come; returning false ends that completion with "stop". */
 export type OnToken = (request: number, completion: number, id: number) => boolean;
 
+/** Parameters up to which a decoding step takes the CPU about as long as telling the host about it. */
+const SMALL_MODEL = 8_000_000;
+
 export interface EngineOptions {
   /** Sequences that decode at once. */
   readonly maxBatch: number;
@@ -100,6 +103,15 @@ export class RolloutEngine {
       model.options.dtype,
       RolloutEngine.pagesNeeded(options),
     );
+  }
+
+  /**
+   * Tokens drawn before the host looks at the first of them: each from the one before, on the device. What lies
+   * behind an end is dropped, so large models draw one by one.
+   */
+  get #tokensAhead(): number {
+    if (this.memory.device.isGpu) return 8;
+    return this.model.parameters.count <= SMALL_MODEL ? 4 : 1;
   }
 
   /** Enough for a full batch of the longest sequences, each with a prefix of its own. */
@@ -229,12 +241,13 @@ export class RolloutEngine {
         assert(active.length > 0, "rollout: no sequence fits the key-value store");
         const left = Math.min(...active.map((s) => sampling.maxNewTokens - s.ids.length));
         const draws: Draw[] = [];
-        for (let ahead = 0; ahead < Math.min(this.memory.device.tokensPerSubmit, left); ahead++) {
+        for (let ahead = 0; ahead < Math.min(this.#tokensAhead, left); ahead++) {
           const hidden = this.#decode(g, active, draws.at(-1)?.ids ?? null, (s) => {
             reserved -= 1;
             s.reserved -= 1;
           });
           draws.push(this.#draw(g, hidden, active, requests, sampling, key, ahead));
+          if (!this.memory.device.isGpu) this.memory.device.submit();
         }
         active = this.#take(g, active, draws, key, accept);
         yield;

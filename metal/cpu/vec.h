@@ -335,12 +335,17 @@ inline float hmax(V v) {
   return m;
 }
 
-// v with x added to one lane; v with zero in all lanes but the first n.
+// v with x added to one lane; one lane; v with zero in all lanes but the first n.
 inline V add_lane(V v, uint32_t lane, float x) {
   float f[W];
   store(f, v);
   f[lane] += x;
   return load(f);
+}
+inline float lane_of(V v, uint32_t lane) {
+  float f[W];
+  store(f, v);
+  return f[lane];
 }
 inline V first_lanes(V v, int n) {
   float f[W];

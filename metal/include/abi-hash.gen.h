@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 #pragma once
-#define RLV_ABI_HASH "df93f217b100556d"
+#define RLV_ABI_HASH "2d9af7de20c16704"

@@ -247,7 +247,7 @@ struct GatherRowsBwd {
   uint32_t cols;
   uint32_t dt;
 };
-// dz_j = inv_temp*(dlogprob*(1[j=target]-p_j) - dentropy*p_j*(log p_j + H)); dx = dz*w, dw += dz^T*x; logits recomputed by chunks
+// dz_j = inv_temp*(dlogprob*(1[j=target]-p_j) - dentropy*p_j*(log p_j + H)); dx = dz*w, dw += dz^T*x; logits recomputed by chunks; logprob as logprob_fwd gives it
 struct LogprobBwd {
   void* dx;
   void* dw;
@@ -259,6 +259,7 @@ struct LogprobBwd {
   const void* dlogprob;
   const void* dentropy;
   void* work;
+  void* logprob;
   uint32_t rows;
   uint32_t cols;
   uint32_t vocab;
@@ -274,19 +275,22 @@ struct LogprobFwd {
   const void* w;
   const void* targets;
   void* partial;
+  void* again;
   uint32_t rows;
   uint32_t cols;
   uint32_t vocab;
   float inv_temp;
   uint32_t dt;
 };
-// draws ids[b] from softmax(logits*inv_temp) after top-k, top-p, min-p with Philox(key = seed, purpose; counter = counters[b]); logprob unfiltered; greedy: argmax
+// draws ids[b] from softmax(logits*inv_temp) after top-k, top-p, min-p with Philox(key = seed, purpose; counter = counters[b]); logprob, lse, entropy unfiltered; greedy: argmax
 struct Sample {
   void* ids;
   void* logprob;
   const void* logits;
   const void* counters;
   void* work;
+  void* lse;
+  void* entropy;
   uint32_t batch;
   uint32_t vocab;
   uint32_t seed;
@@ -897,11 +901,12 @@ inline int check_logprob_bwd(const void* record) {
   if (!a.dlogprob.buffer || bytes_of(a.dlogprob) < uint64_t(a.rows)*4) return 7;
   if (a.dentropy.buffer && bytes_of(a.dentropy) < uint64_t(a.rows)*4) return 8;
   if (!a.work.buffer || bytes_of(a.work) < uint64_t(a.rows)*uint64_t(a.cols)*4 + min_u64(uint64_t(a.rows),256)*min_u64(ceil_div(uint64_t(a.vocab),512)*512,4096)*4) return 9;
+  if (a.logprob.buffer && bytes_of(a.logprob) < uint64_t(a.rows)*4) return 10;
   return -1;
 }
 inline void resolve_logprob_bwd(const void* record, void* const* p, void* out) {
   const auto& a = *static_cast<const rlv_op_logprob_bwd*>(record);
-  *static_cast<args::LogprobBwd*>(out) = args::LogprobBwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], a.rows, a.cols, a.vocab, a.inv_temp, a.dt};
+  *static_cast<args::LogprobBwd*>(out) = args::LogprobBwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], a.rows, a.cols, a.vocab, a.inv_temp, a.dt};
 }
 inline double flops_logprob_bwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_logprob_bwd*>(record);
@@ -919,11 +924,12 @@ inline int check_logprob_fwd(const void* record) {
   if (!a.w.buffer || bytes_of(a.w) < packed_len(uint64_t(a.vocab),uint64_t(a.cols),uint64_t(a.dt))*size(uint64_t(a.dt))) return 4;
   if (!a.targets.buffer || bytes_of(a.targets) < uint64_t(a.rows)*4) return 5;
   if (!a.partial.buffer || bytes_of(a.partial) < uint64_t(a.rows)*ceil_div(uint64_t(a.vocab),512)*16) return 6;
+  if (a.again.buffer && bytes_of(a.again) < uint64_t(a.rows)*4) return 7;
   return -1;
 }
 inline void resolve_logprob_fwd(const void* record, void* const* p, void* out) {
   const auto& a = *static_cast<const rlv_op_logprob_fwd*>(record);
-  *static_cast<args::LogprobFwd*>(out) = args::LogprobFwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], a.rows, a.cols, a.vocab, a.inv_temp, a.dt};
+  *static_cast<args::LogprobFwd*>(out) = args::LogprobFwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], a.rows, a.cols, a.vocab, a.inv_temp, a.dt};
 }
 inline double flops_logprob_fwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_logprob_fwd*>(record);
@@ -938,11 +944,13 @@ inline int check_sample(const void* record) {
   if (!a.logits.buffer || bytes_of(a.logits) < uint64_t(a.batch)*uint64_t(a.vocab)*4) return 2;
   if (!a.counters.buffer || bytes_of(a.counters) < uint64_t(a.batch)*16) return 3;
   if (!a.work.buffer || bytes_of(a.work) < uint64_t(a.batch)*ceil_div(uint64_t(a.vocab),512)*16) return 4;
+  if (a.lse.buffer && bytes_of(a.lse) < uint64_t(a.batch)*4) return 5;
+  if (a.entropy.buffer && bytes_of(a.entropy) < uint64_t(a.batch)*4) return 6;
   return -1;
 }
 inline void resolve_sample(const void* record, void* const* p, void* out) {
   const auto& a = *static_cast<const rlv_op_sample*>(record);
-  *static_cast<args::Sample*>(out) = args::Sample{p[0], p[1], p[2], p[3], p[4], a.batch, a.vocab, a.seed, a.purpose, a.inv_temp, a.top_k, a.top_p, a.min_p, a.greedy};
+  *static_cast<args::Sample*>(out) = args::Sample{p[0], p[1], p[2], p[3], p[4], p[5], p[6], a.batch, a.vocab, a.seed, a.purpose, a.inv_temp, a.top_k, a.top_p, a.min_p, a.greedy};
 }
 inline double flops_sample(const void* record) {
   const auto& a = *static_cast<const rlv_op_sample*>(record);
@@ -1251,9 +1259,9 @@ inline const OpInfo& op_info(uint32_t id) {
     {"embed_fwd", "embedding", sizeof(rlv_op_embed_fwd), sizeof(args::EmbedFwd), 3, {{"y", kWrite}, {"ids", kRead}, {"table", kRead}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"dt", false}, {"wdt", false}}, check_embed_fwd, resolve_embed_fwd, flops_embed_fwd},
     {"gather_rows", "embedding", sizeof(rlv_op_gather_rows), sizeof(args::GatherRows), 3, {{"y", kWrite}, {"x", kRead}, {"index", kRead}}, 4, {{"rows", false}, {"src_rows", false}, {"cols", false}, {"dt", false}}, check_gather_rows, resolve_gather_rows, flops_gather_rows},
     {"gather_rows_bwd", "embedding", sizeof(rlv_op_gather_rows_bwd), sizeof(args::GatherRowsBwd), 3, {{"dx", kWrite}, {"dy", kRead}, {"index", kRead}}, 4, {{"rows", false}, {"src_rows", false}, {"cols", false}, {"dt", false}}, check_gather_rows_bwd, resolve_gather_rows_bwd, flops_gather_rows_bwd},
-    {"logprob_bwd", "head", sizeof(rlv_op_logprob_bwd), sizeof(args::LogprobBwd), 10, {{"dx", kWrite}, {"dw", kReadWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"lse", kRead}, {"entropy", kRead}, {"dlogprob", kRead}, {"dentropy", kRead}, {"work", kScratch}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_bwd, resolve_logprob_bwd, flops_logprob_bwd},
-    {"logprob_fwd", "head", sizeof(rlv_op_logprob_fwd), sizeof(args::LogprobFwd), 7, {{"logprob", kWrite}, {"lse", kWrite}, {"entropy", kWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"partial", kScratch}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_fwd, resolve_logprob_fwd, flops_logprob_fwd},
-    {"sample", "head", sizeof(rlv_op_sample), sizeof(args::Sample), 5, {{"ids", kWrite}, {"logprob", kWrite}, {"logits", kRead}, {"counters", kRead}, {"work", kScratch}}, 9, {{"batch", false}, {"vocab", false}, {"seed", false}, {"purpose", false}, {"inv_temp", true}, {"top_k", false}, {"top_p", true}, {"min_p", true}, {"greedy", false}}, check_sample, resolve_sample, flops_sample},
+    {"logprob_bwd", "head", sizeof(rlv_op_logprob_bwd), sizeof(args::LogprobBwd), 11, {{"dx", kWrite}, {"dw", kReadWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"lse", kRead}, {"entropy", kRead}, {"dlogprob", kRead}, {"dentropy", kRead}, {"work", kScratch}, {"logprob", kWrite}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_bwd, resolve_logprob_bwd, flops_logprob_bwd},
+    {"logprob_fwd", "head", sizeof(rlv_op_logprob_fwd), sizeof(args::LogprobFwd), 8, {{"logprob", kWrite}, {"lse", kWrite}, {"entropy", kWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"partial", kScratch}, {"again", kWrite}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_fwd, resolve_logprob_fwd, flops_logprob_fwd},
+    {"sample", "head", sizeof(rlv_op_sample), sizeof(args::Sample), 7, {{"ids", kWrite}, {"logprob", kWrite}, {"logits", kRead}, {"counters", kRead}, {"work", kScratch}, {"lse", kWrite}, {"entropy", kWrite}}, 9, {{"batch", false}, {"vocab", false}, {"seed", false}, {"purpose", false}, {"inv_temp", true}, {"top_k", false}, {"top_p", true}, {"min_p", true}, {"greedy", false}}, check_sample, resolve_sample, flops_sample},
     {"adamw", "optimizer", sizeof(rlv_op_adamw), sizeof(args::Adamw), 6, {{"p", kReadWrite}, {"lo", kReadWrite}, {"g", kRead}, {"m", kReadWrite}, {"v", kReadWrite}, {"result", kRead}}, 13, {{"n", false}, {"wdt", false}, {"mdt", false}, {"lr", true}, {"beta1", true}, {"beta2", true}, {"eps", true}, {"weight_decay", true}, {"c1", true}, {"c2", true}, {"seed", false}, {"tensor", false}, {"step", false}}, check_adamw, resolve_adamw, flops_adamw},
     {"clip_coef", "optimizer", sizeof(rlv_op_clip_coef), sizeof(args::ClipCoef), 2, {{"result", kWrite}, {"sums", kRead}}, 2, {{"slots", false}, {"max_norm", true}}, check_clip_coef, resolve_clip_coef, flops_clip_coef},
     {"sq_norm", "optimizer", sizeof(rlv_op_sq_norm), sizeof(args::SqNorm), 3, {{"sums", kReadWrite}, {"g", kRead}, {"partial", kScratch}}, 3, {{"n", false}, {"slots", false}, {"slot", false}}, check_sq_norm, resolve_sq_norm, flops_sq_norm},

@@ -346,7 +346,7 @@ typedef struct {
 } rlv_op_gather_rows_bwd;
 RLV_ASSERT_SIZE(rlv_op_gather_rows_bwd, 52);
 
-// dz_j = inv_temp*(dlogprob*(1[j=target]-p_j) - dentropy*p_j*(log p_j + H)); dx = dz*w, dw += dz^T*x; logits recomputed by chunks
+// dz_j = inv_temp*(dlogprob*(1[j=target]-p_j) - dentropy*p_j*(log p_j + H)); dx = dz*w, dw += dz^T*x; logits recomputed by chunks; logprob as logprob_fwd gives it
 typedef struct {
   rlv_ref dx;
   rlv_ref dw;
@@ -358,13 +358,14 @@ typedef struct {
   rlv_ref dlogprob;
   rlv_ref dentropy;
   rlv_ref work;
+  rlv_ref logprob;
   uint32_t rows;
   uint32_t cols;
   uint32_t vocab;
   float inv_temp;
   uint32_t dt;
 } rlv_op_logprob_bwd;
-RLV_ASSERT_SIZE(rlv_op_logprob_bwd, 140);
+RLV_ASSERT_SIZE(rlv_op_logprob_bwd, 152);
 
 // z = (x*w^T)*inv_temp; lse = log sum exp z; logprob = z[target] - lse; entropy = lse - sum p*z
 typedef struct {
@@ -375,21 +376,24 @@ typedef struct {
   rlv_ref w;
   rlv_ref targets;
   rlv_ref partial;
+  rlv_ref again;
   uint32_t rows;
   uint32_t cols;
   uint32_t vocab;
   float inv_temp;
   uint32_t dt;
 } rlv_op_logprob_fwd;
-RLV_ASSERT_SIZE(rlv_op_logprob_fwd, 104);
+RLV_ASSERT_SIZE(rlv_op_logprob_fwd, 116);
 
-// draws ids[b] from softmax(logits*inv_temp) after top-k, top-p, min-p with Philox(key = seed, purpose; counter = counters[b]); logprob unfiltered; greedy: argmax
+// draws ids[b] from softmax(logits*inv_temp) after top-k, top-p, min-p with Philox(key = seed, purpose; counter = counters[b]); logprob, lse, entropy unfiltered; greedy: argmax
 typedef struct {
   rlv_ref ids;
   rlv_ref logprob;
   rlv_ref logits;
   rlv_ref counters;
   rlv_ref work;
+  rlv_ref lse;
+  rlv_ref entropy;
   uint32_t batch;
   uint32_t vocab;
   uint32_t seed;
@@ -400,7 +404,7 @@ typedef struct {
   float min_p;
   uint32_t greedy;
 } rlv_op_sample;
-RLV_ASSERT_SIZE(rlv_op_sample, 96);
+RLV_ASSERT_SIZE(rlv_op_sample, 120);
 
 // AdamW step scaled by result.coef; bf16 parameters carry a 16-bit remainder (exact float32 master); bf16 moments rounded stochastically; no change if result.nonfinite
 typedef struct {

@@ -82,14 +82,16 @@ RLV_KERNEL("logprob_tiles_direct_bf16", logprob_tiles, bf16, true)
 kernel void logprob_fwd(constant rlv_op_logprob_fwd& a [[buffer(0)]], device float* logprob [[buffer(1)]],
                         device float* lse [[buffer(2)]], device float* entropy [[buffer(3)]],
                         device const uint* targets [[buffer(6)]], device const float4* partial [[buffer(7)]],
-                        uint row [[thread_position_in_grid]]) {
+                        device float* again [[buffer(8)]], uint row [[thread_position_in_grid]]) {
   if (row >= a.rows) return;
   const uint tiles = ceil_div(a.vocab, RLV_VOCAB_TILE);
   const TileSum sum = merged_tiles(partial + ulong(row) * tiles, tiles);
   const float all = lse_of(sum);
   lse[row] = all;
   entropy[row] = entropy_of(sum);
-  logprob[row] = targets[row] < a.vocab ? logprob[row] - all : NAN;
+  const float value = targets[row] < a.vocab ? logprob[row] - all : NAN;
+  logprob[row] = value;
+  if (a.again.buffer != 0) again[row] = value;
 }
 
 // dz[row][col] of a chunk, float32: with p = exp(z - lse),
@@ -100,7 +102,8 @@ kernel void logprob_dz(constant rlv_op_logprob_bwd& a [[buffer(0)]], device cons
                        device const S* w [[buffer(4)]], device const uint* targets [[buffer(5)]],
                        device const float* lse [[buffer(6)]], device const float* entropy [[buffer(7)]],
                        device const float* dlogprob [[buffer(8)]], device const float* dentropy [[buffer(9)]],
-                       device float* work [[buffer(10)]], constant HeadChunk& chunk [[buffer(RLV_EXTRA)]],
+                       device float* work [[buffer(10)]], device float* logprob [[buffer(11)]],
+                       constant HeadChunk& chunk [[buffer(RLV_EXTRA)]],
                        device atomic_uint* error [[buffer(RLV_ERROR)]], uint2 group [[threadgroup_position_in_grid]],
                        uint t [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
                        uint simdgroup [[simdgroup_index_in_threadgroup]]) {
@@ -124,7 +127,10 @@ kernel void logprob_dz(constant rlv_op_logprob_bwd& a [[buffer(0)]], device cons
         const float logp = total.c[i][j].thread_elements()[e] * a.inv_temp - lse[row], p = exp(logp);
         float d = -dlogprob[row] * p;
         if (a.dentropy.buffer != 0) d -= dentropy[row] * p * (logp + (a.entropy.buffer != 0 ? entropy[row] : 0.0f));
-        if (target == chunk.col0 + c) d += dlogprob[row];
+        if (target == chunk.col0 + c) {
+          d += dlogprob[row];
+          if (a.logprob.buffer != 0) logprob[row] = logp;
+        }
         work[ulong(r) * chunk.stride + c] = d * a.inv_temp;
       }
 }

@@ -284,6 +284,7 @@ METAL_FUNC uint draw(SampleRow row, Cutoff cut, bool filtered, device const floa
 kernel void sample(constant rlv_op_sample& a [[buffer(0)]], device uint* ids [[buffer(1)]],
                    device float* logprob [[buffer(2)]], device const float* logits [[buffer(3)]],
                    device const uint4* counters [[buffer(4)]], device float4* work [[buffer(5)]],
+                   device float* lses [[buffer(6)]], device float* entropies [[buffer(7)]],
                    device atomic_uint* error [[buffer(RLV_ERROR)]], uint b [[threadgroup_position_in_grid]],
                    uint t [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
                    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
@@ -299,6 +300,8 @@ kernel void sample(constant rlv_op_sample& a [[buffer(0)]], device uint* ids [[b
       report(error, RLV_BAD_LOGITS, b);
       ids[b] = 0;
       logprob[b] = NAN;
+      if (a.lse.buffer != 0) lses[b] = NAN;
+      if (a.entropy.buffer != 0) entropies[b] = NAN;
     }
     return;
   }
@@ -332,5 +335,7 @@ kernel void sample(constant rlv_op_sample& a [[buffer(0)]], device uint* ids [[b
   if (t == 0) {
     ids[b] = id;
     logprob[b] = z_of(row, id) - lse;
+    if (a.lse.buffer != 0) lses[b] = lse;
+    if (a.entropy.buffer != 0) entropies[b] = entropy_of(all);
   }
 }

@@ -27,7 +27,8 @@ struct LogprobFwd {
             input(a.x, a.dt, size_t(a.rows) * a.cols),
             weight(a.w, a.dt, a.vocab, a.cols),
             other(),
-            other()};
+            other(),
+            output(a.again, RLV_F32, a.rows)};
   }
   template <class T>
   static void run(const args::LogprobFwd& a, Values<T>& v, Errors& e) {
@@ -46,6 +47,7 @@ struct LogprobFwd {
       v[0][t] = z[targets[t]] - lse;
       v[1][t] = lse;
       v[2][t] = lse - mean;
+      if (v[7]) v[7][t] = v[0][t];
     }
   }
 };
@@ -99,6 +101,8 @@ inline void sample(const args::Sample& a, Errors& e) {
   const uint32_t* counters = static_cast<const uint32_t*>(a.counters);
   uint32_t* ids = static_cast<uint32_t*>(a.ids);
   float* logprob = static_cast<float*>(a.logprob);
+  float* lses = static_cast<float*>(a.lse);
+  float* entropies = static_cast<float*>(a.entropy);
   for (uint32_t b = 0; b < a.batch; b++, logits += a.vocab, counters += 4) {
     std::vector<double> z(a.vocab);
     for (size_t j = 0; j < a.vocab; j++) z[j] = double(logits[j]) * a.inv_temp;
@@ -107,6 +111,8 @@ inline void sample(const args::Sample& a, Errors& e) {
       e.fail("sample: logits are not finite", b);
       ids[b] = 0;
       logprob[b] = NAN;
+      if (lses) lses[b] = NAN;
+      if (entropies) entropies[b] = NAN;
       continue;
     }
     const double u =
@@ -114,6 +120,13 @@ inline void sample(const args::Sample& a, Errors& e) {
     ids[b] = a.greedy ? uint32_t(std::max_element(logits, logits + a.vocab) - logits)
                       : draw(z, kept_tokens(z, a.top_k, a.top_p, a.min_p), u);
     logprob[b] = float(z[ids[b]] - lse);
+    if (lses) lses[b] = float(lse);
+    if (entropies) {
+      double entropy = lse;
+      for (const double v : z)
+        if (v != -INFINITY) entropy -= std::exp(v - lse) * v;
+      entropies[b] = float(entropy);
+    }
   }
 }
 

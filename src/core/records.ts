@@ -22,6 +22,9 @@ export interface Rollout {
   readonly ids: Int32Array;
   /** log pi(token) at the sampling temperature, unfiltered, as sampled. */
   readonly logprobs: Float32Array;
+  /** log sum exp of the scaled logits and entropy (nats) at each token, as sampled; null when restored. */
+  readonly lse: Float32Array | null;
+  readonly entropies: Float32Array | null;
   readonly text: string;
   readonly finish: Finish;
 }

@@ -237,6 +237,36 @@ export function logprobs(
   return { logprob, entropy };
 }
 
+/** What the sampler recorded of each row's target: the bits that `logprobs` would compute. */
+export interface SampledScores {
+  readonly logprob: Float32Array;
+  readonly lse: Float32Array;
+  readonly entropy: Float32Array;
+}
+
+/** `logprobs` without its forward pass; `again` holds, after the gradient pass, the log-probability found there. */
+export function assumedLogprobs(
+  g: Graph,
+  x: Tensor,
+  head: Tensor,
+  targets: Tensor,
+  temperature: number,
+  sampled: SampledScores,
+): { logprob: Tensor; entropy: Tensor; again: Tensor } {
+  const [rows, cols, vocab] = [x.shape[0]!, x.shape[1]!, head.shape[0]!];
+  const logprob = g.upload(sampled.logprob, "logprob");
+  const lse = g.upload(sampled.lse, "lse");
+  const entropy = g.upload(sampled.entropy, "entropy");
+  const again = g.empty([rows], Dtype.f32, "logprob again");
+  g.assume(
+    logprobFwd,
+    { logprob, lse, entropy, x, w: head, targets, again },
+    { rows, cols, vocab, inv_temp: 1 / temperature, dt: x.dtype },
+  );
+  g.release(lse);
+  return { logprob, entropy, again };
+}
+
 /** q[B, H·D], k and v [B, K·D] of rows h[B, C] before their norm, in one operation. */
 export function normQkv(
   g: Graph,

@@ -252,6 +252,21 @@ export class Transformer {
     return result;
   }
 
+  /** The same where the sampler has recorded them: only the gradient pass goes through the head. */
+  assumeScores(
+    g: Graph,
+    hidden: Tensor,
+    index: Tensor,
+    targets: Tensor,
+    temperature: number,
+    sampled: F.SampledScores,
+  ): { logprob: Tensor; entropy: Tensor; again: Tensor } {
+    const rows = F.gather(g, hidden, index);
+    const result = F.assumedLogprobs(g, rows, this.head, targets, temperature, sampled);
+    g.release(rows);
+    return result;
+  }
+
   /** Logits [B, V] in float32. */
   logits(g: Graph, hidden: Tensor): Tensor {
     return F.linear(g, hidden, { w: this.head, bias: null }, Dtype.f32);

@@ -45,6 +45,9 @@ export interface Completion {
   /** The ending EOS included. */
   readonly ids: Int32Array;
   readonly logprobs: Float32Array;
+  /** log sum exp of the scaled logits, and entropy in nats, at each token. */
+  readonly lse: Float32Array;
+  readonly entropies: Float32Array;
   readonly finish: Finish;
 }
 
@@ -70,6 +73,8 @@ interface Sequence {
   readonly cache: CachedSequence;
   readonly ids: number[];
   readonly logprobs: number[];
+  readonly lse: number[];
+  readonly entropies: number[];
   /** Pages it may still ask for. */
   reserved: number;
 }
@@ -87,6 +92,16 @@ interface Encoded {
 interface Draw {
   readonly ids: Tensor;
   readonly logprob: Tensor;
+  readonly lse: Tensor;
+  readonly entropy: Tensor;
+}
+
+/** A token of one sequence. */
+interface Drawn {
+  readonly id: number;
+  readonly logprob: number;
+  readonly lse: number;
+  readonly entropy: number;
 }
 
 export class RolloutEngine {
@@ -172,6 +187,8 @@ export class RolloutEngine {
       results[s.request]![s.completion] = {
         ids: Int32Array.from(s.ids),
         logprobs: Float32Array.from(s.logprobs),
+        lse: Float32Array.from(s.lse),
+        entropies: Float32Array.from(s.entropies),
         finish: reason,
       };
       reserved -= s.reserved;
@@ -179,9 +196,11 @@ export class RolloutEngine {
       live.delete(s);
     };
     /** Takes one drawn token; false when the sequence has ended. */
-    const accept = (s: Sequence, id: number, logprob: number): boolean => {
+    const accept = (s: Sequence, { id, logprob, lse, entropy }: Drawn): boolean => {
       s.ids.push(id);
       s.logprobs.push(logprob);
+      s.lse.push(lse);
+      s.entropies.push(entropy);
       const goOn = onToken?.(s.request, s.completion, id) ?? true;
       if (eos.has(id)) finish(s, "eos");
       else if (s.ids.length >= sampling.maxNewTokens) finish(s, "length");
@@ -217,6 +236,8 @@ export class RolloutEngine {
               cache,
               ids: [],
               logprobs: [],
+              lse: [],
+              entropies: [],
               reserved: pages,
             };
             started.push(sequence);
@@ -400,12 +421,14 @@ export class RolloutEngine {
     const logits = this.model.logits(g, hidden);
     const ids = g.empty([batch], Dtype.f32, "sampled ids");
     const logprob = g.empty([batch], Dtype.f32, "sampled logprobs");
+    const lse = g.empty([batch], Dtype.f32, "sampled lse");
+    const entropy = g.empty([batch], Dtype.f32, "sampled entropies");
     const uploaded = g.upload(counters, "counters");
     const work = g.empty([batch, Math.ceil(vocab / VOCAB_TILE), 4], Dtype.f32, "sampling tiles");
     const greedy = sampling.temperature === 0;
     g.apply(
       sample,
-      { ids, logprob, logits, counters: uploaded, work },
+      { ids, logprob, logits, counters: uploaded, work, lse, entropy },
       {
         batch,
         vocab,
@@ -419,7 +442,7 @@ export class RolloutEngine {
       },
     );
     g.release(hidden, logits, uploaded, work);
-    return { ids, logprob };
+    return { ids, logprob, lse, entropy };
   }
 
   /**
@@ -431,14 +454,23 @@ export class RolloutEngine {
     sequences: readonly Sequence[],
     draws: readonly Draw[],
     key: DrawKey,
-    accept: (s: Sequence, id: number, logprob: number) => boolean,
+    accept: (s: Sequence, drawn: Drawn) => boolean,
   ): Sequence[] {
     try {
       this.#finishDraw(key.step);
-      const drawn = draws.map(({ ids, logprob }) => ({ ids: ids.uint32(), logprobs: logprob.float32() }));
-      return sequences.filter((s, i) => drawn.every(({ ids, logprobs }) => accept(s, ids[i]!, logprobs[i]!)));
+      const drawn = draws.map((d) => ({
+        ids: d.ids.uint32(),
+        logprob: d.logprob.float32(),
+        lse: d.lse.float32(),
+        entropy: d.entropy.float32(),
+      }));
+      return sequences.filter((s, i) =>
+        drawn.every((d) =>
+          accept(s, { id: d.ids[i]!, logprob: d.logprob[i]!, lse: d.lse[i]!, entropy: d.entropy[i]! }),
+        ),
+      );
     } finally {
-      for (const { ids, logprob } of draws) g.release(ids, logprob);
+      for (const d of draws) g.release(d.ids, d.logprob, d.lse, d.entropy);
     }
   }
 

@@ -1,4 +1,5 @@
 /** Log-probabilities of given completions by the packed forward pass: reference, scoring API and training alike. */
+import type { SampledScores } from "../nn/functional.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
@@ -31,6 +32,22 @@ export function forwardRow(
   const input = uploadRow(g, row);
   const hidden = model.forward(g, { ...input, write: null });
   const result = model.score(g, hidden, input.index, input.targets, temperature);
+  g.release(hidden);
+  input.release();
+  return result;
+}
+
+/** The same with what the sampler recorded for every target of the row. */
+export function assumeRow(
+  g: Graph,
+  model: Transformer,
+  row: PackedRow,
+  temperature: number,
+  sampled: SampledScores,
+): { logprob: Tensor; entropy: Tensor; again: Tensor } {
+  const input = uploadRow(g, row);
+  const hidden = model.forward(g, { ...input, write: null });
+  const result = model.assumeScores(g, hidden, input.index, input.targets, temperature, sampled);
   g.release(hidden);
   input.release();
   return result;

@@ -63,6 +63,8 @@ export function loadGeneration(saved: SavedGeneration, prompts: readonly Prompt[
     completion: r.completion,
     ids: Int32Array.from(r.ids),
     logprobs: new Float32Array(Uint32Array.from(r.logprob_bits).buffer),
+    lse: null,
+    entropies: null,
     text: r.text,
     finish: r.finish,
     reward: r.reward ?? Number.NaN,

@@ -11,12 +11,14 @@ import { globalNormaliser, type Normaliser, trlNormaliser } from "../loss/count.
 import type { PolicyOptions } from "../loss/options.ts";
 import { combineLosses, type PolicyLoss, policyLoss } from "../loss/policy.ts";
 import { completionMask, type MaskedRows } from "../loss/rows.ts";
+import type { SampledScores } from "../nn/functional.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { type Group, type GroupPart, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
-import { forwardRow, scoreGroups } from "../rollout/score.ts";
+import { assumeRow, forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
+import type { Tensor } from "../tape/tensor.ts";
 
 export interface PolicyStepOptions {
   readonly seed: number;
@@ -47,6 +49,12 @@ export interface Generation {
   readonly metrics: Record<string, number>;
   /** Per completion, under the reference; filled when first needed. */
   reference: Float32Array[] | null;
+}
+
+/** Log-probabilities that a gradient pass finds again, and those that were assumed. */
+interface Recheck {
+  readonly again: Tensor;
+  readonly sampled: Float32Array;
 }
 
 /** Seconds spent in each phase since the last `take`. */
@@ -108,7 +116,7 @@ export class PolicyStep {
     return prompts.flatMap((prompt, i) =>
       results[i]!.map((c, completion) => {
         const text = this.tokenizer.decode(c.ids, { skipSpecialTokens: true });
-        return { prompt, completion, ids: c.ids, logprobs: c.logprobs, text, finish: c.finish };
+        return { prompt, completion, text, ...c };
       }),
     );
   }
@@ -233,23 +241,27 @@ export class PolicyStep {
     model.parameters.zeroGradients();
     const parts: PolicyLoss[] = [];
     let difference = 0;
+    const rechecks: Recheck[] = [];
     let trained = 0;
     for (const [i, batch] of batches.entries()) {
       const kept = batch.filter(({ group }) => !skip[group]);
       if (kept.length === 0) continue;
       trained += kept.length;
+      const members = kept.flatMap(({ group, completions }) => completions.map((c) => rowAt(group, c)));
+      const recorded = onPolicy ? this.#recorded(generation, members) : null;
+      const sampled = recorded?.logprob ?? concat(members.map((m) => generation.scored[m]!.logprobs));
       const g = new Graph(memory, true);
       const row = packGroups(selectGroups(groups, kept), options.sharePrefix);
-      const { logprob, entropy } = forwardRow(g, model, row, options.sampling.temperature);
-      memory.finish();
+      const { logprob, entropy, again } = recorded
+        ? assumeRow(g, model, row, options.sampling.temperature, recorded)
+        : { ...forwardRow(g, model, row, options.sampling.temperature), again: null };
+      if (again) rechecks.push({ again, sampled });
+      else memory.finish();
       const masked = kept.length === batch.length ? masks[i]! : this.#mask(generation, kept, rowAt);
-      const members = kept.flatMap(({ group, completions }) => completions.map((c) => rowAt(group, c)));
-      const sampled = concat(members.map((m) => generation.scored[m]!.logprobs));
-      const logprobs = logprob.float32().slice();
+      const logprobs = recorded ? sampled : logprob.float32().slice();
       const reference = generation.reference ? concat(members.map((m) => generation.reference![m]!)) : null;
       if (onPolicy && memory.device.hasMemory) {
-        difference = Math.max(difference, largestDifference(logprobs, sampled));
-        if (options.exactSampler) this.#mustAgree(difference, "the sampler's log-probabilities", step);
+        if (!again) difference = Math.max(difference, largestDifference(logprobs, sampled));
         if (step === 1 && reference) {
           this.#mustAgree(largestDifference(logprobs, reference), "the reference's log-probabilities", step);
         }
@@ -260,7 +272,7 @@ export class PolicyStep {
           logprobs,
           oldLogprobs: this.window > 1 ? sampled : null,
           refLogprobs: reference,
-          entropy: entropy.float32().slice(),
+          entropy: recorded?.entropy ?? entropy.float32().slice(),
           samplingLogprobs: sampled,
           advantages: Float64Array.from(members, (m) => generation.advantages[m]!),
           discount: options.gamma === 1 ? null : discounts(masked.offsets, options.gamma),
@@ -270,7 +282,7 @@ export class PolicyStep {
       );
       if (memory.device.hasMemory && !Number.isFinite(loss.loss)) {
         g.discard();
-        g.release(logprob, entropy);
+        g.release(logprob, entropy, ...rechecks.map((r) => r.again));
         throw new Diverged(`loss is ${loss.loss}`, `step ${step}`, "lower the learning rate or raise beta");
       }
       parts.push(loss);
@@ -285,6 +297,10 @@ export class PolicyStep {
       memory.device.submit();
       // Signals and messages are served between micro-batches.
       await Bun.sleep(0);
+    }
+    if (rechecks.length > 0) difference = this.#recheck(rechecks);
+    if (onPolicy && options.exactSampler && memory.device.hasMemory) {
+      this.#mustAgree(difference, "the sampler's log-probabilities", step);
     }
     const metrics: Record<string, number> = { "train/loss": 0, "train/groups_trained": trained };
     if (parts.length > 0) {
@@ -301,6 +317,31 @@ export class PolicyStep {
     }
     if (onPolicy) metrics["train/sampler_logp_diff_max"] = difference;
     return metrics;
+  }
+
+  /**
+   * What the sampler recorded, in the order of `members`. The trainer's head would compute the same bits, so its
+   * forward pass is left out; its gradient pass tells whether that was true.
+   */
+  #recorded(generation: Generation, members: readonly number[]): SampledScores | null {
+    const scored = members.map((m) => generation.scored[m]!);
+    if (!this.options.exactSampler || !scored.every((s) => s.lse && s.entropies)) return null;
+    return {
+      logprob: concat(scored.map((s) => s.logprobs)),
+      lse: concat(scored.map((s) => s.lse!)),
+      entropy: concat(scored.map((s) => s.entropies!)),
+    };
+  }
+
+  /** The largest difference between what was assumed and what the gradient pass found. */
+  #recheck(rechecks: readonly Recheck[]): number {
+    const { memory } = this;
+    memory.finish();
+    const differences = rechecks.map(({ again, sampled }) =>
+      memory.device.hasMemory ? largestDifference(again.float32(), sampled) : 0,
+    );
+    new Graph(memory, false).release(...rechecks.map((r) => r.again));
+    return Math.max(...differences);
   }
 
   /** With the same weights every path computes the same bits; the reference is the policy of step 0. */

@@ -122,6 +122,16 @@ export class Graph {
     this.#record(op as unknown as AnyOp, tensors, params);
   }
 
+  /** Records an operation whose outputs are known already, without running it. */
+  assume<T extends Tensors, P extends Params>(
+    op: OpDef<T, P>,
+    tensors: { readonly [K in keyof T]?: Tensor | null },
+    params: { readonly [K in keyof P]: number },
+  ): void {
+    assert(this.recording, `[${op.name}] assumed without a gradient pass`);
+    this.#record(op as unknown as AnyOp, tensors as TensorArgs, params);
+  }
+
   #record(op: AnyOp, args: TensorArgs, params: Readonly<Record<string, number>>): void {
     const node: Node = { args, op, params, kept: [], block: null };
     const keep = (tensor: Tensor | null | undefined) => {

@@ -139,6 +139,8 @@ function inGroups(golden: GoldenCase, rows: readonly Row[]): Scored[] {
       ids: row.ids,
       // What TRL calls old log-probabilities is what the sampler gave; without reuse they are the policy's own.
       logprobs: row.old ?? row.logprobs,
+      lse: null,
+      entropies: null,
       text: "",
       finish: row.ids.at(-1) === golden.spec.eos_id ? ("eos" as const) : ("length" as const),
       // The runs give advantages and not rewards. Theirs have mean 0 in every group: with scale "none" they

@@ -403,6 +403,7 @@ function headSpec(rows: number, cols: number, vocab: number, dt: number, inv_tem
   return {
     name: `${dtypeName(dt)} ${rows}x${cols} of ${vocab}${inv_temp === 1 ? "" : ` at ${inv_temp}`}`,
     params: { rows, cols, vocab, inv_temp, dt },
+    with: rows % 2 === 1 ? ["again"] : [],
     given: (rng) => ({
       targets: u32(Array.from({ length: rows }, (_, i) => (i === 0 ? vocab - 1 : rng.below(vocab)))),
       w: packed(normals(rng, vocab * cols, 1.5 * cols ** -0.5), vocab, cols, dt),
@@ -469,6 +470,7 @@ function sampleSpec(
   return {
     name,
     params: { ...params, ...(settings as Record<string, number>) },
+    with: logits ? [] : ["lse", "entropy"],
     given: (rng) => ({
       logits: logits
         ? f32(Array.from({ length: batch }, () => logits).flat())

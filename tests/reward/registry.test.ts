@@ -21,6 +21,8 @@ function rollout(
     completion: 2,
     ids: new Int32Array(tokens),
     logprobs: new Float32Array(tokens),
+    lse: null,
+    entropies: null,
     text,
     finish,
   };

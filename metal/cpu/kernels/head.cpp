@@ -82,6 +82,7 @@ void forward(Ctx& c, const args::LogprobFwd& a) {
     lse[r] = lse_of(sum);
     entropy[r] = entropy_of(sum);
     logprob[r] = logprob[r] - lse[r];
+    if (a.again) static_cast<float*>(a.again)[r] = logprob[r];
   }
 }
 
@@ -94,6 +95,7 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
   const float* entropy = static_cast<const float*>(a.entropy);
   const float* dlogprob = static_cast<const float*>(a.dlogprob);
   const float* dentropy = static_cast<const float*>(a.dentropy);
+  float* logprob = static_cast<float*>(a.logprob);
   if (!targets_valid(c, targets, a.rows, a.vocab, "logprob_bwd: target outside the vocabulary")) return;
   float* dx32 = static_cast<float*>(a.work);
   T* dz = reinterpret_cast<T*>(dx32 + size_t(a.rows) * a.cols);
@@ -117,7 +119,10 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
                         V d = mul(set1(-dlogprob[row]), p);
                         if (dentropy) d = fnma(mul(set1(dentropy[row]), p), add(logp, set1(entropy[row])), d);
                         const uint32_t target = targets[row] - v0 - n;
-                        if (target < uint32_t(W)) d = add_lane(d, target, dlogprob[row]);
+                        if (target < uint32_t(W)) {
+                          d = add_lane(d, target, dlogprob[row]);
+                          if (logprob) logprob[row] = lane_of(logp, target);
+                        }
                         d = mul(d, set1(a.inv_temp));
                         // Columns beyond the vocabulary have zero weights, not zero probability.
                         if (n + W > columns) d = first_lanes(d, n < columns ? int(columns - n) : 0);

@@ -34,7 +34,7 @@ constexpr float kBucketsPerNat = 32.0f;  // the last bucket takes everything 64 
 struct Row {
   const float* logits;
   uint32_t vocab, tiles;
-  float inv_temp, max, lse;
+  float inv_temp, max, lse, entropy;
   TileSum* sums;  // [tiles]
   double* mass;   // [tiles]
 
@@ -43,7 +43,7 @@ struct Row {
 };
 
 Row reduce(Ctx& c, const float* logits, uint32_t vocab, float inv_temp) {
-  Row row{logits, vocab, uint32_t(ceil_div(vocab, kTile)), inv_temp, 0, 0, nullptr, nullptr};
+  Row row{logits, vocab, uint32_t(ceil_div(vocab, kTile)), inv_temp, 0, 0, 0, nullptr, nullptr};
   row.mass = static_cast<double*>(c.local(0, row.tiles * (sizeof(double) + sizeof(TileSum))));
   row.sums = reinterpret_cast<TileSum*>(row.mass + row.tiles);
   for (uint32_t t = 0; t < row.tiles; t++)
@@ -52,6 +52,7 @@ Row reduce(Ctx& c, const float* logits, uint32_t vocab, float inv_temp) {
   for (uint32_t t = 1; t < row.tiles; t++) all = merge(all, row.sums[t]);
   row.max = all.max;
   row.lse = lse_of(all);
+  row.entropy = entropy_of(all);
   return row;
 }
 
@@ -243,6 +244,8 @@ void sample(Ctx& c, const args::Sample& a) {
   const bool filtered = (a.top_k > 0 && a.top_k < a.vocab) || a.top_p < 1.0f || a.min_p > 0;
   uint32_t* ids = static_cast<uint32_t*>(a.ids);
   float* logprob = static_cast<float*>(a.logprob);
+  float* lse = static_cast<float*>(a.lse);
+  float* entropy = static_cast<float*>(a.entropy);
   const Range rows = split(a.batch, c);
   for (uint32_t b = rows.begin; b < rows.end; b++) {
     const Row row = reduce(c, static_cast<const float*>(a.logits) + size_t(b) * a.vocab, a.vocab, a.inv_temp);
@@ -250,12 +253,16 @@ void sample(Ctx& c, const args::Sample& a) {
       c.fail("sample: logits are not finite", b);
       ids[b] = 0;
       logprob[b] = std::numeric_limits<float>::quiet_NaN();
+      if (lse) lse[b] = logprob[b];
+      if (entropy) entropy[b] = logprob[b];
       continue;
     }
     const uint32_t* k = static_cast<const uint32_t*>(a.counters) + size_t(b) * 4;
     const double u = philox_uniform(philox(a.seed, a.purpose, k[0], k[1], k[2], k[3]).w[0]);
     ids[b] = a.greedy ? argmax(row) : filtered ? draw_filtered(c, row, filter, u) : draw(row, u);
     logprob[b] = row.z(ids[b]) - row.lse;
+    if (lse) lse[b] = row.lse;
+    if (entropy) entropy[b] = row.entropy;
   }
 }
 

@@ -295,6 +295,87 @@ inline void load_interleaved(const float* at, V& even, V& odd) {
 #endif
 }
 
+// to[j][i] = rows[i][j] for i < 16, j < n 32-bit words; `to` has lines of 16 words. A null row reads as
+// zeros.
+inline void transpose_rows(const void* const* rows, uint32_t n, void* to) {
+  uint32_t j = 0;
+#if defined(__AVX512F__)
+  for (; j + 16 <= n; j += 16) {
+    float block[16 * 16];
+    for (int i = 0; i < 16; i++)
+      store(block + 16 * i, rows[i] ? load(static_cast<const float*>(rows[i]) + j) : zero());
+    transpose_block(block, 16, static_cast<float*>(to) + size_t(j) * 16, 16);
+  }
+#endif
+  for (; j < n; j++)
+    for (int i = 0; i < 16; i++) {
+      uint32_t word = 0;
+      if (rows[i]) std::memcpy(&word, static_cast<const uint32_t*>(rows[i]) + j, 4);
+      std::memcpy(static_cast<uint32_t*>(to) + size_t(j) * 16 + i, &word, 4);
+    }
+}
+
+// Pairs {even[i], odd[i]} for i < n <= W, zero beyond; `odd` null reads as zero.
+inline P interleaved_bf16(const uint16_t* even, const uint16_t* odd, int n) {
+#if defined(__AVX512F__)
+  const __m512i e = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask_n(n), even));
+  if (!odd) return e;
+  return _mm512_or_si512(
+      e, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask_n(n), odd)), 16));
+#else
+  uint16_t pairs[2 * W] = {};
+  for (int i = 0; i < n; i++) {
+    pairs[2 * i] = even[i];
+    if (odd) pairs[2 * i + 1] = odd[i];
+  }
+  return load_pairs(pairs);
+#endif
+}
+
+// {low[i], high[i]} rounded to bfloat16.
+inline P rounded_pairs(V low, V high) {
+#if defined(__AVX512F__)
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(narrow_bf16(low)),
+                         _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow_bf16(high)), 16));
+#else
+  uint16_t l[W], h[W], pairs[2 * W];
+  store_bf16(l, low);
+  store_bf16(h, high);
+  for (int i = 0; i < W; i++) {
+    pairs[2 * i] = l[i];
+    pairs[2 * i + 1] = h[i];
+  }
+  return load_pairs(pairs);
+#endif
+}
+inline void store_pairs(uint16_t* p, P v) { std::memcpy(p, &v, sizeof v); }
+
+inline uint32_t pair_at(const uint16_t* p) {
+  uint32_t u;
+  std::memcpy(&u, p, 4);
+  return u;
+}
+
+// A multiply-add over `kWide` neighbours of a chain: one float32, or a pair of bfloat16.
+template <class T>
+struct Link;
+template <>
+struct Link<float> {
+  static constexpr uint32_t kWide = 1;
+  using Vec = V;
+  static Vec load(const float* p) { return RLV_ISA::load(p); }
+  static Vec broadcast(const float* p) { return set1(*p); }
+  static V mac(V acc, Vec a, Vec b) { return fma(a, b, acc); }
+};
+template <>
+struct Link<uint16_t> {
+  static constexpr uint32_t kWide = 2;
+  using Vec = P;
+  static Vec load(const uint16_t* p) { return load_pairs(p); }
+  static Vec broadcast(const uint16_t* p) { return set1_pair(pair_at(p)); }
+  static V mac(V acc, Vec a, Vec b) { return dot_pairs(acc, a, b); }
+};
+
 // out[i] = {even[i], odd[i]} for i < n <= 16 bfloat16; `odd` null reads as zero.
 inline void interleave_bf16(const uint16_t* even, const uint16_t* odd, int n, uint16_t* out) {
 #if defined(__AVX512F__)
@@ -327,6 +408,9 @@ inline float hsum(V v) { return hsum4(_mm_add_ps(_mm256_castps256_ps128(v), _mm2
 #else
 inline float hsum(V v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 #endif
+#if defined(__AVX512F__)
+inline float hmax(V v) { return _mm512_reduce_max_ps(v); }
+#else
 inline float hmax(V v) {
   float f[W];
   store(f, v);
@@ -334,6 +418,7 @@ inline float hmax(V v) {
   for (int i = 1; i < W; i++) m = f[i] > m ? f[i] : m;
   return m;
 }
+#endif
 
 // v with x added to one lane; one lane; v with zero in all lanes but the first n.
 inline V add_lane(V v, uint32_t lane, float x) {

@@ -15,31 +15,48 @@ namespace RLV_ISA {
 
 namespace {
 
-// One tile of R query rows: q [R][padded], valid[r] keys each.
-template <int R, class Keys>
-inline void attend(const float* q, size_t ldq, const uint32_t* valid, const Keys& keys, uint32_t dim,
-                   float scale, float* weights, size_t ldw, float* out, size_t ldo, float* lse) {
+// What a tile of query rows needs: scores (float32) and weights (of type T) of every key, queries, results.
+template <class T>
+struct TileMemory {
+  size_t ld;  // keys of a row
+  float* scores;
+  float* out;
+  T* weights;
+  T* q;
+  TileMemory(Ctx& c, int slot, uint32_t keys, uint32_t padded) : ld(size_t(pages_of(keys)) * kPage) {
+    const size_t rows = size_t(kQueryRows), row = ld + padded;
+    scores = static_cast<float*>(c.local(slot, rows * row * (sizeof(float) + sizeof(T))));
+    out = scores + rows * ld;
+    weights = reinterpret_cast<T*>(out + rows * padded);
+    q = weights + rows * ld;
+  }
+};
+
+// One tile of R query rows, valid[r] keys each.
+template <int R, class T, class Keys>
+inline void attend(const TileMemory<T>& m, uint32_t padded, const uint32_t* valid, const Keys& keys,
+                   uint32_t dim, float scale, float* lse) {
   uint32_t most = 0;
   for (int r = 0; r < R; r++) most = std::max(most, valid[r]);
   const uint32_t panels = pages_of(most);
-  scores<R>(q, ldq, dim, keys, panels, scale, weights, ldw);
+  scores<R>(m.q, padded, dim, keys, panels, scale, m.scores, m.ld);
   float factor[R];
   for (int r = 0; r < R; r++) {
-    float m;
-    const float l = softmax_row(weights + size_t(r) * ldw, valid[r], panels, m);
+    float top;
+    const float l =
+        softmax_row(m.scores + size_t(r) * m.ld, valid[r], panels, top, m.weights + size_t(r) * m.ld);
     factor[r] = 1.0f / l;
-    lse[r] = float(double(m) + std::log(double(l)));
+    lse[r] = float(double(top) + std::log(double(l)));
   }
-  weighted_rows<R>(weights, ldw, most, keys, dim, factor, out, ldo);
+  weighted_rows<R>(m.weights, m.ld, most, keys, padded, factor, m.out, padded);
 }
 
-template <class Keys>
-inline void attend_rows(int rows, const float* q, size_t ldq, const uint32_t* valid, const Keys& keys,
-                        uint32_t dim, float scale, float* weights, size_t ldw, float* out, size_t ldo,
-                        float* lse) {
+template <class T, class Keys>
+inline void attend_rows(int rows, const TileMemory<T>& m, uint32_t padded, const uint32_t* valid,
+                        const Keys& keys, uint32_t dim, float scale, float* lse) {
   // clang-format off
   switch (rows) {
-#define CASE(n) case n: return attend<n>(q, ldq, valid, keys, dim, scale, weights, ldw, out, ldo, lse);
+#define CASE(n) case n: return attend<n>(m, padded, valid, keys, dim, scale, lse);
     CASE(1) CASE(2) CASE(3) CASE(4)
 #if defined(__AVX2__)
     CASE(5) CASE(6) CASE(7) CASE(8)
@@ -49,10 +66,7 @@ inline void attend_rows(int rows, const float* q, size_t ldq, const uint32_t* va
   // clang-format on
 }
 
-// A tile of query rows: packed queries, their key counts, results.
 struct Tile {
-  float* q;
-  float* out;
   uint32_t valid[8];
   uint32_t token[8], head[8];
   float lse[8];
@@ -88,44 +102,45 @@ void forward(Ctx& c, const args::AttnFwd& a) {
       // A unit belongs to the thread in whose share it begins.
       if (g.len == 0 || before < first || before >= last) continue;
       const uint32_t n = g.pos0 + g.len;
-      float* panels = static_cast<float*>(c.local(0, size_t(pages_of(n)) * kPage * D * sizeof(float)));
-      float* rows = static_cast<float*>(c.local(1, size_t(n) * padded * sizeof(float)));
-      uint32_t j = 0;
       const Segment& root = segs[g.root];
-      if (root.cached_len > 0) {
-        const size_t page_size = size_t(K) * D * 2 * kPage;
-        const PagedKeys<T> cached{kv, pages + root.page_start, page_size, size_t(h) * D * 2 * kPage, D};
-        for (; j < root.cached_len; j++) {
-          const T* panel = cached.keys(j / kPage) + j % kPage;
-          float* to = panels + size_t(j / kPage) * D * kPage + j % kPage;
-          for (uint32_t d = 0; d < D; d++) to[size_t(d) * kPage] = get(panel + size_t(d) * kPage);
-          pack_row(cached.values(j), D, padded, rows + size_t(j) * padded);
-        }
+      T* panels = static_cast<T*>(c.local(0, panel_bytes<T>(n, D)));
+      T* rows = static_cast<T*>(c.local(1, row_bytes<T>(n, padded)));
+      // Rows of K and V by position; those of the cached prefix are copied out of its pages.
+      const T** k_rows =
+          static_cast<const T**>(c.local(3, 2 * n * sizeof(T*) + size_t(root.cached_len) * D * sizeof(T)));
+      const T** v_rows = k_rows + n;
+      T* copies = reinterpret_cast<T*>(v_rows + n);
+      const size_t page_size = size_t(K) * D * 2 * kPage;
+      const PagedKeys<T> cached{kv, pages + root.page_start, page_size, size_t(h) * D * 2 * kPage,
+                                D,  root.cached_len};
+      uint32_t j = 0;
+      for (; j < root.cached_len; j++, copies += D) {
+        const T* lane = cached.keys(j / kPage) + j % kPage;
+        for (uint32_t d = 0; d < D; d++) copies[d] = lane[size_t(d) * kPage];
+        k_rows[j] = copies;
+        v_rows[j] = cached.values(j);
       }
       Lineage line;
       line.walk(segs, s);
       for (uint32_t i = 0; i < line.count; i++) {
         const Segment& part = segs[line.index[i]];
         for (uint32_t t = part.start; t < part.start + part.len; t++, j++) {
-          pack_key(k + (size_t(t) * K + h) * D, D, j, panels);
-          pack_row(v + (size_t(t) * K + h) * D, D, padded, rows + size_t(j) * padded);
+          k_rows[j] = k + (size_t(t) * K + h) * D;
+          v_rows[j] = v + (size_t(t) * K + h) * D;
         }
       }
-      clear_tail(panels, D, n);
-      const PackedKeys keys{panels, rows, D, padded};
-      const size_t ldw = size_t(pages_of(n)) * kPage;
-      float* weights = static_cast<float*>(c.local(2, (ldw + 2 * padded) * kQueryRows * sizeof(float)));
+      pack_panels(k_rows, n, D, panels);
+      pack_rows(v_rows, n, D, padded, rows);
+      const PackedKeys<T> keys{panels, rows, D, padded};
+      const TileMemory<T> memory(c, 2, n, padded);
       Tile tile;
-      tile.q = weights + ldw * kQueryRows;
-      tile.out = tile.q + size_t(padded) * kQueryRows;
       auto flush = [&] {
         if (tile.rows == 0) return;
-        attend_rows(tile.rows, tile.q, padded, tile.valid, keys, D, a.scale, weights, ldw, tile.out, padded,
-                    tile.lse);
+        attend_rows(tile.rows, memory, padded, tile.valid, keys, D, a.scale, tile.lse);
         for (int r = 0; r < tile.rows; r++) {
           const size_t row = size_t(tile.token[r]) * H + tile.head[r];
           for (uint32_t d = 0; d < D; d += W)
-            store_part(o + row * D + d, load(tile.out + size_t(r) * padded + d),
+            store_part(o + row * D + d, load(memory.out + size_t(r) * padded + d),
                        int(std::min<uint32_t>(W, D - d)));
           if (lse) lse[row] = tile.lse[r];
         }
@@ -138,7 +153,7 @@ void forward(Ctx& c, const args::AttnFwd& a) {
           tile.head[at] = h * rep + r;
           tile.valid[at] = g.pos0 + i + 1;
           pack_row(q + (size_t(tile.token[at]) * H + tile.head[at]) * D, D, padded,
-                   tile.q + size_t(at) * padded);
+                   memory.q + size_t(at) * padded);
           if (tile.rows == kQueryRows) flush();
         }
       flush();
@@ -173,25 +188,27 @@ void decode(Ctx& c, const args::AttnDecode& a) {
   }
   for (uint32_t unit = mine.begin; unit < mine.end; unit++) {
     const uint32_t b = unit / K, h = unit % K, n = lens[b];
-    const PagedKeys<T> keys{static_cast<const T*>(a.kv), table + size_t(b) * a.max_pages, page_size,
-                            size_t(h) * D * 2 * kPage, D};
-    const size_t ldw = size_t(pages_of(n)) * kPage;
-    float* weights = static_cast<float*>(c.local(2, (ldw + 2 * padded) * kQueryRows * sizeof(float)));
-    float* qs = weights + ldw * kQueryRows;
-    float* out = qs + size_t(padded) * kQueryRows;
+    const PagedKeys<T> keys{static_cast<const T*>(a.kv),
+                            table + size_t(b) * a.max_pages,
+                            page_size,
+                            size_t(h) * D * 2 * kPage,
+                            D,
+                            n};
+    const TileMemory<T> memory(c, 2, n, padded);
     for (uint32_t r0 = 0; r0 < rep; r0 += kQueryRows) {
       const int rows = int(std::min<uint32_t>(kQueryRows, rep - r0));
       uint32_t valid[8];
       float lse[8];
       for (int r = 0; r < rows; r++) {
         valid[r] = n;
-        pack_row(q + (size_t(b) * H + h * rep + r0 + uint32_t(r)) * D, D, padded, qs + size_t(r) * padded);
+        pack_row(q + (size_t(b) * H + h * rep + r0 + uint32_t(r)) * D, D, padded,
+                 memory.q + size_t(r) * padded);
       }
-      attend_rows(rows, qs, padded, valid, keys, D, a.scale, weights, ldw, out, padded, lse);
+      attend_rows(rows, memory, padded, valid, keys, D, a.scale, lse);
       for (int r = 0; r < rows; r++)
         for (uint32_t d = 0; d < D; d += W)
           store_part(o + (size_t(b) * H + h * rep + r0 + uint32_t(r)) * D + d,
-                     load(out + size_t(r) * padded + d), int(std::min<uint32_t>(W, D - d)));
+                     load(memory.out + size_t(r) * padded + d), int(std::min<uint32_t>(W, D - d)));
     }
   }
 }

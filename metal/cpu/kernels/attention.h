@@ -1,14 +1,15 @@
 // What the attention kernels share. For every (query, head):
-//   s_j = scale*(q.k_j)   one chain over d; 16 keys of a panel are lanes, panels counted from absolute
-//   position 0 m = max s, p_j = exp(s_j - m), l = sum p_j   lanes add up panel by panel, then fold as a fixed
-//   tree o = (sum p_j v_j)/l   one chain over j per element
+//   s_j = scale*(q.k_j)    one chain over d; 16 keys of a panel are lanes, panels counted from position 0
+//   m = max s, p_j = exp(s_j - m), l = sum p_j   lanes add up panel by panel, then fold as a fixed tree
+//   o = (sum p_j v_j)/l    one chain over j per element
 // so the bits depend on the sequence alone, not on where its keys lie: in pages, in ancestors or in the
-// batch.
+// batch. In bfloat16 chains run over pairs (of d, of j) and p is rounded for the product with v, not for l.
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include "../ctx.h"
 #include "../vec.h"
 #include "args.gen.hpp"
@@ -24,49 +25,133 @@ constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 inline uint32_t pages_of(uint32_t positions) { return (positions + kPage - 1) / kPage; }
 inline uint32_t padded_dim(uint32_t head_dim) { return (head_dim + W - 1) / W * W; }
+inline uint32_t even(uint32_t n) { return (n + 1) / 2 * 2; }
 
-// Keys of a sequence as panels: keys(p) is [D][16], values(j) a row of D.
+// Where keys lie: key(p, i, v) is vector v of link i of the chain over d, for the 16 keys of panel p;
+// value(i, d) the columns [d, d + W) of link i of the chain over keys.
+
+// Pages of the cache: per kv head K [D][16], then V [16][D].
 template <class T>
 struct PagedKeys {
   const T* store;
   const uint32_t* pages;
   size_t page_size;  // elements of a page of all kv heads
   size_t head;       // first element of this kv head within a page
-  uint32_t dim;
+  uint32_t dim, count;
   const T* keys(uint32_t p) const { return store + pages[p] * page_size + head; }
   const T* values(uint32_t j) const {
     return store + pages[j / kPage] * page_size + head + size_t(dim) * kPage + size_t(j % kPage) * dim;
   }
+  typename Link<T>::Vec key(uint32_t p, uint32_t i, int v) const {
+    const uint32_t d = i * Link<T>::kWide;
+    return at(keys(p) + size_t(d) * kPage + v * W, d + 1 < dim);
+  }
+  typename Link<T>::Vec value(uint32_t i, uint32_t d) const {
+    const uint32_t j = i * Link<T>::kWide;
+    return row(values(j) + d, j + 1 < count ? j + 1 : RLV_NONE, d, int(std::min<uint32_t>(W, dim - d)));
+  }
+
+ private:
+  static V at(const float* p, bool) { return load(p); }
+  static P at(const uint16_t* p, bool two) { return interleaved_bf16(p, two ? p + kPage : nullptr, W); }
+  V row(const float* p, uint32_t, uint32_t, int n) const { return load_part(p, n); }
+  P row(const uint16_t* p, uint32_t next, uint32_t d, int n) const {
+    return interleaved_bf16(p, next == RLV_NONE ? nullptr : values(next) + d, n);
+  }
 };
 
-// Keys packed by this thread: panels one after another, value rows padded with zeros to a multiple of W.
+// Keys packed by this thread: panels [D][16] (bfloat16 [D/2][16][2]) one after another; value rows padded to
+// a multiple of W (bfloat16 [rows/2][padded][2]). Everything beyond the last key is zero.
+template <class T>
 struct PackedKeys {
-  const float* panels;
-  const float* rows;
+  const T* panels;
+  const T* rows;
   uint32_t dim, padded;
-  const float* keys(uint32_t p) const { return panels + size_t(p) * dim * kPage; }
-  const float* values(uint32_t j) const { return rows + size_t(j) * padded; }
+  typename Link<T>::Vec key(uint32_t p, uint32_t i, int v) const {
+    return Link<T>::load(panels + size_t(p) * even(dim) * kPage +
+                         (size_t(i) * kPage + size_t(v) * W) * Link<T>::kWide);
+  }
+  typename Link<T>::Vec value(uint32_t i, uint32_t d) const {
+    return Link<T>::load(rows + (size_t(i) * padded + d) * Link<T>::kWide);
+  }
 };
 
-// s[r][j] = scale*(a_r . b_j) for R rows of a and N neighbouring panels of b.
-template <int R, int N, class Keys>
-inline void score_panels(const float* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t p0, float scale,
+template <class T>
+inline size_t panel_bytes(uint32_t keys, uint32_t dim) {
+  return size_t(pages_of(keys)) * kPage * even(dim) * sizeof(T);
+}
+template <class T>
+inline size_t row_bytes(uint32_t keys, uint32_t padded) {
+  return size_t(even(keys)) * padded * sizeof(T);
+}
+
+// Rows of D elements, one a key (null: zero), as panels.
+inline void pack_panels(const float* const* rows, uint32_t keys, uint32_t dim, float* out) {
+  for (uint32_t p = 0; p < pages_of(keys); p++) {
+    const void* panel[kPage];
+    for (uint32_t i = 0; i < kPage; i++) panel[i] = p * kPage + i < keys ? rows[p * kPage + i] : nullptr;
+    transpose_rows(panel, dim, out + size_t(p) * even(dim) * kPage);
+  }
+}
+inline void pack_panels(const uint16_t* const* rows, uint32_t keys, uint32_t dim, uint16_t* out) {
+  for (uint32_t p = 0; p < pages_of(keys); p++) {
+    const void* panel[kPage];
+    for (uint32_t i = 0; i < kPage; i++) panel[i] = p * kPage + i < keys ? rows[p * kPage + i] : nullptr;
+    uint16_t* to = out + size_t(p) * even(dim) * kPage;
+    transpose_rows(panel, dim / 2, to);
+    if (dim % 2 == 0) continue;
+    for (uint32_t i = 0; i < kPage; i++) {
+      to[size_t(dim - 1) * kPage + 2 * i] =
+          panel[i] ? static_cast<const uint16_t*>(panel[i])[dim - 1] : uint16_t(0);
+      to[size_t(dim - 1) * kPage + 2 * i + 1] = 0;
+    }
+  }
+}
+inline void pack_rows(const float* const* rows, uint32_t keys, uint32_t dim, uint32_t padded, float* out) {
+  for (uint32_t j = 0; j < keys; j++)
+    for (uint32_t d = 0; d < padded; d += W)
+      store(out + size_t(j) * padded + d,
+            d < dim ? load_part(rows[j] + d, int(std::min<uint32_t>(W, dim - d))) : zero());
+}
+inline void pack_rows(const uint16_t* const* rows, uint32_t keys, uint32_t dim, uint32_t padded,
+                      uint16_t* out) {
+  for (uint32_t j = 0; j < keys; j += 2)
+    for (uint32_t d = 0; d < padded; d += W)
+      store_pairs(out + size_t(j) * padded + 2 * size_t(d),
+                  interleaved_bf16(rows[j] + d, j + 1 < keys ? rows[j + 1] + d : nullptr,
+                                   d < dim ? int(std::min<uint32_t>(W, dim - d)) : 0));
+}
+// A query row, zeros up to `padded`.
+template <class T>
+inline void pack_row(const T* row, uint32_t dim, uint32_t padded, T* to) {
+  std::memcpy(to, row, dim * sizeof(T));
+  for (uint32_t d = dim; d < padded; d++) to[d] = 0;
+}
+
+// s[r][j] = scale*(a_r . k_j) for R rows of a and N neighbouring panels.
+template <int R, int N, class T, class Keys>
+inline void score_panels(const T* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t p0, float scale,
                          float* s, size_t lds) {
+  using L = Link<T>;
   V acc[R][N][kPanelVecs];
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++)
       for (int v = 0; v < kPanelVecs; v++) acc[r][n][v] = zero();
-  decltype(keys.keys(0)) panel[N];
-  for (int n = 0; n < N; n++) panel[n] = keys.keys(p0 + uint32_t(n));
-  for (uint32_t d = 0; d < dim; d++)
+  for (uint32_t i = 0; i < (dim + L::kWide - 1) / L::kWide; i++) {
+    typename L::Vec k[N][kPanelVecs];
 #pragma GCC unroll 4
     for (int n = 0; n < N; n++)
 #pragma GCC unroll 4
-      for (int v = 0; v < kPanelVecs; v++) {
-        const V k = load_as(panel[n] + size_t(d) * kPage + v * W);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) acc[r][n][v] = fma(set1(a[size_t(r) * lda + d]), k, acc[r][n][v]);
-      }
+      for (int v = 0; v < kPanelVecs; v++) k[n][v] = keys.key(p0 + uint32_t(n), i, v);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+      const typename L::Vec x = L::broadcast(a + size_t(r) * lda + size_t(i) * L::kWide);
+#pragma GCC unroll 4
+      for (int n = 0; n < N; n++)
+#pragma GCC unroll 4
+        for (int v = 0; v < kPanelVecs; v++) acc[r][n][v] = L::mac(acc[r][n][v], x, k[n][v]);
+    }
+  }
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++)
       for (int v = 0; v < kPanelVecs; v++)
@@ -74,59 +159,54 @@ inline void score_panels(const float* a, size_t lda, uint32_t dim, const Keys& k
 }
 
 // The same over `panels` panels; few rows take several panels at once to hide the latency of the chain.
-template <int R, class Keys>
-inline void scores(const float* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t panels, float scale,
+template <int R, class T, class Keys>
+inline void scores(const T* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t panels, float scale,
                    float* s, size_t lds) {
-  constexpr int kAtOnce = R * kPanelVecs >= 8 ? 1 : R * kPanelVecs >= 4 ? 2 : 4;
+  constexpr int kMost = W == 16 ? 16 : 8;  // accumulators that leave registers for the operands
+  constexpr int kAtOnce = std::max(1, std::min(4, kMost / (R * kPanelVecs)));
   uint32_t p = 0;
   for (; p + kAtOnce <= panels; p += kAtOnce) score_panels<R, kAtOnce>(a, lda, dim, keys, p, scale, s, lds);
   for (; p < panels; p++) score_panels<R, 1>(a, lda, dim, keys, p, scale, s, lds);
 }
 
-// out[r][d] = factor_r * sum_j w[r][j]*value_j[d], one chain over j. `part` loads N vectors at column d.
-template <int R, class Keys>
-inline void weighted_rows(const float* w, size_t ldw, uint32_t count, const Keys& keys, uint32_t dim,
+// out[r][d] = factor_r * sum_j w[r][j]*value_j[d] over `count` keys, one chain over j; w is zero up to an
+// even count.
+template <int R, class T, class Keys>
+inline void weighted_rows(const T* w, size_t ldw, uint32_t count, const Keys& keys, uint32_t padded,
                           const float* factor, float* out, size_t ldo) {
-  for (uint32_t d = 0; d < dim; d += kDimVecs * W) {
-    V acc[R][kDimVecs];
+  using L = Link<T>;
+  const uint32_t links = (count + L::kWide - 1) / L::kWide;
+  auto block = [&](uint32_t d, auto vecs) {
+    constexpr int kVecs = decltype(vecs)::value;
+    V acc[R][kVecs];
     for (int r = 0; r < R; r++)
-      for (int v = 0; v < kDimVecs; v++) acc[r][v] = zero();
-    int parts[kDimVecs];
-    for (int v = 0; v < kDimVecs; v++) {
-      const uint32_t at = d + uint32_t(v * W);
-      parts[v] = at >= dim ? 0 : int(std::min<uint32_t>(W, dim - at));
-    }
-    if (parts[kDimVecs - 1] == W) {
-      for (uint32_t j = 0; j < count; j++) {
-        const auto* row = keys.values(j) + d;
-        V x[kDimVecs];
-        for (int v = 0; v < kDimVecs; v++) x[v] = load_as(row + v * W);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-          const V p = set1(w[size_t(r) * ldw + j]);
-#pragma GCC unroll 2
-          for (int v = 0; v < kDimVecs; v++) acc[r][v] = fma(p, x[v], acc[r][v]);
-        }
-      }
-    } else {
-      for (uint32_t j = 0; j < count; j++) {
-        const auto* row = keys.values(j) + d;
-        for (int v = 0; v < kDimVecs; v++) {
-          if (parts[v] == 0) continue;
-          const V x = load_part(row + v * W, parts[v]);
-          for (int r = 0; r < R; r++) acc[r][v] = fma(set1(w[size_t(r) * ldw + j]), x, acc[r][v]);
-        }
+      for (int v = 0; v < kVecs; v++) acc[r][v] = zero();
+    for (uint32_t i = 0; i < links; i++) {
+      typename L::Vec x[kVecs];
+      for (int v = 0; v < kVecs; v++) x[v] = keys.value(i, d + uint32_t(v * W));
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) {
+        const typename L::Vec p = L::broadcast(w + size_t(r) * ldw + size_t(i) * L::kWide);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVecs; v++) acc[r][v] = L::mac(acc[r][v], p, x[v]);
       }
     }
     for (int r = 0; r < R; r++)
-      for (int v = 0; v < kDimVecs; v++)
-        if (parts[v] > 0)
-          store_part(out + size_t(r) * ldo + d + v * W, mul(acc[r][v], set1(factor[r])), parts[v]);
-  }
+      for (int v = 0; v < kVecs; v++)
+        store(out + size_t(r) * ldo + d + v * W, mul(acc[r][v], set1(factor[r])));
+  };
+  uint32_t d = 0;
+  for (; d + kDimVecs * W <= padded; d += kDimVecs * W) block(d, std::integral_constant<int, kDimVecs>());
+  for (; d < padded; d += W) block(d, std::integral_constant<int, 1>());
 }
 
-// Scores of one row to weights exp(s - m) in place; keys from `valid` on weigh nothing. Returns l, sets m.
-inline float softmax_row(float* s, uint32_t valid, uint32_t panels, float& m) {
+inline void store_weight(float* w, V e) { store(w, e); }
+inline void store_weight(uint16_t* w, V e) { store_bf16(w, e); }
+
+// Scores of one row to weights exp(s - m), rounded to T; keys from `valid` on weigh nothing. w may be s.
+// Returns l, sets m.
+template <class T>
+inline float softmax_row(float* s, uint32_t valid, uint32_t panels, float& m, T* w) {
   for (uint32_t j = valid; j < panels * kPage; j++) s[j] = kMasked;
   V top = set1(kMasked);
   for (uint32_t j = 0; j < panels * kPage; j += W) top = vmax(top, load(s + j));
@@ -136,9 +216,9 @@ inline float softmax_row(float* s, uint32_t valid, uint32_t panels, float& m) {
   for (V& v : sum) v = zero();
   for (uint32_t p = 0; p < panels; p++)
     for (int v = 0; v < kPanelVecs; v++) {
-      float* at = s + p * kPage + v * W;
-      const V e = vexp(sub(load(at), origin));
-      store(at, e);
+      const uint32_t j = p * kPage + uint32_t(v * W);
+      const V e = vexp(sub(load(s + j), origin));
+      store_weight(w + j, e);
       sum[v] = add(sum[v], e);
     }
   for (int h = kPanelVecs / 2; h > 0; h /= 2)
@@ -212,25 +292,6 @@ inline bool segments_valid(const Segment* segs, uint32_t n, uint32_t rows, const
 
 inline uint64_t pairs_of(const Segment& g) {
   return uint64_t(g.len) * g.pos0 + uint64_t(g.len) * (g.len + 1) / 2;
-}
-
-// Puts row `row` (D values of a kv head) at key position j of transposed panels.
-template <class T>
-inline void pack_key(const T* row, uint32_t dim, uint32_t j, float* panels) {
-  float* to = panels + size_t(j / kPage) * dim * kPage + j % kPage;
-  for (uint32_t d = 0; d < dim; d++) to[size_t(d) * kPage] = get(row + d);
-}
-template <class T>
-inline void pack_row(const T* row, uint32_t dim, uint32_t padded, float* to) {
-  for (uint32_t d = 0; d < dim; d++) to[d] = get(row + d);
-  for (uint32_t d = dim; d < padded; d++) to[d] = 0;
-}
-// Zeroes the lanes of the last panel that no key fills.
-inline void clear_tail(float* panels, uint32_t dim, uint32_t count) {
-  if (count % kPage == 0) return;
-  float* last = panels + size_t(count / kPage) * dim * kPage;
-  for (uint32_t d = 0; d < dim; d++)
-    for (uint32_t lane = count % kPage; lane < kPage; lane++) last[size_t(d) * kPage + lane] = 0;
 }
 
 }  // namespace RLV_ISA

@@ -54,12 +54,6 @@ inline void chain(V (&acc)[MR][kTileVecs], const float* a, size_t lda, const flo
   }
 }
 
-inline uint32_t pair_at(const uint16_t* p) {
-  uint32_t u;
-  std::memcpy(&u, p, 4);
-  return u;
-}
-
 template <int MR>
 inline void chain(V (&acc)[MR][kTileVecs], const uint16_t* a, size_t lda, const uint16_t* panel,
                   uint32_t depth) {

@@ -15,6 +15,9 @@
 #error "compile with -DRLV_ISA=avx512bf16|avx512|avx2|neon|portable"
 #endif
 
+// Accumulators stay in registers only where their function has been inlined.
+#define RLV_INLINE inline __attribute__((always_inline))
+
 namespace rlv {
 namespace RLV_ISA {
 
@@ -419,24 +422,6 @@ inline float hmax(V v) {
   return m;
 }
 #endif
-
-// v with x added to one lane; one lane; v with zero in all lanes but the first n.
-inline V add_lane(V v, uint32_t lane, float x) {
-  float f[W];
-  store(f, v);
-  f[lane] += x;
-  return load(f);
-}
-inline float lane_of(V v, uint32_t lane) {
-  float f[W];
-  store(f, v);
-  return f[lane];
-}
-inline V first_lanes(V v, int n) {
-  float f[W];
-  store(f, v);
-  return load_n(f, n);
-}
 
 // exp(x): range reduction by ln2 in two parts and a degree-6 polynomial (Cephes expf); about 1 ulp.
 // Inputs below -87.3 give 0, so that a masked score (-inf) contributes exactly nothing; NaN gives NaN.

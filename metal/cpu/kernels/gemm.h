@@ -41,7 +41,8 @@ inline size_t panel_elements(uint32_t depth) {
 
 // acc[r][v] for rows r < MR and columns [column, column + kTileCols) of the panel.
 template <int MR>
-inline void chain(V (&acc)[MR][kTileVecs], const float* a, size_t lda, const float* panel, uint32_t depth) {
+RLV_INLINE void chain(V (&acc)[MR][kTileVecs], const float* a, size_t lda, const float* panel,
+                      uint32_t depth) {
   for (uint32_t p = 0; p < depth; p++) {
     V b[kTileVecs];
     for (int v = 0; v < kTileVecs; v++) b[v] = load(panel + size_t(p) * kPanel + v * W);
@@ -55,8 +56,8 @@ inline void chain(V (&acc)[MR][kTileVecs], const float* a, size_t lda, const flo
 }
 
 template <int MR>
-inline void chain(V (&acc)[MR][kTileVecs], const uint16_t* a, size_t lda, const uint16_t* panel,
-                  uint32_t depth) {
+RLV_INLINE void chain(V (&acc)[MR][kTileVecs], const uint16_t* a, size_t lda, const uint16_t* panel,
+                      uint32_t depth) {
   const uint32_t pairs = depth / 2;
   auto step = [&](uint32_t p, auto pair) {
     P b[kTileVecs];
@@ -269,7 +270,7 @@ inline void pack_panel(const uint16_t* b, size_t ldb, uint32_t tokens, uint32_t 
     }
 }
 
-inline void token_chain(V (&acc)[kTileRows][kTileVecs], const float* a, const float* b, uint32_t tokens) {
+RLV_INLINE void token_chain(V (&acc)[kTileRows][kTileVecs], const float* a, const float* b, uint32_t tokens) {
   for (uint32_t t = 0; t < tokens; t++) {
     V bv[kTileVecs];
     for (int v = 0; v < kTileVecs; v++) bv[v] = load(b + size_t(t) * kPanel + v * W);
@@ -281,8 +282,8 @@ inline void token_chain(V (&acc)[kTileRows][kTileVecs], const float* a, const fl
     }
   }
 }
-inline void token_chain(V (&acc)[kTileRows][kTileVecs], const uint16_t* a, const uint16_t* b,
-                        uint32_t tokens) {
+RLV_INLINE void token_chain(V (&acc)[kTileRows][kTileVecs], const uint16_t* a, const uint16_t* b,
+                            uint32_t tokens) {
   for (uint32_t t = 0; t < (tokens + 1) / 2; t++) {
     P bv[kTileVecs];
     for (int v = 0; v < kTileVecs; v++) bv[v] = load_pairs(b + (size_t(t) * kPanel + size_t(v) * W) * 2);
@@ -297,21 +298,21 @@ inline void token_chain(V (&acc)[kTileRows][kTileVecs], const uint16_t* a, const
 
 // Accumulators of `rows` rows from p0 (even) on, columns [column, column + kTileCols), of a gradient panel:
 // float32 elements in the layout of T. A padded odd row of bfloat16 holds zeros and gets them back.
-inline void load_gradient(V (&acc)[kTileRows][kTileVecs], const float* panel, uint32_t p0, int rows,
-                          uint32_t column, float) {
+RLV_INLINE void load_gradient(V (&acc)[kTileRows][kTileVecs], const float* panel, uint32_t p0, int rows,
+                              uint32_t column, float) {
   for (int r = 0; r < kTileRows; r++)
     for (int v = 0; v < kTileVecs; v++)
       acc[r][v] =
           r < rows ? load(panel + size_t(p0 + uint32_t(r)) * kPanel + column + uint32_t(v * W)) : zero();
 }
-inline void store_gradient(const V (&acc)[kTileRows][kTileVecs], float* panel, uint32_t p0, int rows,
-                           uint32_t column, float) {
+RLV_INLINE void store_gradient(const V (&acc)[kTileRows][kTileVecs], float* panel, uint32_t p0, int rows,
+                               uint32_t column, float) {
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < kTileVecs; v++)
       store(panel + size_t(p0 + uint32_t(r)) * kPanel + column + uint32_t(v * W), acc[r][v]);
 }
-inline void load_gradient(V (&acc)[kTileRows][kTileVecs], const float* panel, uint32_t p0, int rows,
-                          uint32_t column, uint16_t) {
+RLV_INLINE void load_gradient(V (&acc)[kTileRows][kTileVecs], const float* panel, uint32_t p0, int rows,
+                              uint32_t column, uint16_t) {
   for (int r = 0; r < kTileRows; r += 2)
     for (int v = 0; v < kTileVecs; v++) {
       const float* at = panel + size_t(p0 + uint32_t(r)) * kPanel + (column + uint32_t(v * W)) * 2;
@@ -321,8 +322,8 @@ inline void load_gradient(V (&acc)[kTileRows][kTileVecs], const float* panel, ui
         acc[r][v] = acc[r + 1][v] = zero();
     }
 }
-inline void store_gradient(const V (&acc)[kTileRows][kTileVecs], float* panel, uint32_t p0, int rows,
-                           uint32_t column, uint16_t) {
+RLV_INLINE void store_gradient(const V (&acc)[kTileRows][kTileVecs], float* panel, uint32_t p0, int rows,
+                               uint32_t column, uint16_t) {
   for (int r = 0; r < rows; r += 2)
     for (int v = 0; v < kTileVecs; v++)
       store_interleaved(panel + size_t(p0 + uint32_t(r)) * kPanel + (column + uint32_t(v * W)) * 2, acc[r][v],

@@ -4,7 +4,7 @@
 //   logprob_fwd  a tile of 512 columns for a block of rows at a time in thread-local memory (slot 0), reduced
 //   to
 //                {max, sum, zsum} in `partial`; then rows merge their tiles in ascending order.
-//   logprob_bwd  chunks of 256 rows x 4096 columns: logits again, dz into `work`; then dw += dz^T*x and dx +=
+//   logprob_bwd  chunks of 512 rows x 1024 columns: logits again, dz into `work`; then dw += dz^T*x and dx +=
 //   dz*w
 //                (float32 in the front of `work`, one chain over the vocabulary, rounded once). In bfloat16
 //                dz is rounded to bfloat16 for the two products.
@@ -18,9 +18,14 @@ namespace {
 
 constexpr uint32_t kTile = RLV_VOCAB_TILE;
 constexpr uint32_t kRowBlock = 4 * kTileRows;
-// Columns of logits whose gradient stays in the second-level cache.
-constexpr uint32_t kVocabChunk = 1024;
-static_assert(kVocabChunk <= RLV_HEAD_VOCAB_CHUNK, "dz lies in `work`");
+// A piece of the logits whose gradient stays in the second-level cache, if `work` has room for it.
+constexpr uint32_t kVocabChunk = 1024, kRowChunk = 512;
+inline uint32_t row_chunk(uint32_t rows, uint32_t vocab) {
+  const uint32_t tiles = (vocab + kTile - 1) / kTile * kTile;
+  const uint32_t room =
+      std::min<uint32_t>(rows, RLV_HEAD_ROW_CHUNK) * std::min<uint32_t>(tiles, RLV_HEAD_VOCAB_CHUNK);
+  return std::min(kRowChunk, room / std::min(tiles, kVocabChunk));
+}
 
 bool targets_valid(Ctx& c, const uint32_t* targets, uint32_t rows, uint32_t vocab, const char* message) {
   for (uint32_t r = 0; r < rows; r++)
@@ -102,8 +107,9 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
   const size_t per_panel = panel_elements<T>(a.cols);
   const uint32_t depth = uint32_t(per_panel / kPanel);
 
-  for (uint32_t r0 = 0; r0 < a.rows; r0 += RLV_HEAD_ROW_CHUNK) {
-    const uint32_t rows = std::min<uint32_t>(RLV_HEAD_ROW_CHUNK, a.rows - r0);
+  const uint32_t most = row_chunk(a.rows, a.vocab);
+  for (uint32_t r0 = 0; r0 < a.rows; r0 += most) {
+    const uint32_t rows = std::min(most, a.rows - r0);
     for (uint32_t v0 = 0; v0 < a.vocab; v0 += kVocabChunk) {
       const uint32_t columns = std::min<uint32_t>(kVocabChunk, a.vocab - v0);
       const uint32_t panels = (columns + kPanel - 1) / kPanel;
@@ -111,23 +117,32 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
       const T* w0 = w + size_t(v0 / kPanel) * per_panel;
       const Schedule by_logits(c, rows, panels, per_panel * sizeof(T));
       by_logits.run(c, [&](uint32_t panel, uint32_t first, uint32_t count) {
-        panel_product(int(count), x + size_t(r0 + first) * a.cols, a.cols, w0 + panel * per_panel, a.cols,
-                      start_zero, [&](int r, uint32_t column, V value) {
-                        const uint32_t row = r0 + first + uint32_t(r), n = panel * kPanel + column;
-                        const V logp = sub(mul(value, set1(a.inv_temp)), set1(lse[row]));
-                        const V p = vexp(logp);
-                        V d = mul(set1(-dlogprob[row]), p);
-                        if (dentropy) d = fnma(mul(set1(dentropy[row]), p), add(logp, set1(entropy[row])), d);
-                        const uint32_t target = targets[row] - v0 - n;
-                        if (target < uint32_t(W)) {
-                          d = add_lane(d, target, dlogprob[row]);
-                          if (logprob) logprob[row] = lane_of(logp, target);
-                        }
-                        d = mul(d, set1(a.inv_temp));
-                        // Columns beyond the vocabulary have zero weights, not zero probability.
-                        if (n + W > columns) d = first_lanes(d, n < columns ? int(columns - n) : 0);
-                        store_as(dz + size_t(first + uint32_t(r)) * ld + n, d);
-                      });
+        alignas(64) float logits[kTileRows * kPanel];
+        panel_product(
+            int(count), x + size_t(r0 + first) * a.cols, a.cols, w0 + panel * per_panel, a.cols, start_zero,
+            [&](int r, uint32_t column, V value) { store(logits + size_t(r) * kPanel + column, value); });
+        const uint32_t n0 = panel * kPanel;
+        for (uint32_t r = 0; r < count; r++) {
+          const uint32_t row = r0 + first + r, target = targets[row] - v0 - n0;
+          float* z = logits + size_t(r) * kPanel;
+          const V inv_temp = set1(a.inv_temp), origin = set1(lse[row]), scale = set1(-dlogprob[row]);
+          const float at_target = target < kPanel ? z[target] * a.inv_temp - lse[row] : 0.0f;
+          for (uint32_t column = 0; column < kPanel; column += W) {
+            const V logp = sub(mul(load(z + column), inv_temp), origin);
+            const V p = vexp(logp);
+            V d = mul(scale, p);
+            if (dentropy) d = fnma(mul(set1(dentropy[row]), p), add(logp, set1(entropy[row])), d);
+            store(z + column, d);
+          }
+          if (target < kPanel) {
+            z[target] += dlogprob[row];
+            if (logprob) logprob[row] = at_target;
+          }
+          // Columns beyond the vocabulary have zero weights, not zero probability.
+          for (uint32_t i = columns > n0 ? columns - n0 : 0; i < kPanel; i++) z[i] = 0;
+          for (uint32_t column = 0; column < kPanel; column += W)
+            store_as(dz + size_t(first + r) * ld + n0 + column, mul(load(z + column), inv_temp));
+        }
       });
       c.barrier();
       if (a.dw)

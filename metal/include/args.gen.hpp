@@ -39,7 +39,7 @@ struct GemmNt {
   uint32_t ydt;
   uint32_t accumulate;
 };
-// dw[n,k] += dy^T[n,m] * x[m,k]; dw float32 in the packed layout of dtype dt; one chain over m per output
+// dw[n,k] += dy^T[n,m] * x[m,k]; dw of dtype gdt (float32, or bfloat16 with dt bfloat16) in the packed layout of dtype dt; one chain over m per output, rounded once
 struct GemmTn {
   void* dw;
   const void* dy;
@@ -48,6 +48,7 @@ struct GemmTn {
   uint32_t n;
   uint32_t k;
   uint32_t dt;
+  uint32_t gdt;
 };
 // rotate dy by -angle, then per head the RMSNorm gradient (weight present) or the identity; dweight in fixed blocks of 64 rows
 struct QkNormRopeBwd {
@@ -266,7 +267,7 @@ struct LogprobBwd {
   float inv_temp;
   uint32_t dt;
 };
-// z = (x*w^T)*inv_temp; lse = log sum exp z; logprob = z[target] - lse; entropy = lse - sum p*z
+// z = (x*w^T)*inv_temp; lse = log sum exp z; logprob = z[target] - lse, also to again; entropy = lse - sum p*z
 struct LogprobFwd {
   void* logprob;
   void* lse;
@@ -572,14 +573,15 @@ inline int check_gemm_tn(const void* record) {
   const auto& a = *static_cast<const rlv_op_gemm_tn*>(record);
   (void)a;
   if (a.dt > RLV_BF16) return kBadDtype;
-  if (!a.dw.buffer || bytes_of(a.dw) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*4) return 0;
+  if (a.gdt > RLV_BF16) return kBadDtype;
+  if (!a.dw.buffer || bytes_of(a.dw) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.gdt))) return 0;
   if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
   if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 2;
   return -1;
 }
 inline void resolve_gemm_tn(const void* record, void* const* p, void* out) {
   const auto& a = *static_cast<const rlv_op_gemm_tn*>(record);
-  *static_cast<args::GemmTn*>(out) = args::GemmTn{p[0], p[1], p[2], a.m, a.n, a.k, a.dt};
+  *static_cast<args::GemmTn*>(out) = args::GemmTn{p[0], p[1], p[2], a.m, a.n, a.k, a.dt, a.gdt};
 }
 inline double flops_gemm_tn(const void* record) {
   const auto& a = *static_cast<const rlv_op_gemm_tn*>(record);
@@ -1243,7 +1245,7 @@ inline const OpInfo& op_info(uint32_t id) {
     {"bias_bwd", "gemm", sizeof(rlv_op_bias_bwd), sizeof(args::BiasBwd), 3, {{"dbias", kReadWrite}, {"dy", kRead}, {"partial", kScratch}}, 3, {{"m", false}, {"n", false}, {"dt", false}}, check_bias_bwd, resolve_bias_bwd, flops_bias_bwd},
     {"gemm_nn", "gemm", sizeof(rlv_op_gemm_nn), sizeof(args::GemmNn), 3, {{"dx", kReadWrite}, {"dy", kRead}, {"w", kRead}}, 5, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}, {"accumulate", false}}, check_gemm_nn, resolve_gemm_nn, flops_gemm_nn},
     {"gemm_nt", "gemm", sizeof(rlv_op_gemm_nt), sizeof(args::GemmNt), 4, {{"y", kWrite}, {"x", kRead}, {"w", kRead}, {"bias", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}, {"ydt", false}, {"accumulate", false}}, check_gemm_nt, resolve_gemm_nt, flops_gemm_nt},
-    {"gemm_tn", "gemm", sizeof(rlv_op_gemm_tn), sizeof(args::GemmTn), 3, {{"dw", kReadWrite}, {"dy", kRead}, {"x", kRead}}, 4, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}}, check_gemm_tn, resolve_gemm_tn, flops_gemm_tn},
+    {"gemm_tn", "gemm", sizeof(rlv_op_gemm_tn), sizeof(args::GemmTn), 3, {{"dw", kReadWrite}, {"dy", kRead}, {"x", kRead}}, 5, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}, {"gdt", false}}, check_gemm_tn, resolve_gemm_tn, flops_gemm_tn},
     {"qk_norm_rope_bwd", "norm", sizeof(rlv_op_qk_norm_rope_bwd), sizeof(args::QkNormRopeBwd), 8, {{"dx", kWrite}, {"dweight", kReadWrite}, {"dy", kRead}, {"x", kRead}, {"weight", kRead}, {"positions", kRead}, {"rope", kRead}, {"partial", kScratch}}, 6, {{"rows", false}, {"heads", false}, {"head_dim", false}, {"max_pos", false}, {"eps", true}, {"dt", false}}, check_qk_norm_rope_bwd, resolve_qk_norm_rope_bwd, flops_qk_norm_rope_bwd},
     {"qk_norm_rope_fwd", "norm", sizeof(rlv_op_qk_norm_rope_fwd), sizeof(args::QkNormRopeFwd), 5, {{"y", kWrite}, {"x", kRead}, {"weight", kRead}, {"positions", kRead}, {"rope", kRead}}, 6, {{"rows", false}, {"heads", false}, {"head_dim", false}, {"max_pos", false}, {"eps", true}, {"dt", false}}, check_qk_norm_rope_fwd, resolve_qk_norm_rope_fwd, flops_qk_norm_rope_fwd},
     {"rms_norm_bwd", "norm", sizeof(rlv_op_rms_norm_bwd), sizeof(args::RmsNormBwd), 7, {{"dx", kWrite}, {"dweight", kReadWrite}, {"dy", kRead}, {"h", kRead}, {"weight", kRead}, {"dres", kRead}, {"partial", kScratch}}, 4, {{"rows", false}, {"cols", false}, {"eps", true}, {"dt", false}}, check_rms_norm_bwd, resolve_rms_norm_bwd, flops_rms_norm_bwd},

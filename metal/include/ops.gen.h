@@ -106,7 +106,7 @@ typedef struct {
 } rlv_op_gemm_nt;
 RLV_ASSERT_SIZE(rlv_op_gemm_nt, 72);
 
-// dw[n,k] += dy^T[n,m] * x[m,k]; dw float32 in the packed layout of dtype dt; one chain over m per output
+// dw[n,k] += dy^T[n,m] * x[m,k]; dw of dtype gdt (float32, or bfloat16 with dt bfloat16) in the packed layout of dtype dt; one chain over m per output, rounded once
 typedef struct {
   rlv_ref dw;
   rlv_ref dy;
@@ -115,8 +115,9 @@ typedef struct {
   uint32_t n;
   uint32_t k;
   uint32_t dt;
+  uint32_t gdt;
 } rlv_op_gemm_tn;
-RLV_ASSERT_SIZE(rlv_op_gemm_tn, 52);
+RLV_ASSERT_SIZE(rlv_op_gemm_tn, 56);
 
 // rotate dy by -angle, then per head the RMSNorm gradient (weight present) or the identity; dweight in fixed blocks of 64 rows
 typedef struct {
@@ -367,7 +368,7 @@ typedef struct {
 } rlv_op_logprob_bwd;
 RLV_ASSERT_SIZE(rlv_op_logprob_bwd, 152);
 
-// z = (x*w^T)*inv_temp; lse = log sum exp z; logprob = z[target] - lse; entropy = lse - sum p*z
+// z = (x*w^T)*inv_temp; lse = log sum exp z; logprob = z[target] - lse, also to again; entropy = lse - sum p*z
 typedef struct {
   rlv_ref logprob;
   rlv_ref lse;

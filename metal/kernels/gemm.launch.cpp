@@ -44,7 +44,9 @@ void launch_gemm_nn(Encoder& e, const rlv_op_gemm_nn& a) {
 }
 
 void launch_gemm_tn(Encoder& e, const rlv_op_gemm_tn& a) {
-  e.run("gemm", variant(e, "gemm_tn") + suffix(a.dt), tiles(a.k, a.n), {kThreads});
+  if (a.gdt == RLV_BF16 && a.dt != RLV_BF16)
+    return e.fail("gemm_tn: bfloat16 gradient of float32 weights", a.dt);
+  e.run("gemm", variant(e, "gemm_tn") + suffix(a.dt) + suffix(a.gdt), tiles(a.k, a.n), {kThreads});
 }
 
 void launch_bias_bwd(Encoder& e, const rlv_op_bias_bwd& a) {

@@ -134,10 +134,10 @@ RLV_KERNEL("gemm_nn_bf16", gemm_nn, bf16, false)
 RLV_KERNEL("gemm_nn_direct_f32", gemm_nn, float, true)
 RLV_KERNEL("gemm_nn_direct_bf16", gemm_nn, bf16, true)
 
-// dw[n][k] += dy[m][n]^T*x[m][k], float32 in the packed layout of S: one chain over m. Computed as its transpose,
+// dw[n][k] += dy[m][n]^T*x[m][k], of type G in the packed layout of S: one chain over m. Computed as its transpose,
 // rows k and columns n, since n is what lies together in a panel. Grid (k/64, n/64) by tile_at, 128 threads, 16.5 KiB.
-template <typename S, bool DIRECT>
-kernel void gemm_tn(constant rlv_op_gemm_tn& a [[buffer(0)]], device float* dw [[buffer(1)]],
+template <typename S, typename G, bool DIRECT>
+kernel void gemm_tn(constant rlv_op_gemm_tn& a [[buffer(0)]], device G* dw [[buffer(1)]],
                     device const S* dy [[buffer(2)]], device const S* x [[buffer(3)]],
                     uint2 group [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]],
                     uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
@@ -162,14 +162,17 @@ kernel void gemm_tn(constant rlv_op_gemm_tn& a [[buffer(0)]], device float* dw [
       for (uint e = 0; e < 2; e++) {
         const uint row = outer_a + row0 + 8 * i + fragment_row(lane);
         const uint col = outer_b + col0 + 8 * j + fragment_col(lane) + e;
-        if (row < a.k && col < a.n)
-          dw[packed_index(col, row, a.k, packs_pairs<S>())] += acc.c[i][j].thread_elements()[e];
+        if (row >= a.k || col >= a.n) continue;
+        const ulong at = packed_index(col, row, a.k, packs_pairs<S>());
+        dw[at] = narrow<G>(widen(dw[at]) + acc.c[i][j].thread_elements()[e]);
       }
 }
-RLV_KERNEL("gemm_tn_f32", gemm_tn, float, false)
-RLV_KERNEL("gemm_tn_bf16", gemm_tn, bf16, false)
-RLV_KERNEL("gemm_tn_direct_f32", gemm_tn, float, true)
-RLV_KERNEL("gemm_tn_direct_bf16", gemm_tn, bf16, true)
+RLV_KERNEL("gemm_tn_f32_f32", gemm_tn, float, float, false)
+RLV_KERNEL("gemm_tn_bf16_f32", gemm_tn, bf16, float, false)
+RLV_KERNEL("gemm_tn_bf16_bf16", gemm_tn, bf16, bf16, false)
+RLV_KERNEL("gemm_tn_direct_f32_f32", gemm_tn, float, float, true)
+RLV_KERNEL("gemm_tn_direct_bf16_f32", gemm_tn, bf16, float, true)
+RLV_KERNEL("gemm_tn_direct_bf16_bf16", gemm_tn, bf16, bf16, true)
 
 // partial[block][n] = sum of dy over a block of 64 rows, rows in order. A thread has a column of a block.
 // Grid (n/128, m/64), 128 threads.

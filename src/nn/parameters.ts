@@ -23,6 +23,7 @@ export interface Parameter {
   /** Low 16 bits of the float32 master of a trained bfloat16 matrix. */
   readonly remainder: Storage | null;
   readonly gradient: Storage | null;
+  readonly gradientDtype: DtypeCode;
   readonly moments: readonly [m: Storage, v: Storage] | null;
 }
 
@@ -38,6 +39,9 @@ export interface ParameterOptions {
   readonly dtype: DtypeCode;
   readonly trainable: boolean;
   readonly momentDtype: DtypeCode;
+  /** Of the matrices that `roundsGradient` names; float32 elsewhere. Only bfloat16 weights have bfloat16 gradients. */
+  readonly gradientDtype?: DtypeCode;
+  readonly roundsGradient?: (name: string) => boolean;
 }
 
 export class Parameters {
@@ -57,7 +61,9 @@ export class Parameters {
       const matrix = shape.length === 2;
       const dtype = matrix ? options.dtype : Dtype.f32;
       const length = matrix ? packedLength(shape[0]!, shape[1]!, dtype) : shape[0]!;
-      return { name, shape, matrix, dtype, length };
+      const rounds = matrix && dtype === Dtype.bf16 && (options.roundsGradient?.(name) ?? false);
+      const gradientDtype = rounds ? (options.gradientDtype ?? Dtype.f32) : Dtype.f32;
+      return { name, shape, matrix, dtype, length, gradientDtype };
     });
     const split = options.trainable && options.dtype === Dtype.bf16;
     const layout = (bytesOf: (plan: (typeof plans)[number]) => number, suffix: string) => {
@@ -72,7 +78,9 @@ export class Parameters {
     };
     const weights = layout((p) => p.length * sizeOf(p.dtype), "weights");
     const remainders = split ? layout((p) => (p.matrix ? p.length * 2 : 0), "remainders") : null;
-    const gradients = options.trainable ? layout((p) => p.length * 4, "gradients") : null;
+    const gradients = options.trainable
+      ? layout((p) => p.length * sizeOf(p.gradientDtype), "gradients")
+      : null;
     const momentSize = (p: (typeof plans)[number]) =>
       p.length * sizeOf(p.matrix ? options.momentDtype : Dtype.f32);
     const firsts = options.trainable ? layout(momentSize, "first moments") : null;
@@ -82,6 +90,7 @@ export class Parameters {
       const tensor = new Tensor(p.shape, p.dtype, weights.at(i), p.name);
       tensor.requiresGrad = options.trainable;
       tensor.gradient = gradients?.at(i) ?? null;
+      tensor.gradientDtype = p.gradientDtype;
       const parameter: Parameter = {
         name: p.name,
         shape: p.shape,
@@ -90,6 +99,7 @@ export class Parameters {
         length: p.length,
         remainder: p.matrix ? (remainders?.at(i) ?? null) : null,
         gradient: tensor.gradient,
+        gradientDtype: p.gradientDtype,
         moments: firsts && seconds ? [firsts.at(i), seconds.at(i)] : null,
       };
       this.#byName.set(p.name, parameter);
@@ -192,7 +202,7 @@ export class Parameters {
   readGradient(name: string): Float32Array {
     const p = this.get(name);
     assert(p.gradient, `${name} is frozen`);
-    return this.#fetch(p, p.gradient, Dtype.f32, null);
+    return this.#fetch(p, p.gradient, p.gradientDtype, null);
   }
 
   readMoment(name: string, which: 0 | 1): Float32Array {

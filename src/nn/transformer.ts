@@ -38,6 +38,8 @@ export interface TransformerOptions {
   readonly dtype: DtypeCode;
   readonly trainable: boolean;
   readonly momentDtype?: DtypeCode;
+  /** Of the linear maps of a trained bfloat16 model; what embedding and head add up stays float32. */
+  readonly gradientDtype?: DtypeCode;
   /** Positions for which RoPE is tabulated: the longest sequence of the run. */
   readonly maxPositions: number;
   /** Keep block inputs alone and run blocks again in the gradient pass. */
@@ -75,11 +77,17 @@ export class Transformer {
     readonly options: TransformerOptions,
     label = "model",
   ) {
-    const { dtype, trainable, momentDtype = Dtype.f32 } = options;
+    const { dtype, trainable, momentDtype = Dtype.f32, gradientDtype = Dtype.f32 } = options;
     this.parameters = new Parameters(
       device,
       expectedTensors(config),
-      { dtype, trainable, momentDtype },
+      {
+        dtype,
+        trainable,
+        momentDtype,
+        gradientDtype,
+        roundsGradient: (name) => name.endsWith("_proj.weight"),
+      },
       label,
     );
     const p = this.parameters;

@@ -2,7 +2,7 @@
  * How an operation is defined: its wire contract (src/device/operation.ts), its cost and its gradient.
  * `scripts/gen` writes the C structs, their checks and the native op table from these definitions.
  */
-import type { ArgsOf, Operation, Params, Tensors, View } from "../device/operation.ts";
+import type { ArgsOf, DtypeCode, Operation, Params, Tensors, View } from "../device/operation.ts";
 
 export * from "../device/operation.ts";
 
@@ -23,6 +23,8 @@ export interface GradContext<In extends string, Out extends string, P extends st
   into(name: In): { readonly view: View; readonly accumulate: boolean };
   /** Like `into` for operations that always add: the destination holds zeros or a partial sum. */
   sum(name: In): View;
+  /** Element type of what `sum` gives. */
+  sumDtype(name: In): DtypeCode;
   /** Like `into` for operations that can only overwrite: a partial sum is added by the tape afterwards. */
   write(name: In): View;
   /** The gradient of `name` is this very tensor (already a cotangent or written by `write`). */

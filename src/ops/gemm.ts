@@ -13,15 +13,18 @@ export const gemmNn = defineOp("gemm_nn", "backward", {
   flops: "2*m*n*k",
 });
 
-/** dw[n,k] += dyᵀ[n,m] · x[m,k]; float32 elements in the packed layout of dtype dt. */
+/**
+ * dw[n,k] += dyᵀ[n,m] · x[m,k]; elements of dtype gdt in the packed layout of dtype dt. A bfloat16 gradient of bfloat16
+ * weights is summed in float32 and rounded once.
+ */
 export const gemmTn = defineOp("gemm_tn", "backward", {
-  doc: "dw[n,k] += dy^T[n,m] * x[m,k]; dw float32 in the packed layout of dtype dt; one chain over m per output",
+  doc: "dw[n,k] += dy^T[n,m] * x[m,k]; dw of dtype gdt (float32, or bfloat16 with dt bfloat16) in the packed layout of dtype dt; one chain over m per output, rounded once",
   tensors: {
-    dw: inout("packed_len(n,k,dt)*4"),
+    dw: inout("packed_len(n,k,dt)*size(gdt)"),
     dy: input("m*n*size(dt)"),
     x: input("m*k*size(dt)"),
   },
-  params: { m: "u32", n: "u32", k: "u32", dt: "u32" },
+  params: { m: "u32", n: "u32", k: "u32", dt: "u32", gdt: "u32" },
   flops: "2*m*n*k",
 });
 
@@ -58,7 +61,8 @@ export const gemmNt = defineForward("gemm_nt", {
       const { view, accumulate } = g.into("x");
       g.emit(gemmNn, { dx: view, dy, w: g.value("w"), m, n, k, dt, accumulate: accumulate ? 1 : 0 });
     }
-    if (g.wants("w")) g.emit(gemmTn, { dw: g.sum("w"), dy, x: g.value("x"), m, n, k, dt });
+    if (g.wants("w"))
+      g.emit(gemmTn, { dw: g.sum("w"), dy, x: g.value("x"), m, n, k, dt, gdt: g.sumDtype("w") });
     if (g.has("bias") && g.wants("bias")) {
       const partial = g.temp(Math.ceil(m / 64) * n * 4);
       g.emit(biasBwd, { dbias: g.sum("bias"), dy, partial, m, n, dt });

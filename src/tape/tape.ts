@@ -413,6 +413,9 @@ class RuleContext implements GradContext<string, string, string> {
     assert(gradient, `[${this.node.op!.name}] ${name} has no gradient to add to`);
     return gradient.view;
   }
+  sumDtype(name: string): DtypeCode {
+    return this.node.args[name]!.gradientDtype;
+  }
   write(name: string): View {
     const tensor = this.node.args[name]!;
     const storage = Storage.inArena(this.graph.memory.arena, tensor.size * sizeOf(tensor.dtype));

@@ -44,8 +44,9 @@ export class Tensor {
   /** The recorded operation that wrote it. */
   producer: Node | null = null;
   requiresGrad = false;
-  /** Where the gradient of a parameter accumulates, float32. Null for step tensors and frozen parameters. */
+  /** Where the gradient of a parameter accumulates. Null for step tensors and frozen parameters. */
   gradient: Storage | null = null;
+  gradientDtype: DtypeCode = Dtype.f32;
   constructor(
     readonly shape: readonly number[],
     readonly dtype: DtypeCode,

@@ -8,10 +8,10 @@ import fc from "fast-check";
 import { Random } from "../../src/core/rng.ts";
 import type { Device } from "../../src/device/device.ts";
 import { attnDecode, attnFwd } from "../../src/ops/attention.ts";
-import { Dtype, type OpDef, PAGE } from "../../src/ops/define.ts";
+import { Dtype, type OpDef, PAGE, packedLength } from "../../src/ops/define.ts";
 import { embedFwd } from "../../src/ops/embedding.ts";
-import { gemmNt } from "../../src/ops/gemm.ts";
-import { logprobFwd, sample } from "../../src/ops/head.ts";
+import { gemmNt, gemmTn } from "../../src/ops/gemm.ts";
+import { logprobBwd, logprobFwd, sample } from "../../src/ops/head.ts";
 import "../../src/ops/index.ts";
 import { swigluFwd } from "../../src/ops/mlp.ts";
 import { qkNormRopeFwd, rmsNormFwd } from "../../src/ops/norm.ts";
@@ -19,7 +19,7 @@ import { openTestDevice } from "../test-device.ts";
 import { caseOf } from "./row.ts";
 import { type Case, run } from "./run.ts";
 import { layout, type Part } from "./shapes.ts";
-import { type Data, f32, floats, normals, type Params, u32 } from "./tensors.ts";
+import { type Data, f32, floats, normals, type Params, u32, valuesOf } from "./tensors.ts";
 
 const devices = [1, 3].map((threads) => openTestDevice(threads));
 afterAll(() => {
@@ -191,7 +191,7 @@ test("sample: a row alone is the row in a batch", () => {
   );
 });
 
-test("sample: its logprob is logprob_fwd's of the drawn token, bit for bit", () => {
+test("sample: what it records of the drawn token is logprob_fwd's, bit for bit, and found again by logprob_bwd", () => {
   fc.assert(
     fc.property(
       size(20),
@@ -216,7 +216,23 @@ test("sample: its logprob is logprob_fwd's of the drawn token, bit for bit", () 
           tensors: { logits, counters: u32(Array.from({ length: 4 * rows }, (_, i) => i)) },
         });
         const again = run(devices[1]!, { ...scored, tensors: { ...scored.tensors, targets: drawn.ids! } });
-        expect(hex(drawn.logprob!)).toBe(hex(again.logprob!));
+        for (const name of ["logprob", "lse", "entropy"]) expect(hex(drawn[name]!)).toBe(hex(again[name]!));
+        const rule = run(devices[0]!, {
+          op: plain(logprobBwd),
+          name: "gradient",
+          params: { rows, cols, vocab, inv_temp, dt },
+          tensors: {
+            x: scored.tensors.x!,
+            w: scored.tensors.w!,
+            dw: f32(new Array(packedLength(vocab, cols, dt)).fill(0)),
+            targets: drawn.ids!,
+            lse: drawn.lse!,
+            entropy: drawn.entropy!,
+            dlogprob: drawn.logprob!,
+            dentropy: null,
+          },
+        });
+        expect(hex(rule.logprob!)).toBe(hex(drawn.logprob!));
       },
     ),
     RUNS,
@@ -391,4 +407,25 @@ test("invariance: the comparison sees one different bit", () => {
   );
   expect(hex(a!)).not.toBe(hex(b!));
   expect(hex(rowsAt(f32([1, 2, 3, 4]), 2, [1, 0]))).toBe(hex(f32([3, 4, 1, 2])));
+});
+
+test("gemm_tn: a bfloat16 gradient is the float32 one, rounded once", () => {
+  const shape = fc.tuple(fc.oneof(size(40), fc.constantFrom(1023, 1100)), size(70), size(70), fc.nat());
+  fc.assert(
+    fc.property(shape, ([m, n, k, seed]) => {
+      const params = { m, n, k, dt: Dtype.bf16, gdt: Dtype.bf16 };
+      const spec = caseOf(plain(gemmTn), { name: `rounded ${seed}`, params });
+      for (const device of devices) {
+        const rounded = run(device, spec).dw!;
+        const before = floats("f32", valuesOf(spec.tensors.dw!));
+        const exact = run(device, {
+          ...spec,
+          params: { ...params, gdt: Dtype.f32 },
+          tensors: { ...spec.tensors, dw: before },
+        }).dw!;
+        expect(hex(rounded)).toBe(hex(floats("bf16", valuesOf(exact))));
+      }
+    }),
+    { numRuns: 12 },
+  );
 });

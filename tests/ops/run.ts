@@ -1,6 +1,6 @@
 /** Runs one operation, or its gradient rule, on a device between guard zones. */
 import { bytesNeeded, type Device } from "../../src/device/device.ts";
-import type { GradContext, OpDef, View } from "../../src/ops/define.ts";
+import { Dtype, type DtypeCode, type GradContext, type OpDef, type View } from "../../src/ops/define.ts";
 import { fill } from "../../src/ops/elementwise.ts";
 import { type Data, type Element, elementBytes, elementOf, f32, type Params, valuesOf } from "./tensors.ts";
 
@@ -196,6 +196,9 @@ class RuleContext implements GradContext<string, string, string> {
   into(name: string): { view: View; accumulate: boolean } {
     const partial = this.options.partial?.[name];
     return { view: this.#gradient(name, partial).view, accumulate: partial !== undefined };
+  }
+  sumDtype(): DtypeCode {
+    return Dtype.f32;
   }
   sum(name: string): View {
     const like = this.placed[name]!;

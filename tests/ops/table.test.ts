@@ -139,6 +139,7 @@ function destinations(grad: Grad, row: Row): Record<string, Data> {
         probe[name] = grad.partial[name]!;
         return { view: placed[name]!.view, accumulate: true };
       },
+      sumDtype: () => 0,
       sum: (name: string) => {
         adds.add(name);
         return placed[name]!.view;

@@ -93,13 +93,17 @@ void gemm_nn(Ctx& c, const args::GemmNn& a) {
 }
 
 void gemm_tn(Ctx& c, const args::GemmTn& a) {
+  const uint16_t *dy = static_cast<const uint16_t*>(a.dy), *x = static_cast<const uint16_t*>(a.x);
+  if (a.gdt == RLV_BF16) {
+    if (a.dt != RLV_BF16) return c.fail("gemm_tn: bfloat16 gradient of float32 weights");
+    return weight_gradient(c, static_cast<uint16_t*>(a.dw), dy, a.n, x, a.k, a.m, a.n, a.k);
+  }
   float* dw = static_cast<float*>(a.dw);
   if (a.dt == RLV_F32)
     weight_gradient(c, dw, static_cast<const float*>(a.dy), a.n, static_cast<const float*>(a.x), a.k, a.m,
                     a.n, a.k);
   else
-    weight_gradient(c, dw, static_cast<const uint16_t*>(a.dy), a.n, static_cast<const uint16_t*>(a.x), a.k,
-                    a.m, a.n, a.k);
+    weight_gradient(c, dw, dy, a.n, x, a.k, a.m, a.n, a.k);
 }
 
 void bias_bwd(Ctx& c, const args::BiasBwd& a) {

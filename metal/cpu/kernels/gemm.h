@@ -330,11 +330,34 @@ RLV_INLINE void store_gradient(const V (&acc)[kTileRows][kTileVecs], float* pane
                         acc[r + 1][v]);
 }
 
+// The same where the elements are bfloat16 too: the two rows of a pair lie side by side.
+RLV_INLINE void load_gradient(V (&acc)[kTileRows][kTileVecs], const uint16_t* panel, uint32_t p0, int rows,
+                              uint32_t column, uint16_t) {
+  for (int r = 0; r < kTileRows; r += 2)
+    for (int v = 0; v < kTileVecs; v++) {
+      const uint16_t* at = panel + size_t(p0 + uint32_t(r)) * kPanel + (column + uint32_t(v * W)) * 2;
+      if (r < rows) {
+        const P pair = load_pairs(at);
+        acc[r][v] = pair_low(pair);
+        acc[r + 1][v] = pair_high(pair);
+      } else {
+        acc[r][v] = acc[r + 1][v] = zero();
+      }
+    }
+}
+RLV_INLINE void store_gradient(const V (&acc)[kTileRows][kTileVecs], uint16_t* panel, uint32_t p0, int rows,
+                               uint32_t column, uint16_t) {
+  for (int r = 0; r < rows; r += 2)
+    for (int v = 0; v < kTileVecs; v++)
+      store_pairs(panel + size_t(p0 + uint32_t(r)) * kPanel + (column + uint32_t(v * W)) * 2,
+                  rounded_pairs(acc[r][v], acc[r + 1][v]));
+}
+
 // dw[panels][k][32] += dy[m][..]^T * x[m][k]: dy has `n` columns, `dw` the panels of all of them. Threads
 // take (panel, tile of k); a tile's chain runs over all tokens before the next begins, in blocks that stay in
 // cache.
-template <class T>
-inline void weight_gradient(Ctx& c, float* dw, const T* dy, size_t ldy, const T* x, size_t ldx, uint32_t m,
+template <class T, class G>
+inline void weight_gradient(Ctx& c, G* dw, const T* dy, size_t ldy, const T* x, size_t ldx, uint32_t m,
                             uint32_t n, uint32_t k) {
   const uint32_t panels = (n + kPanel - 1) / kPanel;
   const uint32_t tiles = (k + kTileRows - 1) / kTileRows;
@@ -342,7 +365,8 @@ inline void weight_gradient(Ctx& c, float* dw, const T* dy, size_t ldy, const T*
   const uint64_t all = uint64_t(panels) * tiles;
   const uint64_t begin = all * c.tid / c.threads, end = all * (c.tid + 1) / c.threads;
   if (begin == end || m == 0) return;
-  const uint32_t block = std::min(m, kTokenBlock);
+  // What is rounded is rounded once.
+  const uint32_t block = sizeof(G) == sizeof(float) ? std::min(m, kTokenBlock) : m;
   T* b = static_cast<T*>(c.local(0, size_t(block + 1) * kPanel * sizeof(T)));
   T* a = static_cast<T*>(c.local(1, size_t(block + 1) * kTileRows * tiles * sizeof(T)));
   for (uint32_t t0 = 0; t0 < m; t0 += block) {
@@ -364,7 +388,7 @@ inline void weight_gradient(Ctx& c, float* dw, const T* dy, size_t ldy, const T*
         pack_panel(dy + size_t(t0) * ldy + size_t(panel) * kPanel, ldy, tokens, cols, b);
         packed = panel;
       }
-      float* out = dw + size_t(panel) * kPanel * depth;
+      G* out = dw + size_t(panel) * kPanel * depth;
       const int rows = int(std::min<uint32_t>(kTileRows, k - t * kTileRows));
       for (uint32_t column = 0; column < kPanel; column += kTileCols) {
         V acc[kTileRows][kTileVecs];

@@ -39,11 +39,21 @@ inline size_t panel_elements(uint32_t depth) {
   return size_t(Depth<T>::steps(depth)) * Depth<T>::kWide * kPanel;
 }
 
+// Asks for the weights of a later step. A row or two leave the hardware's own prefetching enough time.
+constexpr size_t kAhead = 6 << 10;
+template <int MR, class T>
+inline void prefetch_step(const T* at) {
+  if (MR < 6) return;
+  for (int v = 0; v < kTileVecs; v++)
+    __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead + size_t(v) * W * 4);
+}
+
 // acc[r][v] for rows r < MR and columns [column, column + kTileCols) of the panel.
 template <int MR>
 RLV_INLINE void chain(V (&acc)[MR][kTileVecs], const float* a, size_t lda, const float* panel,
                       uint32_t depth) {
   for (uint32_t p = 0; p < depth; p++) {
+    prefetch_step<MR>(panel + size_t(p) * kPanel);
     V b[kTileVecs];
     for (int v = 0; v < kTileVecs; v++) b[v] = load(panel + size_t(p) * kPanel + v * W);
 #pragma GCC unroll 12
@@ -60,6 +70,7 @@ RLV_INLINE void chain(V (&acc)[MR][kTileVecs], const uint16_t* a, size_t lda, co
                       uint32_t depth) {
   const uint32_t pairs = depth / 2;
   auto step = [&](uint32_t p, auto pair) {
+    prefetch_step<MR>(panel + size_t(p) * kPanel * 2);
     P b[kTileVecs];
     for (int v = 0; v < kTileVecs; v++) b[v] = load_pairs(panel + (size_t(p) * kPanel + size_t(v) * W) * 2);
 #pragma GCC unroll 12

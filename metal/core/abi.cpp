@@ -188,6 +188,13 @@ uint32_t rlv_read_file(uint32_t handle, uint32_t buffer, uint32_t unit, int32_t 
   return 0;
 }
 
+uint32_t rlv_map_file(uint32_t handle, int32_t fd, double offset, double bytes, const char* label) {
+  rlv::Device* d = device_of(handle);
+  // Doubles hold every whole number that a file's size can be.
+  if (!d || !(offset >= 0 && bytes > 0 && offset + bytes < 9e15)) return 0;
+  return d->map_file(fd, uint64_t(offset), uint64_t(bytes), label ? label : "");
+}
+
 uint32_t rlv_fullsync(int32_t fd) {
 #if defined(F_FULLFSYNC)
   if (fcntl(fd, F_FULLFSYNC) == 0) return 0;

@@ -42,6 +42,7 @@ const symbols = {
   rlv_ref_vjp: { args: [u32, buffer, u32, buffer, buffer], returns: u32 },
   rlv_fail_allocation: { args: [u32], returns: FFIType.void },
   rlv_read_file: { args: [u32, u32, u32, i32, f64, f64], returns: u32 },
+  rlv_map_file: { args: [u32, i32, f64, f64, buffer], returns: u32 },
   rlv_fullsync: { args: [i32], returns: u32 },
 } as const;
 

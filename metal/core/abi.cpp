@@ -100,6 +100,11 @@ uint32_t rlv_buffer_free(uint32_t handle, uint32_t buffer) {
   return d && d->buffer_free(buffer) ? 0 : 1;
 }
 
+uint32_t rlv_buffer_clear(uint32_t handle, uint32_t buffer) {
+  rlv::Device* d = device_of(handle);
+  return d && d->buffer_clear(buffer) ? 0 : 1;
+}
+
 void* rlv_buffer_ptr(uint32_t handle, uint32_t buffer) {
   rlv::Device* d = device_of(handle);
   return d ? d->buffer_ptr(buffer) : nullptr;

@@ -25,6 +25,13 @@ void* Device::allocate(uint64_t bytes) {
 
 void Device::release(void* p, uint64_t bytes) { munmap(p, bytes); }
 
+void Device::clear(void* p, uint64_t bytes) {
+#if defined(__linux__)
+  if (madvise(p, bytes, MADV_DONTNEED) == 0) return;
+#endif
+  std::memset(p, 0, bytes);
+}
+
 uint32_t Device::buffer_new(uint32_t units, const char* label) {
   std::lock_guard<std::mutex> lock(mutex_);
   const uint64_t bytes = uint64_t(units) * 16;
@@ -95,6 +102,20 @@ bool Device::buffer_free(uint32_t handle) {
   }
   live_buffers_ -= 1;
   handles_.remove(handle);
+  return true;
+}
+
+bool Device::buffer_clear(uint32_t handle) {
+  wait(next_ticket_ - 1, 0xffffffffu);
+  std::lock_guard<std::mutex> lock(mutex_);
+  BufferSlot* s = handles_.find(handle);
+  if (!s || s->pages) {
+    const std::string what = "[buffer_clear] '" + handles_.describe(handle) + "'";
+    if (!failed_) error_ = what + (s ? " is a mapped file: it can only be read" : "");
+    failed_ = true;
+    return false;
+  }
+  if (s->data) clear(s->data, s->bytes);
   return true;
 }
 

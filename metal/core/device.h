@@ -50,6 +50,8 @@ class Device {
   // Zeroed, 64-byte aligned; nullptr on failure.
   virtual void* allocate(uint64_t bytes);
   virtual void release(void* p, uint64_t bytes);
+  // Zeroes all bytes of an allocation that no operation uses.
+  virtual void clear(void* p, uint64_t bytes);
   // Takes a validated program; calls `complete` when it is done. Synchronous devices run it here.
   virtual void enqueue(std::unique_ptr<Program> program) = 0;
   virtual double measure(uint32_t, double) { return 0; }
@@ -57,6 +59,7 @@ class Device {
 
   uint32_t buffer_new(uint32_t units, const char* label);
   bool buffer_free(uint32_t handle);
+  bool buffer_clear(uint32_t handle);
   void* buffer_ptr(uint32_t handle, uint64_t* bytes = nullptr);
   // See rlv_map_file.
   uint32_t map_file(int fd, uint64_t offset, uint64_t bytes, const char* label);

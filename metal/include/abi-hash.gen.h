@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 #pragma once
-#define RLV_ABI_HASH "b21c8710ab86199f"
+#define RLV_ABI_HASH "18d2f96b7daa5714"

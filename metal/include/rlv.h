@@ -31,6 +31,10 @@ RLV_API uint32_t rlv_info(uint32_t device, char* out, uint32_t capacity);
 RLV_API uint32_t rlv_buffer_new(uint32_t device, uint32_t units, const char* label);
 // Frees a buffer; work already submitted is waited for. A stale handle is an error.
 RLV_API uint32_t rlv_buffer_free(uint32_t device, uint32_t buffer);
+// Makes a buffer all zero once the submitted work is done. Its memory goes back to the system where that
+// gives zeros on the next use: what was never written costs nothing. A stale handle or a mapped file is an
+// error.
+RLV_API uint32_t rlv_buffer_clear(uint32_t device, uint32_t buffer);
 // Address of a buffer's bytes, NULL on the null device, for a mapped or for a stale handle.
 RLV_API void* rlv_buffer_ptr(uint32_t device, uint32_t buffer);
 

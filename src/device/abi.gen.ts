@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 /** Hash of the native interface that this source speaks. */
-export const ABI_HASH = "b21c8710ab86199f";
+export const ABI_HASH = "18d2f96b7daa5714";

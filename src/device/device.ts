@@ -345,6 +345,13 @@ export class Buffer {
     }
   }
 
+  /** Makes every byte zero, at once; what was never written costs nothing. */
+  clear(): void {
+    if (this.#freed) throw new Stale("buffer used after it was freed", this.label);
+    this.device.submit();
+    if (this.device.library.rlv_buffer_clear(this.device.handle, this.handle) !== 0) this.device.throwError();
+  }
+
   /** The byte range [offset, offset+bytes) as an operation's argument. */
   range(offset = 0, bytes = this.bytes - offset): View {
     return { buffer: this.handle, offset: offset / 16, length: Math.ceil(bytes / 16) };

@@ -32,6 +32,7 @@ const symbols = {
   rlv_info: { args: [u32, buffer, u32], returns: u32 },
   rlv_buffer_new: { args: [u32, u32, buffer], returns: u32 },
   rlv_buffer_free: { args: [u32, u32], returns: u32 },
+  rlv_buffer_clear: { args: [u32, u32], returns: u32 },
   rlv_buffer_ptr: { args: [u32, u32], returns: ptr },
   rlv_submit: { args: [u32, buffer, u32], returns: u32 },
   rlv_wait: { args: [u32, u32, u32], returns: u32 },

@@ -136,10 +136,11 @@ export class Parameters {
 
   /** Sets parameters straight from files, row-major float32 or bfloat16. Blocks until they are there. */
   loadStored(stored: ReadonlyMap<string, StoredValues>): void {
-    loadStored(
-      this.device,
-      [...stored].map(([name, values]) => ({ parameter: this.get(name), stored: values })),
-    );
+    // Remainders of bfloat16 values are zero: all of them at once, without touching fresh memory.
+    const exact = this.list.every((p) => !p.matrix || stored.get(p.name)?.dtype === Dtype.bf16);
+    if (exact) this.#remainders?.clear();
+    const sources = [...stored].map(([name, values]) => ({ parameter: this.get(name), stored: values }));
+    loadStored(this.device, sources, !exact);
   }
 
   /** Copies values and remainders from parameters of the same names, shapes and dtype on the same device. */

@@ -71,7 +71,7 @@ function batchesOf(sources: readonly Source[]): Piece[][] {
   return batches;
 }
 
-function emit(device: Device, piece: Piece, src: View): void {
+function emit(device: Device, piece: Piece, src: View, remainders: boolean): void {
   const { parameter: p, stored, row, rows } = piece;
   const to = p.tensor.storage!;
   if (!p.matrix) {
@@ -92,7 +92,7 @@ function emit(device: Device, piece: Piece, src: View): void {
     buffer.range(offset + first * size, length * size);
   device.emit(packWeight, {
     w: part(to, sizeOf(dtype)),
-    lo: p.remainder && part(p.remainder, 2),
+    lo: remainders && p.remainder ? part(p.remainder, 2) : null,
     src,
     n: rows,
     k,
@@ -138,8 +138,8 @@ class Fetcher {
   }
 }
 
-/** Fills parameters from files. Blocks until they are there. */
-export function loadStored(device: Device, sources: readonly Source[]): void {
+/** Fills parameters from files, with their remainders unless those are not wanted. Blocks until they are there. */
+export function loadStored(device: Device, sources: readonly Source[], remainders: boolean): void {
   const batches = batchesOf(sources);
   if (!device.hasMemory || batches.length === 0) return;
   const fetcher = new Fetcher(device, batches);
@@ -151,7 +151,7 @@ export function loadStored(device: Device, sources: readonly Source[]): void {
       device.finish();
       for (const buffer of running) buffer.free();
       [running, next] = [next, []];
-      for (const [j, piece] of batch.entries()) emit(device, piece, views[j]!);
+      for (const [j, piece] of batch.entries()) emit(device, piece, views[j]!, remainders);
       device.submit();
     });
     device.finish();

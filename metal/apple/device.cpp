@@ -1,6 +1,7 @@
 // The Metal device: programs are encoded by a thread of their own into command buffers, in order.
 #include <dlfcn.h>
 #include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <thread>
 #include "encoder.h"
@@ -104,6 +105,7 @@ class MetalDevice final : public Device {
 
   void* allocate(uint64_t bytes) override { return memory_.allocate(bytes); }
   void release(void* p, uint64_t) override { memory_.release(p); }
+  void clear(void* p, uint64_t bytes) override { std::memset(p, 0, bytes); }
 
   // Products are float32 whatever the storage.
   double measure(uint32_t what, double seconds) override {

@@ -100,6 +100,11 @@ uint32_t rlv_buffer_free(uint32_t handle, uint32_t buffer) {
   return d && d->buffer_free(buffer) ? 0 : 1;
 }
 
+uint32_t rlv_buffer_clear(uint32_t handle, uint32_t buffer) {
+  rlv::Device* d = device_of(handle);
+  return d && d->buffer_clear(buffer) ? 0 : 1;
+}
+
 void* rlv_buffer_ptr(uint32_t handle, uint32_t buffer) {
   rlv::Device* d = device_of(handle);
   return d ? d->buffer_ptr(buffer) : nullptr;
@@ -186,6 +191,13 @@ uint32_t rlv_read_file(uint32_t handle, uint32_t buffer, uint32_t unit, int32_t 
     left -= uint64_t(n);
   }
   return 0;
+}
+
+uint32_t rlv_map_file(uint32_t handle, int32_t fd, double offset, double bytes, const char* label) {
+  rlv::Device* d = device_of(handle);
+  // Doubles hold every whole number that a file's size can be.
+  if (!d || !(offset >= 0 && bytes > 0 && offset + bytes < 9e15)) return 0;
+  return d->map_file(fd, uint64_t(offset), uint64_t(bytes), label ? label : "");
 }
 
 uint32_t rlv_fullsync(int32_t fd) {

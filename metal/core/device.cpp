@@ -1,6 +1,8 @@
 #include "device.h"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -22,6 +24,13 @@ void* Device::allocate(uint64_t bytes) {
 }
 
 void Device::release(void* p, uint64_t bytes) { munmap(p, bytes); }
+
+void Device::clear(void* p, uint64_t bytes) {
+#if defined(__linux__)
+  if (madvise(p, bytes, MADV_DONTNEED) == 0) return;
+#endif
+  std::memset(p, 0, bytes);
+}
 
 uint32_t Device::buffer_new(uint32_t units, const char* label) {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -45,6 +54,33 @@ uint32_t Device::buffer_new(uint32_t units, const char* label) {
   return handle;
 }
 
+// Mapped bytes are the page cache's: they count as a buffer, not as live bytes.
+uint32_t Device::map_file(int fd, uint64_t offset, uint64_t bytes, const char* label) {
+#ifdef MADV_POPULATE_READ
+  struct stat file;
+  if (!maps_files() || fstat(fd, &file) != 0 || uint64_t(file.st_size) < offset + bytes) return 0;
+  const uint64_t before = offset % uint64_t(sysconf(_SC_PAGESIZE)), mapped = before + bytes;
+  void* pages = mmap(nullptr, mapped, PROT_READ, MAP_SHARED, fd, off_t(offset - before));
+  if (pages == MAP_FAILED) return 0;
+  uint32_t handle = 0;
+  if (madvise(pages, mapped, MADV_POPULATE_READ) == 0) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    handle = handles_.add(static_cast<char*>(pages) + before, (bytes + 15) / 16 * 16, label);
+    if (handle != 0) {
+      BufferSlot* s = handles_.find(handle);
+      s->pages = pages;
+      s->page_bytes = mapped;
+      live_buffers_ += 1;
+      return handle;
+    }
+  }
+  munmap(pages, mapped);
+#else
+  (void)fd, (void)offset, (void)bytes, (void)label;
+#endif
+  return 0;
+}
+
 bool Device::buffer_free(uint32_t handle) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -58,16 +94,35 @@ bool Device::buffer_free(uint32_t handle) {
   wait(next_ticket_ - 1, 0xffffffffu);
   std::lock_guard<std::mutex> lock(mutex_);
   BufferSlot* s = handles_.find(handle);
-  if (s->data) release(s->data, s->bytes);
-  live_bytes_ -= s->bytes;
+  if (s->pages) {
+    munmap(s->pages, s->page_bytes);
+  } else {
+    if (s->data) release(s->data, s->bytes);
+    live_bytes_ -= s->bytes;
+  }
   live_buffers_ -= 1;
   handles_.remove(handle);
+  return true;
+}
+
+bool Device::buffer_clear(uint32_t handle) {
+  wait(next_ticket_ - 1, 0xffffffffu);
+  std::lock_guard<std::mutex> lock(mutex_);
+  BufferSlot* s = handles_.find(handle);
+  if (!s || s->pages) {
+    const std::string what = "[buffer_clear] '" + handles_.describe(handle) + "'";
+    if (!failed_) error_ = what + (s ? " is a mapped file: it can only be read" : "");
+    failed_ = true;
+    return false;
+  }
+  if (s->data) clear(s->data, s->bytes);
   return true;
 }
 
 void* Device::buffer_ptr(uint32_t handle, uint64_t* bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
   BufferSlot* s = handles_.find(handle);
+  if (s && s->pages) s = nullptr;
   if (bytes) *bytes = s ? s->bytes : 0;
   return s ? s->data : nullptr;
 }
@@ -109,6 +164,8 @@ bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
     if (begin + bytes > s->bytes)
       return reject(i, "range [" + std::to_string(begin) + ", " + std::to_string(begin + bytes) +
                            ") beyond '" + s->label + "' of " + std::to_string(s->bytes) + " bytes");
+    if (s->pages && (op.field[i].access & kWrite))
+      return reject(i, "'" + s->label + "' is a mapped file: it can only be read");
     if (s->data) pointers[i] = static_cast<char*>(s->data) + begin;
   }
   const int bad = op.check(record);

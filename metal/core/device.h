@@ -51,9 +51,13 @@ class Device {
   virtual const char* name() const = 0;
   virtual std::string info() const = 0;
   virtual bool has_memory() const { return true; }
+  // Whether operations may read straight from the pages of a mapped file.
+  virtual bool maps_files() const { return false; }
   // Zeroed, 64-byte aligned; nullptr on failure.
   virtual void* allocate(uint64_t bytes);
   virtual void release(void* p, uint64_t bytes);
+  // Zeroes all bytes of an allocation that no operation uses.
+  virtual void clear(void* p, uint64_t bytes);
   // Takes a validated program; calls `complete` when it is done. Synchronous devices run it here.
   virtual void enqueue(std::unique_ptr<Program> program) = 0;
   // How the device divides an operation among its threads.
@@ -63,7 +67,10 @@ class Device {
 
   uint32_t buffer_new(uint32_t units, const char* label);
   bool buffer_free(uint32_t handle);
+  bool buffer_clear(uint32_t handle);
   void* buffer_ptr(uint32_t handle, uint64_t* bytes = nullptr);
+  // See rlv_map_file.
+  uint32_t map_file(int fd, uint64_t offset, uint64_t bytes, const char* label);
   uint32_t submit(const uint32_t* words, uint32_t count);
   uint32_t wait(uint32_t ticket, uint32_t milliseconds);
   std::string take_error();

@@ -10,6 +10,9 @@ struct BufferSlot {
   void* data = nullptr;
   uint64_t bytes = 0;
   uint32_t generation = 1;
+  // Where the pages of a mapped file begin and how many bytes they are; nullptr: memory of the device's own.
+  void* pages = nullptr;
+  uint64_t page_bytes = 0;
   bool live = false;
   std::string label;
 };
@@ -58,7 +61,7 @@ class Handles {
     const uint32_t slot = handle & ((1u << kSlotBits) - 1);
     BufferSlot& s = slots_[slot];
     s.live = false;
-    s.data = nullptr;
+    s.data = s.pages = nullptr;
     s.generation = s.generation == (1u << 14) - 1 ? 1 : s.generation + 1;
     free_.push_back(slot);
   }

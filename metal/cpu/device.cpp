@@ -75,6 +75,7 @@ class CpuDevice final : public Device {
     return std::string("{\"name\":\"cpu\",\"isa\":\"") + isa_.name +
            "\",\"threads\":" + std::to_string(pool_.threads()) + "}";
   }
+  bool maps_files() const override { return true; }
   uint64_t scratch_bytes() const override { return pool_.scratch_bytes(); }
 
   // Fields are named by their place in the operation's struct.

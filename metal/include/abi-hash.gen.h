@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 #pragma once
-#define RLV_ABI_HASH "017cc3073d82c33b"
+#define RLV_ABI_HASH "1fec6a46243eade1"

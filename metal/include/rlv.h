@@ -31,7 +31,11 @@ RLV_API uint32_t rlv_info(uint32_t device, char* out, uint32_t capacity);
 RLV_API uint32_t rlv_buffer_new(uint32_t device, uint32_t units, const char* label);
 // Frees a buffer; work already submitted is waited for. A stale handle is an error.
 RLV_API uint32_t rlv_buffer_free(uint32_t device, uint32_t buffer);
-// Address of a buffer's bytes, NULL on the null device or for a stale handle.
+// Makes a buffer all zero once the submitted work is done. Its memory goes back to the system where that
+// gives zeros on the next use: what was never written costs nothing. A stale handle or a mapped file is an
+// error.
+RLV_API uint32_t rlv_buffer_clear(uint32_t device, uint32_t buffer);
+// Address of a buffer's bytes, NULL on the null device, for a mapped or for a stale handle.
 RLV_API void* rlv_buffer_ptr(uint32_t device, uint32_t buffer);
 
 // Validates and queues a batch of records: each is a word (op id) | (words in all << 16), then the
@@ -61,6 +65,11 @@ RLV_API void rlv_fail_allocation(uint32_t n);
 // Reads `bytes` of a file at `offset` (in units of 1 byte, as a double) into a buffer at `unit`.
 RLV_API uint32_t rlv_read_file(uint32_t device, uint32_t buffer, uint32_t unit, int32_t fd, double offset,
                                double bytes);
+// A buffer for operations that read alone: bytes [offset, offset + bytes) of a file, in the page cache, not
+// copied; any offset will do. All its pages are there when this returns, so an error of the medium shows here
+// and not as a signal later. 0, with no error left, where files cannot be mapped (the device, the file
+// system, a file that ends early): rlv_read_file is for those, and says what is wrong with the file.
+RLV_API uint32_t rlv_map_file(uint32_t device, int32_t fd, double offset, double bytes, const char* label);
 // Forces a file's data to the medium (F_FULLFSYNC where it exists). 0 or errno.
 RLV_API uint32_t rlv_fullsync(int32_t fd);
 

@@ -143,6 +143,16 @@ export class Device {
     return new Buffer(this, handle, units * 16, label);
   }
 
+  /**
+   * Bytes of a file as a buffer that operations read without a copy, at any offset; null where this device, the
+   * system or the file does not allow it: then `Buffer.readFile` is the way, and says what is wrong with the file.
+   */
+  mapFile(fd: number, from: number, bytes: number, label: string): Buffer | null {
+    this.#open();
+    const handle = this.library.rlv_map_file(this.handle, fd, from, bytes, cString(label));
+    return handle === 0 ? null : new Buffer(this, handle, Math.ceil(bytes / 16) * 16, label);
+  }
+
   /** Appends one operation to the stream; it runs after `submit`. */
   emit<T extends Tensors, P extends Params>(op: Operation<T, P>, args: ArgsOf<T, P>): void {
     const encoder = encoderOf(op as unknown as Operation);
@@ -298,7 +308,7 @@ export function bytesNeeded(op: Operation, tensor: string, params: Record<string
   return evaluate(op.tensors[tensor]!.bytes, op, params);
 }
 
-/** Native memory owned by whoever created it; freed explicitly. */
+/** Native memory, or the pages of a file, owned by whoever created it; freed explicitly. */
 export class Buffer {
   #address: Pointer | null = null;
   #freed = false;
@@ -333,6 +343,13 @@ export class Buffer {
     ) {
       this.device.throwError();
     }
+  }
+
+  /** Makes every byte zero, at once; what was never written costs nothing. */
+  clear(): void {
+    if (this.#freed) throw new Stale("buffer used after it was freed", this.label);
+    this.device.submit();
+    if (this.device.library.rlv_buffer_clear(this.device.handle, this.handle) !== 0) this.device.throwError();
   }
 
   /** The byte range [offset, offset+bytes) as an operation's argument. */

@@ -32,6 +32,7 @@ const symbols = {
   rlv_info: { args: [u32, buffer, u32], returns: u32 },
   rlv_buffer_new: { args: [u32, u32, buffer], returns: u32 },
   rlv_buffer_free: { args: [u32, u32], returns: u32 },
+  rlv_buffer_clear: { args: [u32, u32], returns: u32 },
   rlv_buffer_ptr: { args: [u32, u32], returns: ptr },
   rlv_submit: { args: [u32, buffer, u32], returns: u32 },
   rlv_wait: { args: [u32, u32, u32], returns: u32 },
@@ -42,6 +43,7 @@ const symbols = {
   rlv_ref_vjp: { args: [u32, buffer, u32, buffer, buffer], returns: u32 },
   rlv_fail_allocation: { args: [u32], returns: FFIType.void },
   rlv_read_file: { args: [u32, u32, u32, i32, f64, f64], returns: u32 },
+  rlv_map_file: { args: [u32, i32, f64, f64, buffer], returns: u32 },
   rlv_fullsync: { args: [i32], returns: u32 },
 } as const;
 

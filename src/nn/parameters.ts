@@ -4,12 +4,16 @@
  * gradients is one operation.
  */
 import { assert } from "../core/errors.ts";
+import { f32ToBf16 } from "../core/float-formats.ts";
 import type { Buffer, Device } from "../device/device.ts";
 import { Dtype, type DtypeCode, packedLength, sizeOf } from "../ops/define.ts";
-import { cast, fill, packWeight, unpackWeight } from "../ops/elementwise.ts";
+import { copy, fill, packWeight, unpackWeight } from "../ops/elementwise.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
+import { loadStored, type StoredValues } from "./stored.ts";
 
 const ALIGN = 64;
+/** Windows on large buffers: an operation counts bytes in 32 bits. */
+const COPY_BYTES = 2 ** 30;
 const align = (bytes: number): number => Math.ceil(bytes / ALIGN) * ALIGN;
 
 export interface Parameter {
@@ -27,14 +31,6 @@ export interface Parameter {
   readonly moments: readonly [m: Storage, v: Storage] | null;
 }
 
-/** Row-major values in an open file. */
-export interface StoredValues {
-  readonly fd: number;
-  readonly begin: number;
-  readonly bytes: number;
-  readonly dtype: DtypeCode;
-}
-
 export interface ParameterOptions {
   readonly dtype: DtypeCode;
   readonly trainable: boolean;
@@ -48,6 +44,8 @@ export class Parameters {
   readonly list: readonly Parameter[];
   readonly #byName = new Map<string, Parameter>();
   readonly #buffers: Buffer[] = [];
+  readonly #weights: Buffer;
+  readonly #remainders: Buffer | null;
   readonly #gradients: Buffer | null;
   readonly bytes: { readonly weights: number; readonly gradients: number; readonly optimizer: number };
 
@@ -85,6 +83,8 @@ export class Parameters {
       p.length * sizeOf(p.matrix ? options.momentDtype : Dtype.f32);
     const firsts = options.trainable ? layout(momentSize, "first moments") : null;
     const seconds = options.trainable ? layout(momentSize, "second moments") : null;
+    this.#weights = weights.buffer;
+    this.#remainders = remainders?.buffer ?? null;
     this.#gradients = gradients?.buffer ?? null;
     this.list = plans.map((p, i) => {
       const tensor = new Tensor(p.shape, p.dtype, weights.at(i), p.name);
@@ -144,47 +144,47 @@ export class Parameters {
     this.#store(values, p, p.tensor.storage!, p.tensor.dtype, p.remainder);
   }
 
-  /** Sets matrices and vectors straight from files, row-major float32 or bfloat16, through one staging buffer. */
-  loadStored(sources: Iterable<{ readonly name: string; readonly stored: StoredValues }>): void {
-    const list = [...sources];
-    if (!this.device.hasMemory || list.length === 0) return;
-    const staging = this.device.buffer(Math.max(...list.map(({ stored }) => stored.bytes)), "load staging");
-    try {
-      for (const { name, stored } of list) {
-        const p = this.get(name);
-        staging.readFile(stored.fd, stored.begin, 0, stored.bytes);
-        const to = p.tensor.storage!.view;
-        if (p.matrix) {
-          const [n, k] = [p.shape[0]!, p.shape[1]!];
-          const lo = stored.dtype === Dtype.f32 ? (p.remainder?.view ?? null) : null;
-          if (p.remainder && !lo) this.#clear(p.remainder);
-          this.device.emit(packWeight, {
-            w: to,
-            lo,
-            src: staging.range(),
-            n,
-            k,
-            dt: p.tensor.dtype,
-            sdt: stored.dtype,
-          });
-        } else {
-          this.device.emit(cast, {
-            y: to,
-            x: staging.range(),
-            n: p.length,
-            dt: stored.dtype,
-            ydt: Dtype.f32,
-          });
-        }
-        this.device.finish();
-      }
-    } finally {
-      staging.free();
+  /** Sets parameters straight from files, row-major float32 or bfloat16. Blocks until they are there. */
+  loadStored(stored: ReadonlyMap<string, StoredValues>): void {
+    // Remainders of bfloat16 values are zero: all of them at once, without touching fresh memory.
+    const exact = this.list.every((p) => !p.matrix || stored.get(p.name)?.dtype === Dtype.bf16);
+    if (exact) this.#remainders?.clear();
+    const sources = [...stored].map(([name, values]) => ({ parameter: this.get(name), stored: values }));
+    loadStored(this.device, sources, !exact);
+  }
+
+  /** Copies values and remainders from parameters of the same names, shapes and dtype on the same device. */
+  copyFrom(other: Parameters): void {
+    assert(
+      other.device === this.device && other.options.dtype === this.options.dtype,
+      "parameters are copied on one device, in one dtype",
+    );
+    assert(
+      this.list.length === other.list.length &&
+        this.list.every((p) => String(p.shape) === String(other.get(p.name).shape)),
+      "parameters are copied between models of one shape",
+    );
+    if (!this.device.hasMemory) return;
+    this.#copy(this.#weights, other.#weights);
+    if (this.#remainders) {
+      assert(other.#remainders, "a frozen model has no remainders to copy");
+      this.#copy(this.#remainders, other.#remainders);
+    }
+    this.device.finish();
+  }
+
+  #copy(to: Buffer, from: Buffer): void {
+    for (let at = 0; at < to.bytes; at += COPY_BYTES) {
+      const n = Math.min(COPY_BYTES, to.bytes - at);
+      this.device.emit(copy, { y: to.range(at, n), x: from.range(at, n), n });
     }
   }
 
-  #clear(storage: Storage): void {
-    this.device.emit(fill, { y: storage.view, n: Math.ceil(storage.bytes / 4), value: 0 });
+  /** The weights as they lie in memory, in order: equal for equal models of one dtype, on every device. */
+  *packedBytes(): Iterable<Uint8Array> {
+    this.device.finish();
+    for (let at = 0; at < this.#weights.bytes; at += COPY_BYTES)
+      yield new Uint8Array(this.#weights.view(at, Math.min(COPY_BYTES, this.#weights.bytes - at)));
   }
 
   /** Row-major float32 values; the exact master of a trained bfloat16 matrix. */
@@ -197,6 +197,14 @@ export class Parameters {
   readRounded(name: string): Float32Array {
     const p = this.get(name);
     return this.#fetch(p, p.tensor.storage!, p.tensor.dtype, null);
+  }
+
+  /** Row-major bfloat16 patterns of what the kernels see. */
+  readBf16(name: string): Uint16Array {
+    const p = this.get(name);
+    if (!p.matrix) return f32ToBf16(this.readRounded(name));
+    const bytes = this.#unpack(p, p.tensor.storage!, p.tensor.dtype, null, Dtype.bf16);
+    return new Uint16Array(bytes);
   }
 
   readGradient(name: string): Float32Array {
@@ -223,8 +231,20 @@ export class Parameters {
       this.device.finish();
       return new Float32Array(from.buffer.view(from.offset, p.length * 4)).slice();
     }
+    return new Float32Array(this.#unpack(p, from, edt, remainder, Dtype.f32));
+  }
+
+  /** A matrix in row-major order as elements of `ddt`: a copy. */
+  #unpack(
+    p: Parameter,
+    from: Storage,
+    edt: DtypeCode,
+    remainder: Storage | null,
+    ddt: DtypeCode,
+  ): ArrayBuffer {
     const [n, k] = [p.shape[0]!, p.shape[1]!];
-    const staging = this.device.buffer(n * k * 4, `${p.name} staging`);
+    const bytes = n * k * sizeOf(ddt);
+    const staging = this.device.buffer(bytes, `${p.name} staging`);
     try {
       this.device.emit(unpackWeight, {
         dst: staging.range(),
@@ -234,10 +254,10 @@ export class Parameters {
         k,
         dt: p.tensor.dtype,
         edt,
-        ddt: Dtype.f32,
+        ddt,
       });
       this.device.finish();
-      return new Float32Array(staging.view(0, n * k * 4)).slice();
+      return staging.view(0, bytes).slice(0);
     } finally {
       staging.free();
     }

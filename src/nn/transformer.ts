@@ -10,8 +10,9 @@ import { Dtype, type DtypeCode } from "../ops/define.ts";
 import type { Graph } from "../tape/tape.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
 import * as F from "./functional.ts";
-import { Parameters, type StoredValues } from "./parameters.ts";
+import { Parameters } from "./parameters.ts";
 import { ropeTable } from "./rope.ts";
+import type { StoredValues } from "./stored.ts";
 
 /** Attention over rows whose keys lie in the batch (and in cached prefixes), optionally written to a cache. */
 export interface PackedInput {
@@ -132,7 +133,7 @@ export class Transformer {
   /** Reads every parameter from a model folder whose names and shapes have been checked. */
   loadWeights(weights: Weights): void {
     const files = new Map<string, number>();
-    const direct: { name: string; stored: StoredValues }[] = [];
+    const direct = new Map<string, StoredValues>();
     try {
       for (const { name } of this.parameters.list) {
         const { path, begin, bytes, dtype } = weights.source(name);
@@ -142,7 +143,7 @@ export class Transformer {
           continue;
         }
         if (!files.has(path)) files.set(path, openSync(path, "r"));
-        direct.push({ name, stored: { fd: files.get(path)!, begin, bytes, dtype: code } });
+        direct.set(name, { fd: files.get(path)!, path, begin, bytes, dtype: code });
       }
       this.parameters.loadStored(direct);
     } finally {
@@ -150,9 +151,9 @@ export class Transformer {
     }
   }
 
-  /** Copies the values of another model of the same shape. */
+  /** Copies the values of another model of the same shape and dtype. */
   copyFrom(other: Transformer): void {
-    for (const p of this.parameters.list) this.parameters.load(p.name, other.parameters.read(p.name));
+    this.parameters.copyFrom(other.parameters);
   }
 
   /** Hidden states [T, C] after the final norm. */

@@ -3,7 +3,6 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { type DeviceName, deviceChoice } from "../core/env.ts";
 import { DeviceError, UsageError } from "../core/errors.ts";
-import { f32ToBf16 } from "../core/float-formats.ts";
 import { Purpose, Random } from "../core/rng.ts";
 import { Device, fullSync } from "../device/device.ts";
 import { setFullSync } from "../io/atomic.ts";
@@ -97,13 +96,11 @@ export function initialise(model: Transformer, seed: number, std = 0.02): void {
   }
 }
 
-/** sha256 of all parameters as float32, in order: names the policy at step 0. */
+/** sha256 of names, shapes and packed weights: names the policy at step 0. */
 export function weightsHash(model: Transformer): string {
   const hash = createHash("sha256");
-  for (const p of model.parameters.list) {
-    const values = model.parameters.readRounded(p.name);
-    hash.update(p.name).update(new Uint8Array(values.buffer));
-  }
+  for (const p of model.parameters.list) hash.update(`${p.name} [${p.shape}]\n`);
+  for (const bytes of model.parameters.packedBytes()) hash.update(bytes);
   return hash.digest("hex");
 }
 
@@ -115,10 +112,10 @@ export function saveModel(folder: string, model: Transformer, source: Tokenizer)
     name: p.name,
     shape: p.shape,
     dtype: bf16 ? "BF16" : "F32",
-    data: () => {
-      const values = model.parameters.readRounded(p.name);
-      return new Uint8Array((bf16 ? f32ToBf16(values) : values).buffer);
-    },
+    data: () =>
+      new Uint8Array(
+        (bf16 ? model.parameters.readBf16(p.name) : model.parameters.readRounded(p.name)).buffer,
+      ),
   }));
   const files = source.files.map((file) => join(source.folder, file));
   const generation = join(source.folder, "generation_config.json");

@@ -1,7 +1,10 @@
 // The core through the C interface: handles, hazards, validation of records, errors, order, threads. Linked
 // with the library; run under AddressSanitizer and ThreadSanitizer too.
+#include <sys/mman.h>
+#include <unistd.h>
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <string>
@@ -260,6 +263,49 @@ void test_barriers() {
   rlv_close(device);
 }
 
+// Matrices that end with their file, and the file with a page: a kernel that read a byte more would not
+// return.
+void test_mapped_files() {
+#ifdef MADV_POPULATE_READ
+  const uint32_t device = rlv_open("cpu", 2);
+  char path[] = "/tmp/rlv-mapped-XXXXXX";
+  const int fd = mkstemp(path);
+  unlink(path);
+  const uint32_t page = uint32_t(sysconf(_SC_PAGESIZE));
+  std::vector<uint8_t> file(4 * page);
+  std::mt19937 random(5);
+  for (uint8_t& b : file) b = uint8_t(random());
+  check(write(fd, file.data(), file.size()) == ssize_t(file.size()), "a file to map");
+  const uint32_t target = rlv_buffer_new(device, 4096, "target");
+  bool same = true;
+  for (uint32_t end : {4 * page, 4 * page - 1})
+    for (auto [n, k] : {std::pair{1u, 1u}, {3u, 7u}, {32u, 32u}, {33u, 31u}, {40u, 65u}}) {
+      const uint32_t bytes = n * k * 2, begin = end - bytes, words = (k + 1) / 2;
+      const uint32_t source = rlv_map_file(device, fd, begin, bytes, "pages");
+      if (!source) return check(false, "mapping a part of a file");
+      std::vector<uint32_t> record;
+      const uint32_t units = (n + 31) / 32 * 32 * words / 4;
+      append(record, RLV_OP_PACK_WEIGHT,
+             rlv_op_pack_weight{
+                 ref(target, 0, units), {}, ref(source, 0, (bytes + 15) / 16), n, k, RLV_BF16, RLV_BF16});
+      finish(device, submit(device, record));
+      same &= error_of(device).empty() && rlv_buffer_free(device, source) == 0;
+      const auto* packed = static_cast<const uint16_t*>(rlv_buffer_ptr(device, target));
+      for (uint32_t row = 0; row < n; row++)
+        for (uint32_t col = 0; col < k; col++) {
+          const uint8_t* from = &file[begin + (row * k + col) * 2];
+          const size_t at = (size_t(row / 32) * words + col / 2) * 64 + row % 32 * 2 + col % 2;
+          same &= packed[at] == (from[0] | from[1] << 8);
+        }
+    }
+  check(same, "matrices are packed from the last bytes of a file");
+  check(rlv_map_file(device, fd, 4.0 * page - 1, 2, "beyond") == 0 && error_of(device).empty(),
+        "no mapping beyond the end, and no error left");
+  close(fd);
+  rlv_close(device);
+#endif
+}
+
 void test_devices() {
   check(rlv_open("gpu", 0) == 0 && contains(error_of(0), "no such device: gpu"), "an unknown device");
   for (int i = 0; i < 200; i++) {
@@ -292,6 +338,7 @@ int main() {
   test_fuzz();
   for (uint32_t threads : {1u, 2u, 3u, 5u}) test_order(threads);
   test_barriers();
+  test_mapped_files();
   test_devices();
   std::printf("%d passed, %d failed\n", g_passed, g_failed);
   return g_failed ? 1 : 0;

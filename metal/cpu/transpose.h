@@ -70,6 +70,34 @@ inline void stream_words(void* p, P v) { store_words(p, v); }
 inline void end_stream() {}
 #endif
 
+// to[j][i] = from[i][j], W x W float32.
+inline void transpose_block(const float* from, size_t ldf, float* to, size_t ldt) {
+  P r[W];
+  for (int i = 0; i < W; i++) r[i] = load_words(from + size_t(i) * ldf);
+  transpose(r);
+  for (int i = 0; i < W; i++) store_words(to + size_t(i) * ldt, r[i]);
+}
+
+// to[j][i] = rows[i][j] for i < 16, j < n words; `to` has lines of 16 words. A null row reads as zeros.
+inline void transpose_rows(const void* const* rows, uint32_t n, void* to) {
+  auto word = [](const void* p, size_t i) { return static_cast<const char*>(p) + 4 * i; };
+  char* out = static_cast<char*>(to);
+  uint32_t j = 0;
+  for (; j + W <= n; j += W)
+    for (int lane = 0; lane < 16; lane += W) {
+      P r[W];
+      for (int i = 0; i < W; i++) r[i] = rows[lane + i] ? load_words(word(rows[lane + i], j)) : set1_pair(0);
+      transpose(r);
+      for (int i = 0; i < W; i++) store_words(out + 4 * (size_t(j + uint32_t(i)) * 16 + size_t(lane)), r[i]);
+    }
+  for (; j < n; j++)
+    for (size_t i = 0; i < 16; i++) {
+      uint32_t value = 0;
+      if (rows[i]) std::memcpy(&value, word(rows[i], j), 4);
+      std::memcpy(out + 4 * (size_t(j) * 16 + i), &value, 4);
+    }
+}
+
 // Sources: W words of a row from memory of any alignment, as they lie there or converted. kBytes: read for
 // one word.
 struct FromWords {
@@ -80,22 +108,6 @@ struct FromWords {
 #if defined(__AVX512F__)
 inline P join(__m256i low, __m256i high) { return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1); }
 #endif
-
-// float32 -> pairs of bfloat16, to nearest even.
-struct FromF32 {
-  static constexpr int kBytes = 8;
-  static P load(const char* p) {
-#if defined(__AVX512F__)
-    return join(narrow_bf16(_mm512_loadu_ps(p)), narrow_bf16(_mm512_loadu_ps(p + 64)));
-#else
-    float f[2 * W];
-    uint16_t h[2 * W];
-    std::memcpy(f, p, sizeof f);
-    for (int i = 0; i < 2 * W; i++) h[i] = f32_to_bf16(f[i]);
-    return load_words(h);
-#endif
-  }
-};
 
 // float32 -> the high halves of its split into bfloat16 and remainder: ties go up, since to even would need
 // a rest of +32768.
@@ -169,7 +181,7 @@ struct ToBf16 {
   static constexpr int kBytes = 2;
   static void store(char* p, P v, P) {
     uint16_t h[W];
-    store_bf16(h, (V)v);
+    store_bf16_exact(h, (V)v);
     std::memcpy(p, h, sizeof h);
   }
 };
@@ -211,8 +223,8 @@ struct ToRounded {
     uint16_t h[2 * W];
     ToMaster::merge(u, v, rest);
     std::memcpy(f, u, sizeof f);
-    store_bf16(h, load(f));
-    store_bf16(h + W, load(f + W));
+    store_bf16_exact(h, load(f));
+    store_bf16_exact(h + W, load(f + W));
     std::memcpy(p, h, sizeof h);
   }
 };

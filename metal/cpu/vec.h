@@ -65,11 +65,7 @@ inline V load_bf16(const uint16_t* p) {
   return _mm512_castsi512_ps(
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
 }
-#if defined(__AVX512BF16__)
-// Subnormals become zero, here and in the dot products.
-inline __m256i narrow_bf16(V v) { return (__m256i)_mm512_cvtneps_pbh(v); }
-#else
-inline __m256i narrow_bf16(V v) {
+inline __m256i narrow_exact(V v) {
   const __m512i u = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
   const __m512i r =
@@ -77,9 +73,17 @@ inline __m256i narrow_bf16(V v) {
   const __m512i nan = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
   return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), nan));
 }
+#if defined(__AVX512BF16__)
+// Subnormals become zero, here and in the dot products.
+inline __m256i narrow_bf16(V v) { return (__m256i)_mm512_cvtneps_pbh(v); }
+#else
+inline __m256i narrow_bf16(V v) { return narrow_exact(v); }
 #endif
 inline void store_bf16(uint16_t* p, V v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(v));
+}
+inline void store_bf16_exact(uint16_t* p, V v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_exact(v));
 }
 inline V load_bf16_n(const uint16_t* p, int n) {
   const __m256i u = _mm256_maskz_loadu_epi16(mask_n(n), p);
@@ -213,6 +217,7 @@ inline float get(const uint16_t* p) { return bf16_to_f32(*p); }
 inline void put(float* p, float f) { *p = f; }
 inline void put(uint16_t* p, float f) { *p = f32_to_bf16(f); }
 #ifndef RLV_NATIVE_BF16_PARTS
+inline void store_bf16_exact(uint16_t* p, V v) { store_bf16(p, v); }
 inline V load_bf16_n(const uint16_t* p, int n) {
   float f[W] = {};
   for (int i = 0; i < n; i++) f[i] = get(p + i);
@@ -231,38 +236,6 @@ inline void store_part(float* p, V v, int n) { n == W ? store(p, v) : store_n(p,
 inline void store_part(uint16_t* p, V v, int n) { n == W ? store_bf16(p, v) : store_bf16_n(p, v, n); }
 
 // ---- rearranging
-
-// to[j][i] = from[i][j], W x W float32.
-inline void transpose_block(const float* from, size_t ldf, float* to, size_t ldt) {
-#if defined(__AVX512F__)
-  V r[16], t[16];
-  for (int i = 0; i < 16; i++) r[i] = load(from + size_t(i) * ldf);
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-  }
-  auto pd = [](V v) { return _mm512_castps_pd(v); };
-  for (int i = 0; i < 16; i += 4)
-    for (int h = 0; h < 2; h++) {
-      r[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(t[i + h]), pd(t[i + h + 2])));
-      r[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(t[i + h]), pd(t[i + h + 2])));
-    }
-  // Lane l (of 128 bits) of r[4g + c] holds column 4l + c of rows 4g ... 4g + 3.
-  for (int c = 0; c < 4; c++) {
-    const V even_ab = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88);
-    const V odd_ab = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd);
-    const V even_cd = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88);
-    const V odd_cd = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
-    store(to + size_t(c) * ldt, _mm512_shuffle_f32x4(even_ab, even_cd, 0x88));
-    store(to + size_t(4 + c) * ldt, _mm512_shuffle_f32x4(odd_ab, odd_cd, 0x88));
-    store(to + size_t(8 + c) * ldt, _mm512_shuffle_f32x4(even_ab, even_cd, 0xdd));
-    store(to + size_t(12 + c) * ldt, _mm512_shuffle_f32x4(odd_ab, odd_cd, 0xdd));
-  }
-#else
-  for (int i = 0; i < W; i++)
-    for (int j = 0; j < W; j++) to[size_t(j) * ldt + i] = from[size_t(i) * ldf + j];
-#endif
-}
 
 // even[i], odd[i] to at[2i], at[2i + 1], and back.
 inline void store_interleaved(float* at, V even, V odd) {
@@ -296,26 +269,6 @@ inline void load_interleaved(const float* at, V& even, V& odd) {
   even = load(e);
   odd = load(o);
 #endif
-}
-
-// to[j][i] = rows[i][j] for i < 16, j < n 32-bit words; `to` has lines of 16 words. A null row reads as
-// zeros.
-inline void transpose_rows(const void* const* rows, uint32_t n, void* to) {
-  uint32_t j = 0;
-#if defined(__AVX512F__)
-  for (; j + 16 <= n; j += 16) {
-    float block[16 * 16];
-    for (int i = 0; i < 16; i++)
-      store(block + 16 * i, rows[i] ? load(static_cast<const float*>(rows[i]) + j) : zero());
-    transpose_block(block, 16, static_cast<float*>(to) + size_t(j) * 16, 16);
-  }
-#endif
-  for (; j < n; j++)
-    for (int i = 0; i < 16; i++) {
-      uint32_t word = 0;
-      if (rows[i]) std::memcpy(&word, static_cast<const uint32_t*>(rows[i]) + j, 4);
-      std::memcpy(static_cast<uint32_t*>(to) + size_t(j) * 16 + i, &word, 4);
-    }
 }
 
 // Pairs {even[i], odd[i]} for i < n <= W, zero beyond; `odd` null reads as zero.

@@ -56,8 +56,8 @@ METAL_FUNC ulong packed_elements(uint n, uint k, bool pairs) {
   return ulong(ceil_div(n, RLV_PANEL)) * RLV_PANEL * (pairs ? (k + 1) / 2 * 2 : k);
 }
 
-// Row-major [n][k] to the packed layout of W, padding zero. The signed remainder of a bfloat16 weight goes to lo:
-// float32 bits = (w << 16) + lo, the high half being the nearest, ties up.
+// Row-major [n][k] to the packed layout of W, padding zero. A bfloat16 weight is the nearest, ties up, with its
+// remainder or without: float32 bits = (w << 16) + lo.
 template <typename W, typename S>
 kernel void pack_weight(constant rlv_op_pack_weight& a [[buffer(0)]], device W* w [[buffer(1)]],
                         device short* lo [[buffer(2)]], device const S* src [[buffer(3)]],
@@ -66,10 +66,10 @@ kernel void pack_weight(constant rlv_op_pack_weight& a [[buffer(0)]], device W* 
   for (ulong at = i; at < count; at += threads) {
     const Place p = packed_place(at, a.k, packs_pairs<W>());
     const float x = p.row < a.n && p.col < a.k ? widen(src[ulong(p.row) * a.k + p.col]) : 0.0f;
-    if (a.lo.buffer != 0 && packs_pairs<W>()) {
+    if (packs_pairs<W>()) {
       const uint bits = as_type<uint>(x);
       ((device ushort*)w)[at] = ushort((bits + 0x8000u) >> 16);
-      lo[at] = as_type<short>(ushort(bits));
+      if (a.lo.buffer != 0) lo[at] = as_type<short>(ushort(bits));
     } else {
       w[at] = narrow<W>(x);
     }

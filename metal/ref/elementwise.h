@@ -56,6 +56,8 @@ inline void pack_weight(const args::PackWeight& a, Errors& e) {
         const Split s = split(float(x));
         static_cast<uint16_t*>(a.w)[to] = s.high;
         static_cast<int16_t*>(a.lo)[to] = s.lo;
+      } else if (a.dt == RLV_BF16) {
+        static_cast<uint16_t*>(a.w)[to] = split(float(x)).high;
       } else {
         write(a.w, a.dt, to, x);
       }

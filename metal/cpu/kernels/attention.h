@@ -11,6 +11,7 @@
 #include <limits>
 #include <type_traits>
 #include "../ctx.h"
+#include "../transpose.h"
 #include "../vec.h"
 #include "args.gen.hpp"
 

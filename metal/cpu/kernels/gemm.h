@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 #include "../ctx.h"
+#include "../transpose.h"
 #include "../vec.h"
 #include "args.gen.hpp"
 #include "row_split.h"

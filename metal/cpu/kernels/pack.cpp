@@ -145,9 +145,9 @@ void pack_weight(Ctx& c, const args::PackWeight& a) {
     if (a.lo) pack<FromNothing>(c, a, a.lo);
     return;
   }
-  if (!a.lo) return pack<FromF32>(c, a, a.w);
+  // A frozen model has the high halves that a trained one would begin with.
   pack<FromF32High>(c, a, a.w);
-  pack<FromF32Low>(c, a, a.lo);
+  if (a.lo) pack<FromF32Low>(c, a, a.lo);
 }
 
 void unpack_weight(Ctx& c, const args::UnpackWeight& a) {

@@ -199,6 +199,7 @@ const SOFT_WHOLE = [
   "ops/fused",
   "ops/head-goldens",
   "golden/models",
+  "golden/reward",
   "golden/trainer",
   "golden/optimizer",
   "golden/sampling",

@@ -143,9 +143,15 @@ export class Transformer {
     }
   }
 
-  /** Copies the values of another model of the same shape. */
+  /**
+   * Copies the values of another model of the same shape. A frozen copy takes weights as the other's kernels see them:
+   * rounding the master once more would break ties to even, where the split of a master breaks them up.
+   */
   copyFrom(other: Transformer): void {
-    for (const p of this.parameters.list) this.parameters.load(p.name, other.parameters.read(p.name));
+    for (const { name } of this.parameters.list) {
+      const source = other.parameters;
+      this.parameters.load(name, this.options.trainable ? source.read(name) : source.readRounded(name));
+    }
   }
 
   /** Hidden states [T, C] after the final norm. */

@@ -39,6 +39,8 @@ export interface Request {
   /** Identifies the prompt in the random key. */
   readonly prompt: number;
   readonly completions: number;
+  /** What the random key calls the first of them; 0 if absent. */
+  readonly firstCompletion?: number;
 }
 
 export interface Completion {
@@ -88,6 +90,8 @@ interface Draw {
 
 export class RolloutEngine {
   readonly store: KvStore;
+  /** Seconds spent so far: on prompts up to the first token of each completion, and on all further tokens. */
+  readonly seconds = { prefill: 0, decode: 0 };
   constructor(
     readonly memory: StepMemory,
     readonly model: Transformer,
@@ -180,6 +184,8 @@ export class RolloutEngine {
 
     try {
       while (waiting.length > 0 || encoded.length > 0 || active.length > 0) {
+        // Every round ends with its tokens on the host: nothing of it is left to the next one.
+        const begin = performance.now();
         if (encoded.length === 0 && waiting.length > 0 && active.length < this.options.maxBatch) {
           encoded = this.#prefill(requests, waiting, reserved);
         }
@@ -223,6 +229,7 @@ export class RolloutEngine {
           const draws = [this.#draw(g, hidden, started, requests, sampling, key, 0)];
           active.push(...this.#take(g, started, draws, key, accept));
           encoded = this.#retire(g, encoded, requests);
+          this.seconds.prefill += (performance.now() - begin) / 1000;
           yield;
           continue;
         }
@@ -237,6 +244,7 @@ export class RolloutEngine {
           draws.push(this.#draw(g, hidden, active, requests, sampling, key, ahead));
         }
         active = this.#take(g, active, draws, key, accept);
+        this.seconds.decode += (performance.now() - begin) / 1000;
         yield;
       }
     } finally {
@@ -382,7 +390,8 @@ export class RolloutEngine {
     const vocab = this.model.config.vocabSize;
     const counters = new Uint32Array(batch * 4);
     sequences.forEach((s, i) => {
-      counters.set([s.ids.length + ahead, s.completion, requests[s.request]!.prompt, key.step], 4 * i);
+      const { prompt, firstCompletion = 0 } = requests[s.request]!;
+      counters.set([s.ids.length + ahead, firstCompletion + s.completion, prompt, key.step], 4 * i);
     });
     const logits = this.model.logits(g, hidden);
     const ids = g.empty([batch], Dtype.f32, "sampled ids");

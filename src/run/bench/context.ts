@@ -56,7 +56,7 @@ const SLICE = 0.04;
  * Limits are measured between repetitions, in short slices: other work on the machine slows both alike. The memory of
  * the read test is taken before the work and stays, so that it can be left out of the process's peak.
  */
-export class Bench {
+export class Bench implements Disposable {
   readonly device: Device;
   readonly #gflops: number[] = [];
   readonly #float32: number[] = [];
@@ -186,5 +186,10 @@ export class Bench {
       limit: this.limit,
       fraction_of_limit: least / taken,
     };
+  }
+
+  /** Ends the device, which takes all memory of the benchmark along. */
+  [Symbol.dispose](): void {
+    this.device.close();
   }
 }

@@ -35,7 +35,7 @@ function withThreads(options: BenchOptions<"growth">, program: readonly string[]
 }
 
 export async function growth(options: BenchOptions<"growth">, context: Context): Promise<Result> {
-  const bench = new Bench("growth", options, context.talk);
+  using bench = new Bench("growth", options, context.talk);
   const { shape, prompt, completion, group, beta } = options;
   const longest = Math.max(prompt, ...PROMPTS) + Math.max(completion, ...COMPLETIONS);
   const subject = new GrpoSubject(bench, shape, longest, { beta, checkpointing: false });

@@ -177,7 +177,7 @@ function grpoLeast(work: GrpoWork, costs: Costs, parameters: number): Record<str
 }
 
 export async function grpo(options: BenchOptions<"grpo">, context: Context): Promise<Result> {
-  const bench = new Bench("grpo", options, context.talk);
+  using bench = new Bench("grpo", options, context.talk);
   const { shape, prompt, completion, group, completions, beta, share_prefix } = options;
   const subject = new GrpoSubject(bench, shape, prompt + completion, options);
   const { phases, steps, reward_s, difference } = await subject.measure(options, bench.costs(shape));

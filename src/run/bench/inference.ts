@@ -23,7 +23,7 @@ function engineFor(bench: Bench, shape: Shape, P: number, tokens: number, batch:
 
 /** The first token of each sequence belongs to the prompt, `tokens` more are decoded. */
 export async function decode(options: BenchOptions<"decode">, context: Context): Promise<Result> {
-  const bench = new Bench("decode", options, context.talk);
+  using bench = new Bench("decode", options, context.talk);
   const { shape, batch, prompt: P, tokens } = options;
   const { engine, generate } = engineFor(bench, shape, P, tokens + 1, batch);
   const seconds: number[] = [];
@@ -41,7 +41,7 @@ export async function decode(options: BenchOptions<"decode">, context: Context):
 }
 
 export async function prefill(options: BenchOptions<"prefill">, context: Context): Promise<Result> {
-  const bench = new Bench("prefill", options, context.talk);
+  using bench = new Bench("prefill", options, context.talk);
   const { shape } = options;
   const tokens = Math.min(options.tokens, configOf(shape).maxPositionEmbeddings - 1);
   const { engine, generate } = engineFor(bench, shape, tokens, 1, 1);

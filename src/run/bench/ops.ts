@@ -128,7 +128,7 @@ function updatePhase(): (names: readonly string[]) => PhaseName {
 const MARK_ABOVE = 0.05;
 
 export async function ops(options: BenchOptions<"ops">, context: Context): Promise<Result> {
-  const bench = new Bench("ops", options, context.talk, true);
+  using bench = new Bench("ops", options, context.talk, true);
   const { shape, prompt, completion, group, completions, beta } = options;
   const work = { ...options, share_prefix: true };
   const subject = new GrpoSubject(bench, shape, prompt + completion, { beta, checkpointing: false });

@@ -10,7 +10,7 @@ import { Bench, type Context, median, type Result } from "./context.ts";
 
 /** Start of the program, and loading a model folder of the shape up to usable weights. */
 export async function startup(options: BenchOptions<"startup">, context: Context): Promise<Result> {
-  const bench = new Bench("startup", options, context.talk);
+  using bench = new Bench("startup", options, context.talk);
   const { shape } = options;
   const versions: number[] = [];
   for (let i = 0; i <= options.steps; i++) {

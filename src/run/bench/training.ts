@@ -11,7 +11,7 @@ import { TRAIN_OPTIONS } from "./grpo.ts";
 import { promptIds } from "./shapes.ts";
 
 export async function train(options: BenchOptions<"train">, context: Context): Promise<Result> {
-  const bench = new Bench("train", options, context.talk);
+  using bench = new Bench("train", options, context.talk);
   const { shape, batch, seq, checkpointing } = options;
   const model = bench.model(shape, seq, { trainable: true, checkpointing });
   const memory = new StepMemory(bench.device);
@@ -60,7 +60,7 @@ export async function rm(options: BenchOptions<"rm">, context: Context): Promise
   const { shape, pairs, seq, prompt, checkpointing } = options;
   if (prompt > seq)
     throw new UsageError(`--prompt ${prompt} --seq ${seq}`, "bench rm", "give a shorter prompt");
-  const bench = new Bench("rm", options, context.talk);
+  using bench = new Bench("rm", options, context.talk);
   const model = bench.model(shape, seq, { trainable: true, checkpointing, kind: "reward" });
   const memory = new StepMemory(bench.device);
   const optimizer = new AdamW(model.parameters, { ...TRAIN_OPTIONS, seed: options.seed });

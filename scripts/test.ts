@@ -3,6 +3,7 @@
  *
  *   scripts/test [FILTER]      only test files whose path contains FILTER
  *   scripts/test goldens       only what walks a goldens folder (RLV_GOLDENS=DIR names another one)
+ *   scripts/test long          hundreds of steps: time and memory of a step stay
  *   scripts/test asan | tsan   the native tests under a sanitizer
  *   scripts/test soft          the Metal device on software Metal: fast, checked, and checked in a random order
  *
@@ -199,6 +200,7 @@ const SOFT_WHOLE = [
   "ops/fused",
   "ops/head-goldens",
   "golden/models",
+  "golden/reward",
   "golden/trainer",
   "golden/optimizer",
   "golden/sampling",
@@ -229,6 +231,9 @@ if (filter === "soft") {
     native(filter);
     if (filter === "asan") underAsan();
   } else count(`native library under ${filter}`, 0, 1);
+} else if (filter === "long") {
+  if (buildNative()) typescript([join(root, "tests/run/flat.test.ts")], { RLV_TEST_LONG: "1" });
+  else count("native library", 0, 1);
 } else {
   const files = testFiles();
   const whole = filter === undefined;

@@ -51,7 +51,8 @@ RLV_API uint32_t rlv_error(uint32_t device, char* out, uint32_t capacity);
 RLV_API uint32_t rlv_stats(uint32_t device, double* out, uint32_t capacity);
 // Per operation id: calls, nanoseconds, FLOPs, bytes (4 doubles each). Switches measuring on or off.
 RLV_API uint32_t rlv_profile(uint32_t device, double* out, uint32_t capacity, uint32_t enable);
-// The machine's own limit on this device: what 0 float32 GFLOP/s, 1 bfloat16 GFLOP/s, 2 read GB/s.
+// The machine's own limit on this device: what 0 float32 GFLOP/s, 1 bfloat16 GFLOP/s, 2 read GB/s; 3 the
+// bytes that the read test keeps from its first run on (0: it gives them back).
 RLV_API double rlv_measure(uint32_t device, uint32_t what, double seconds);
 
 // Gradient of one forward operation on a ref device by the complex step. cotangents and gradients hold one

@@ -24,14 +24,15 @@ function named(argv: readonly string[]): BenchName | undefined {
 
 export const command: Command = {
   name: "bench",
-  usage: `bench [${BENCH_NAMES.join(" | ")}]`,
+  usage: "bench [NAME]",
   maxArgs: 1,
   summary: "measure speed, each figure with its fraction of what this machine can do",
   examples: (argv) => [
     named(argv) === undefined ? "rlv bench grpo --json" : `rlv bench ${named(argv)} --json`,
   ],
   notes: () => [
-    `The name comes first: ${BENCH_NAMES.join(", ")}; rlv bench NAME --help shows its flags.`,
+    `The name comes first: ${BENCH_NAMES.join(", ")}.`,
+    "rlv bench NAME --help shows its flags. Without a name: those that take minutes at most.",
     "metal-model estimates times on Apple's GPUs from counts of software Metal: scripts/build-native --soft first.",
   ],
   flags(argv): Flag[] {
@@ -52,7 +53,7 @@ export const command: Command = {
     const options = names.map((each) =>
       resolveOptions<BenchOptions<BenchName>>(benchSchemas[each], flags, `bench ${each}`),
     );
-    const { runBench }: BenchModule = await import("../run/bench.ts");
+    const { runBench }: BenchModule = await import("../run/bench/index.ts");
     const context = { talk, program: programArgv(Bun.main) };
     const results: BenchResult[] = [];
     for (const [i, each] of names.entries()) {

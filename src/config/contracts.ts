@@ -54,12 +54,12 @@ export interface InferenceModule {
   openChat(options: ChatOptions, talk: Talk): Promise<ChatSession>;
 }
 
-/** INTERFACES: name, shape, device, threads, dtype, peak_bytes, limit, fraction_of_limit, and the figures of the bench. */
+/** name, shape, device, threads, dtype, peak_bytes, limit, fraction_of_limit, and the figures of the bench. */
 export type BenchResult = Readonly<Record<string, unknown>> & { readonly name: BenchName };
 
-/** src/run/bench.ts */
+/** src/run/bench/index.ts */
 export interface BenchModule {
-  /** @param program argv that starts this program again, for `startup` */
+  /** @param program argv that starts this program again, for `startup` and `growth` */
   runBench<Name extends BenchName>(
     name: Name,
     options: BenchOptions<Name>,

@@ -56,17 +56,27 @@ const shapeFlag = field(
 );
 const stepsFlag = field(int(1), 5, "timed repetitions after one warm-up; the median counts");
 const benchShape = { ...deviceShape, ...seedShape };
+const checkpointingFlag = field(z.boolean(), false, "keep block inputs only");
+const microBatchFlag = (tokens: number) =>
+  field(int(1), tokens, "most packed tokens of one forward and backward pass; bounds memory");
+const betaFlag = field(nonNegative(), 0.02, "weight of the KL term; 0 = no reference");
+
+/** Token counts of a GRPO step. */
+const grpoShape = {
+  prompt: field(int(1), 24, "tokens of a prompt"),
+  completion: field(int(1), 128, "tokens of a completion; each runs to this length"),
+  group: field(int(1), 16, "completions a prompt"),
+  completions: field(int(1), 32, "completions a step"),
+  beta: betaFlag,
+  micro_batch_tokens: microBatchFlag(8192),
+};
 
 export const benchSchemas = {
   grpo: z.strictObject({
     shape: shapeFlag,
-    prompt: field(int(1), 24, "tokens of a prompt"),
-    completion: field(int(1), 128, "tokens of a completion; each runs to this length"),
-    group: field(int(1), 16, "completions a prompt"),
-    completions: field(int(1), 32, "completions a step"),
-    beta: field(nonNegative(), 0.02, "weight of the KL term; 0 = no reference"),
+    ...grpoShape,
     share_prefix: field(z.boolean(), true, "encode a prompt once for its group"),
-    checkpointing: field(z.boolean(), false, "keep block inputs only"),
+    checkpointing: checkpointingFlag,
     steps: stepsFlag,
     ...benchShape,
   }),
@@ -88,11 +98,31 @@ export const benchSchemas = {
     shape: shapeFlag,
     batch: field(int(1), 8, "sequences"),
     seq: field(int(2), 256, "tokens of a sequence"),
-    checkpointing: field(z.boolean(), false, "keep block inputs only"),
+    checkpointing: checkpointingFlag,
     steps: stepsFlag,
     ...benchShape,
   }),
-  ops: z.strictObject({ shape: shapeFlag, steps: stepsFlag, ...benchShape }),
+  rm: z.strictObject({
+    shape: shapeFlag,
+    pairs: field(int(1), 8, "pairs of two sequences"),
+    seq: field(int(1), 220, "tokens of a sequence"),
+    prompt: field(int(0), 0, "tokens that both sequences of a pair begin with"),
+    micro_batch_tokens: microBatchFlag(8192),
+    checkpointing: checkpointingFlag,
+    steps: stepsFlag,
+    ...benchShape,
+  }),
+  ops: z.strictObject({ shape: shapeFlag, ...grpoShape, steps: stepsFlag, ...benchShape }),
+  growth: z.strictObject({
+    shape: shapeFlag,
+    prompt: field(int(1), 128, "tokens of a prompt where another size grows"),
+    completion: field(int(1), 64, "tokens of a completion where another size grows"),
+    group: field(int(1), 8, "completions of the one prompt where another size grows"),
+    beta: betaFlag,
+    micro_batch_tokens: microBatchFlag(2048),
+    steps: stepsFlag,
+    ...benchShape,
+  }),
   startup: z.strictObject({ shape: shapeFlag, steps: stepsFlag, ...benchShape }),
   "metal-model": z.strictObject({
     shape: shapeFlag,
@@ -108,5 +138,5 @@ export const benchSchemas = {
 export type BenchName = keyof typeof benchSchemas;
 export type BenchOptions<Name extends BenchName> = Readonly<z.output<(typeof benchSchemas)[Name]>>;
 export const BENCH_NAMES = Object.keys(benchSchemas) as BenchName[];
-/** What measures this machine: `rlv bench` without a name. */
-export const MEASURING = BENCH_NAMES.filter((name) => name !== "metal-model");
+/** `rlv bench` without a name: what measures this machine within minutes. */
+export const MEASURING = BENCH_NAMES.filter((name) => name !== "metal-model" && name !== "growth");

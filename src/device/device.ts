@@ -218,6 +218,11 @@ export class Device {
     return this.library.rlv_measure(this.handle, { f32: 0, bf16: 1, read: 2 }[what], seconds);
   }
 
+  /** Bytes of the process that `measure("read")` keeps from its first run on; 0 if it gives them back. */
+  get measureBytes(): number {
+    return this.library.rlv_measure(this.handle, 3, 0);
+  }
+
   /** Complex-step gradient of one forward operation; `ref` device only. Views by tensor name. */
   vjp<T extends Tensors, P extends Params>(
     op: Operation<T, P>,

@@ -63,6 +63,7 @@ interface Layer {
 
 export class Transformer {
   readonly parameters: Parameters;
+  /** [V, C] of a language model, [1, C] of a reward model. */
   readonly head: Tensor;
   readonly #embedding: Tensor;
   readonly #finalNorm: Tensor;
@@ -93,7 +94,7 @@ export class Transformer {
     );
     const p = this.parameters;
     this.#embedding = p.tensor("model.embed_tokens.weight");
-    this.head = config.tieWordEmbeddings ? this.#embedding : p.tensor("lm_head.weight");
+    this.head = headOf(config, p, this.#embedding);
     this.#finalNorm = p.tensor("model.norm.weight");
     this.#layers = Array.from({ length: config.numLayers }, (_, i) => {
       const at = (name: string) => p.tensor(`model.layers.${i}.${name}.weight`);
@@ -276,7 +277,15 @@ export class Transformer {
     return result;
   }
 
-  /** Logits [B, V] in float32. */
+  /** Rewards [R, 1] in float32 of the sequences that end at the rows `last` of hidden states. */
+  rewards(g: Graph, hidden: Tensor, last: Tensor): Tensor {
+    const rows = F.gather(g, hidden, last);
+    const rewards = this.logits(g, rows);
+    g.release(rows);
+    return rewards;
+  }
+
+  /** Products with the head in float32: logits [B, V]. */
   logits(g: Graph, hidden: Tensor): Tensor {
     return F.linear(g, hidden, { w: this.head, bias: null }, Dtype.f32);
   }
@@ -285,4 +294,9 @@ export class Transformer {
     this.parameters.dispose();
     this.#ropeBuffer.free();
   }
+}
+
+function headOf(config: ModelConfig, p: Parameters, embedding: Tensor): Tensor {
+  if (config.kind === "reward") return p.tensor("score.weight");
+  return config.tieWordEmbeddings ? embedding : p.tensor("lm_head.weight");
 }

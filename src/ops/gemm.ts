@@ -1,5 +1,5 @@
-import { assert } from "../core/errors.ts";
-import { defineForward, defineOp, inout, input, optional, output, scratch } from "./define.ts";
+import { defineForward, defineOp, inout, input, optional, output, scratch, sizeOf } from "./define.ts";
+import { cast } from "./elementwise.ts";
 
 /** dx[m,k] (+)= dy[m,n] · w[n,k]. Each output is one chain over n. */
 export const gemmNn = defineOp("gemm_nn", "backward", {
@@ -53,10 +53,12 @@ export const gemmNt = defineForward("gemm_nt", {
   flops: "2*m*n*k",
   saves: ["x", "w"],
   vjp: (g) => {
-    const dy = g.grad("y");
-    if (!dy) return;
-    const [m, n, k, dt] = [g.param("m"), g.param("n"), g.param("k"), g.param("dt")];
-    assert(g.param("ydt") === dt, "[gemm_nt] the gradient needs y in the dtype of x");
+    const cotangent = g.grad("y");
+    if (!cotangent) return;
+    const [m, n, k, dt, ydt] = [g.param("m"), g.param("n"), g.param("k"), g.param("dt"), g.param("ydt")];
+    // A float32 result of bfloat16 operands: its gradient is rounded to what the products take.
+    const dy = ydt === dt ? cotangent : g.temp(m * n * sizeOf(dt));
+    if (dy !== cotangent) g.emit(cast, { y: dy, x: cotangent, n: m * n, dt: ydt, ydt: dt });
     if (g.wants("x")) {
       const { view, accumulate } = g.into("x");
       g.emit(gemmNn, { dx: view, dy, w: g.value("w"), m, n, k, dt, accumulate: accumulate ? 1 : 0 });

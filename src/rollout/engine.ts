@@ -39,6 +39,8 @@ export interface Request {
   /** Identifies the prompt in the random key. */
   readonly prompt: number;
   readonly completions: number;
+  /** What the random key calls the first of them; 0 if absent. */
+  readonly firstCompletion?: number;
 }
 
 export interface Completion {
@@ -106,6 +108,8 @@ interface Drawn {
 
 export class RolloutEngine {
   readonly store: KvStore;
+  /** Seconds spent so far: on prompts up to the first token of each completion, and on all further tokens. */
+  readonly seconds = { prefill: 0, decode: 0 };
   constructor(
     readonly memory: StepMemory,
     readonly model: Transformer,
@@ -211,6 +215,8 @@ export class RolloutEngine {
 
     try {
       while (waiting.length > 0 || encoded.length > 0 || active.length > 0) {
+        // Every round ends with its tokens on the host: nothing of it is left to the next one.
+        const begin = performance.now();
         if (encoded.length === 0 && waiting.length > 0 && active.length < this.options.maxBatch) {
           encoded = this.#prefill(requests, waiting, reserved);
         }
@@ -256,6 +262,7 @@ export class RolloutEngine {
           const draws = [this.#draw(g, hidden, started, requests, sampling, key, 0)];
           active.push(...this.#take(g, started, draws, key, accept));
           encoded = this.#retire(g, encoded, requests);
+          this.seconds.prefill += (performance.now() - begin) / 1000;
           yield;
           continue;
         }
@@ -271,6 +278,7 @@ export class RolloutEngine {
           if (!this.memory.device.isGpu) this.memory.device.submit();
         }
         active = this.#take(g, active, draws, key, accept);
+        this.seconds.decode += (performance.now() - begin) / 1000;
         yield;
       }
     } finally {
@@ -416,7 +424,8 @@ export class RolloutEngine {
     const vocab = this.model.config.vocabSize;
     const counters = new Uint32Array(batch * 4);
     sequences.forEach((s, i) => {
-      counters.set([s.ids.length + ahead, s.completion, requests[s.request]!.prompt, key.step], 4 * i);
+      const { prompt, firstCompletion = 0 } = requests[s.request]!;
+      counters.set([s.ids.length + ahead, firstCompletion + s.completion, prompt, key.step], 4 * i);
     });
     const logits = this.model.logits(g, hidden);
     const ids = g.empty([batch], Dtype.f32, "sampled ids");

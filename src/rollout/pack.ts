@@ -11,7 +11,8 @@ export interface Group {
   readonly completions: readonly Int32Array[];
 }
 
-export interface PackedRow {
+/** Tokens laid in one row, without padding. */
+export interface PackedTokens {
   readonly ids: Uint32Array;
   readonly positions: Uint32Array;
   /** Records of 8 words, see src/ops/attention.ts. */
@@ -19,6 +20,9 @@ export interface PackedRow {
   readonly segmentCount: number;
   /** Query-key pairs, for cost. */
   readonly pairs: number;
+}
+
+export interface PackedRow extends PackedTokens {
   /** For each completion token, the row whose hidden state predicts it. */
   readonly index: Uint32Array;
   readonly targets: Uint32Array;
@@ -26,43 +30,42 @@ export interface PackedRow {
   readonly offsets: Int32Array;
 }
 
+export interface PackedSequences extends PackedTokens {
+  /** The row of the last token of completion i, groups in order; of the prompt where a completion is empty. */
+  readonly last: Uint32Array;
+}
+
 /** With sharePrefix false every completion carries its own copy of the prompt: same numbers, more work. */
-export function packGroups(groups: readonly Group[], sharePrefix = true): PackedRow {
-  const units = sharePrefix
-    ? groups
-    : groups.flatMap((g) => g.completions.map((c) => ({ prompt: g.prompt, completions: [c] })));
+function unitsOf(groups: readonly Group[], sharePrefix: boolean): readonly Group[] {
+  if (sharePrefix) return groups;
+  return groups.flatMap((g) => g.completions.map((c) => ({ prompt: g.prompt, completions: [c] })));
+}
+
+/**
+ * Lays prompts and behind each its completions, without their last `dropped` tokens. Reports for every completion
+ * the row of the prompt's last token and the completion's first row.
+ */
+function lay(
+  units: readonly Group[],
+  dropped: number,
+  placed: (completion: Int32Array, promptLast: number, start: number) => void,
+): PackedTokens {
+  const kept = (c: Int32Array) => Math.max(0, c.length - dropped);
   let tokens = 0;
-  let targets = 0;
-  let completions = 0;
-  for (const { prompt, completions: list } of units) {
+  for (const { prompt, completions } of units) {
     assert(prompt.length > 0, "a prompt needs at least one token");
     tokens += prompt.length;
-    for (const c of list) {
-      tokens += Math.max(0, c.length - 1);
-      targets += c.length;
-    }
-    completions += list.length;
+    for (const c of completions) tokens += kept(c);
   }
   const ids = new Uint32Array(tokens);
   const positions = new Uint32Array(tokens);
   const segments: number[] = [];
-  const index = new Uint32Array(targets);
-  const wanted = new Uint32Array(targets);
-  const offsets = new Int32Array(completions + 1);
   let row = 0;
-  let target = 0;
-  let completion = 0;
   let pairs = 0;
-  const segment = (
-    tokensOf: Int32Array,
-    count: number,
-    parent: number,
-    pos0: number,
-    root: number,
-  ): number => {
+  const segment = (from: Int32Array, count: number, parent: number, pos0: number, root: number): number => {
     const start = row;
     for (let i = 0; i < count; i++) {
-      ids[row] = tokensOf[i]!;
+      ids[row] = from[i]!;
       positions[row] = pos0 + i;
       row++;
     }
@@ -70,23 +73,12 @@ export function packGroups(groups: readonly Group[], sharePrefix = true): Packed
     segments.push(start, count, parent, pos0, NONE, 0, root, 0);
     return start;
   };
-  for (const { prompt, completions: list } of units) {
+  for (const { prompt, completions } of units) {
     const root = segments.length / SEGMENT_WORDS;
-    const promptStart = segment(prompt, prompt.length, NONE, 0, root);
-    const last = promptStart + prompt.length - 1;
-    for (const c of list) {
-      if (c.length > 0) {
-        index[target] = last;
-        wanted[target++] = c[0]!;
-      }
-      if (c.length > 1) {
-        const start = segment(c, c.length - 1, root, prompt.length, root);
-        for (let i = 1; i < c.length; i++) {
-          index[target] = start + i - 1;
-          wanted[target++] = c[i]!;
-        }
-      }
-      offsets[++completion] = target;
+    const promptLast = segment(prompt, prompt.length, NONE, 0, root) + prompt.length - 1;
+    for (const c of completions) {
+      const start = kept(c) > 0 ? segment(c, kept(c), root, prompt.length, root) : row;
+      placed(c, promptLast, start);
     }
   }
   return {
@@ -95,10 +87,36 @@ export function packGroups(groups: readonly Group[], sharePrefix = true): Packed
     segments: Uint32Array.from(segments),
     segmentCount: segments.length / SEGMENT_WORDS,
     pairs,
-    index,
-    targets: wanted,
-    offsets,
   };
+}
+
+/** Every completion token is a target; the last one of a completion predicts nothing and is left out. */
+export function packGroups(groups: readonly Group[], sharePrefix = true): PackedRow {
+  const units = unitsOf(groups, sharePrefix);
+  const lengths = units.flatMap((u) => u.completions.map((c) => c.length));
+  const targets = lengths.reduce((a, b) => a + b, 0);
+  const index = new Uint32Array(targets);
+  const wanted = new Uint32Array(targets);
+  const offsets = new Int32Array(lengths.length + 1);
+  let target = 0;
+  let completion = 0;
+  const tokens = lay(units, 1, (c, promptLast, start) => {
+    c.forEach((id, i) => {
+      index[target] = i === 0 ? promptLast : start + i - 1;
+      wanted[target++] = id;
+    });
+    offsets[++completion] = target;
+  });
+  return { ...tokens, index, targets: wanted, offsets };
+}
+
+/** Whole sequences, for what is read off their last token. */
+export function packSequences(groups: readonly Group[], sharePrefix = true): PackedSequences {
+  const last: number[] = [];
+  const tokens = lay(unitsOf(groups, sharePrefix), 0, (c, promptLast, start) => {
+    last.push(c.length > 0 ? start + c.length - 1 : promptLast);
+  });
+  return { ...tokens, last: Uint32Array.from(last) };
 }
 
 /** A part of a group: which completions of which group. */

@@ -3,23 +3,40 @@ import type { SampledScores } from "../nn/functional.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
-import { type Group, microBatches, type PackedRow, packGroups, selectGroups } from "./pack.ts";
+import {
+  type Group,
+  microBatches,
+  type PackedRow,
+  type PackedSequences,
+  type PackedTokens,
+  packGroups,
+  selectGroups,
+} from "./pack.ts";
 
-/** A packed row on the device: what `Transformer.forward` and `score` take. */
-export function uploadRow(g: Graph, row: PackedRow) {
+/** Packed tokens on the device: what `Transformer.forward` takes. */
+function uploadTokens(g: Graph, row: PackedTokens) {
   const ids = g.upload(row.ids, "ids");
   const positions = g.upload(row.positions, "positions");
   const segments = g.upload(row.segments, "segments");
-  const index = g.upload(row.index, "target rows");
-  const targets = g.upload(row.targets, "targets");
   return {
     ids,
     positions,
     segments: { segments, count: row.segmentCount, pairs: row.pairs, pages: null },
-    index,
-    targets,
-    release: () => g.release(ids, positions, segments, index, targets),
+    write: null,
+    release: () => g.release(ids, positions, segments),
   };
+}
+
+/** A packed row on the device: what `Transformer.forward` and `score` take. */
+export function uploadRow(g: Graph, row: PackedRow) {
+  const tokens = uploadTokens(g, row);
+  const index = g.upload(row.index, "target rows");
+  const targets = g.upload(row.targets, "targets");
+  const release = () => {
+    tokens.release();
+    g.release(index, targets);
+  };
+  return { ...tokens, index, targets, release };
 }
 
 /** Runs the forward pass of one packed row up to log-probabilities and entropies. The caller releases them. */
@@ -30,7 +47,7 @@ export function forwardRow(
   temperature: number,
 ): { logprob: Tensor; entropy: Tensor } {
   const input = uploadRow(g, row);
-  const hidden = model.forward(g, { ...input, write: null });
+  const hidden = model.forward(g, input);
   const result = model.score(g, hidden, input.index, input.targets, temperature);
   g.release(hidden);
   input.release();
@@ -51,6 +68,17 @@ export function assumeRow(
   g.release(hidden);
   input.release();
   return result;
+}
+
+/** Runs the forward pass of packed sequences up to their rewards [R, 1], float32. The caller releases them. */
+export function forwardRewards(g: Graph, model: Transformer, row: PackedSequences): Tensor {
+  const input = uploadTokens(g, row);
+  const last = g.upload(row.last, "last rows");
+  const hidden = model.forward(g, input);
+  const rewards = model.rewards(g, hidden, last);
+  g.release(hidden, last);
+  input.release();
+  return rewards;
 }
 
 export interface GroupScores {

@@ -1,18 +1,57 @@
 /**
- * What a model's work costs at least, from its shape: matrix FLOPs, attention FLOPs, bytes of weights and cache.
- * Symbols: L layers, C hidden, H heads, K kv heads, D head dim, F ffn, V vocabulary.
+ * What a model's work costs at least, from its shape: FLOPs of products and attention, bytes of weights and cache.
+ * Symbols: L layers, C hidden, H heads, K kv heads, D head dim, F ffn, V vocabulary. Recomputation is overhead, not
+ * work. Bytes are those that must come from memory if nothing but activations stays in a cache.
  */
 import type { ModelConfig } from "../io/hf-folder.ts";
 
 export interface MachineLimit {
-  /** Peak of multiply-adds in the benchmark's dtype, GFLOP/s. */
+  /** Peak of multiply-adds in the benchmark's dtype, GFLOP/s: the best measurement and the median. */
   readonly gemm_gflops: number;
+  readonly gemm_gflops_median: number;
   /** Streaming read, GB/s. */
   readonly read_gbps: number;
+  readonly read_gbps_median: number;
 }
 
+/** Something that is done in one go: its arithmetic and its memory traffic overlap. */
+export interface Work {
+  readonly flops: number;
+  readonly bytes: number;
+}
+
+/** Seconds that works take at least, one after the other. */
+export function leastSeconds(works: readonly Work[], limit: MachineLimit): number {
+  return works.reduce(
+    (sum, { flops, bytes }) =>
+      sum + Math.max(flops / (limit.gemm_gflops * 1e9), bytes / (limit.read_gbps * 1e9)),
+    0,
+  );
+}
+
+/** Packed rows of a forward pass. */
+export interface Rows {
+  readonly tokens: number;
+  /** Query-key pairs. */
+  readonly pairs: number;
+  /** Rows that go through the head. */
+  readonly scored: number;
+}
+
+/** `prompts` prompts of P tokens, each with G completions of C tokens that share them; every completion token scored. */
+export function groupRows(prompts: number, P: number, G: number, C: number): Rows {
+  return {
+    tokens: prompts * (P + G * C),
+    pairs: (prompts * P * (P + 1)) / 2 + prompts * G * (C * P + (C * (C + 1)) / 2),
+    scored: prompts * G * C,
+  };
+}
+
+/** Master weight, two moments: read and written; the gradient: read. All of four bytes. */
+const ADAMW_BYTES = 28;
+
 export class Costs {
-  /** Weights of all layers, and of the head. */
+  /** Weights of all layers, and of the head: V·C, or C of a reward model. */
   readonly trunk: number;
   readonly head: number;
   /** Attention FLOPs of one query-key pair through all layers. */
@@ -33,30 +72,43 @@ export class Costs {
       numLayers: L,
     } = config;
     this.trunk = L * (C * H * D + 2 * C * K * D + H * D * C + 3 * C * F);
-    this.head = config.vocabSize * C;
+    this.head = config.kind === "reward" ? C : config.vocabSize * C;
     this.pair = 4 * L * H * D;
     this.kvBytes = 2 * L * K * D * elementBytes;
   }
 
-  /** Forward of `tokens` through the trunk with `pairs` query-key pairs and `scored` rows through the head. */
-  forward(tokens: number, pairs: number, scored: number): number {
+  get #weightBytes(): number {
+    return (this.trunk + this.head) * this.elementBytes;
+  }
+
+  #flops({ tokens, pairs, scored }: Rows): number {
     return 2 * this.trunk * tokens + 2 * this.head * scored + this.pair * pairs;
   }
 
-  /** Forward and backward; recomputation is overhead, not work. */
-  training(tokens: number, pairs: number, scored: number): number {
-    return 3 * this.forward(tokens, pairs, scored);
+  forward(rows: Rows): Work {
+    return { flops: this.#flops(rows), bytes: this.#weightBytes };
   }
 
-  /** Seconds of one decode step of `batch` rows that read `cached` distinct cached tokens. */
-  decodeSeconds(batch: number, pairs: number, cached: number, limit: MachineLimit): number {
-    const bytes = (this.trunk + this.head) * this.elementBytes + this.kvBytes * cached;
-    const flops = 2 * (this.trunk + this.head) * batch + this.pair * pairs;
-    return Math.max(bytes / (limit.read_gbps * 1e9), flops / (limit.gemm_gflops * 1e9));
+  /** A forward pass that leaves keys and values of every token in the cache. */
+  prefill(rows: Rows): Work {
+    return { flops: this.#flops(rows), bytes: this.#weightBytes + this.kvBytes * rows.tokens };
   }
-}
 
-/** Pairs of `prompts` prompts of P tokens with G completions of C tokens each that share them. */
-export function sharedPairs(prompts: number, P: number, G: number, C: number): number {
-  return (prompts * P * (P + 1)) / 2 + prompts * G * (C * P + (C * (C + 1)) / 2);
+  /** Gradients of rows whose forward pass has been run: by inputs and by weights, these in float32. */
+  backward(rows: Rows): Work {
+    return { flops: 2 * this.#flops(rows), bytes: this.#weightBytes + 4 * (this.trunk + this.head) };
+  }
+
+  /** One token of each of `batch` sequences: `pairs` query-key pairs, `cached` distinct cached tokens. */
+  decode(batch: number, pairs: number, cached: number): Work {
+    return {
+      flops: 2 * (this.trunk + this.head) * batch + this.pair * pairs,
+      bytes: this.#weightBytes + this.kvBytes * (cached + batch),
+    };
+  }
+
+  /** AdamW on `count` parameters. */
+  optimizer(count: number): Work {
+    return { flops: 0, bytes: ADAMW_BYTES * count };
+  }
 }

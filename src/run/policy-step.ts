@@ -108,13 +108,21 @@ export class PolicyStep {
     sampling: Sampling,
     key: Omit<DrawKey, "seed">,
   ): Promise<Rollout[]> {
-    const results = await this.engine.generateAsync(
-      prompts.map((p) => ({ ids: p.ids, prompt: p.index, completions })),
-      sampling,
-      { seed: this.options.seed, ...key },
+    // The same draws either way; each completion by itself encodes the prompt once more.
+    const each = this.options.sharePrefix ? completions : 1;
+    const requests = prompts.flatMap((p) =>
+      Array.from({ length: completions / each }, (_, i) => ({
+        ids: p.ids,
+        prompt: p.index,
+        completions: each,
+        firstCompletion: i * each,
+      })),
     );
+    const results = (
+      await this.engine.generateAsync(requests, sampling, { seed: this.options.seed, ...key })
+    ).flat();
     return prompts.flatMap((prompt, i) =>
-      results[i]!.map((c, completion) => {
+      results.slice(i * completions, (i + 1) * completions).map((c, completion) => {
         const text = this.tokenizer.decode(c.ids, { skipSpecialTokens: true });
         return { prompt, completion, text, ...c };
       }),
@@ -308,9 +316,13 @@ export class PolicyStep {
       metrics["train/loss"] = combined.loss;
       for (const [name, value] of Object.entries(combined.metrics)) metrics[`train/${name}`] = value;
     }
+    // What is left of the gradients is not the optimizer's time.
+    memory.finish();
+    const begin = performance.now();
     this.updating = true;
     const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
     this.updating = false;
+    metrics["train/optimizer_time"] = (performance.now() - begin) / 1000;
     metrics["train/grad_norm"] = gradNorm;
     if (!finite) {
       throw new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate");

@@ -62,6 +62,7 @@ const gemmNt: Row = {
     gemmSpec(66, 32, 16, BF16),
     gemmSpec(5, 31, 40, BF16, BF16, ["accumulate"]),
     gemmSpec(5, 70, 48, BF16, F32),
+    gemmSpec(17, 1, 40, BF16, F32),
     gemmSpec(3, 40, 31, BF16, F32, ["bias", "accumulate"]),
     gemmSpec(31, 127, 33, F32, F32, ["bias"]),
     gemmSpec(127, 33, 31, BF16, BF16, ["bias"]),
@@ -91,6 +92,8 @@ const gemmNt: Row = {
       { case: "bf16 66x32x16", from: ["y"] },
       { case: "f32 33x31x35", from: ["y"] },
       { case: "bf16 5x31x40 accumulate", from: ["y"], to: ["w"] },
+      // A value head: a float32 result, whose gradient is rounded to the operands' type.
+      { case: "bf16 to f32 17x1x40", from: ["y"] },
     ],
     mutants: [
       {

@@ -7,6 +7,7 @@ import { TRL_ADVANTAGE } from "../../src/loss/advantage.ts";
 import { policyOptions } from "../../src/loss/options.ts";
 import { AdamW } from "../../src/nn/optimizer.ts";
 import { Transformer } from "../../src/nn/transformer.ts";
+import { Dtype } from "../../src/ops/define.ts";
 import { packGroups } from "../../src/rollout/pack.ts";
 import { forwardRow } from "../../src/rollout/score.ts";
 import { PolicyStep, type Score } from "../../src/run/policy-step.ts";
@@ -143,6 +144,18 @@ describe("memory", () => {
     expect(() => t.view).toThrow("temporary [4]");
     expect(() => g.release(t)).toThrow("temporary released twice");
   });
+});
+
+test("a frozen copy of a bfloat16 policy sees the same weights, ties included", () => {
+  using policy = new Tiny("llama", { dtype: Dtype.bf16, trainable: true });
+  using copy = new Tiny("llama", { dtype: Dtype.bf16 });
+  const name = "model.layers.0.mlp.up_proj.weight";
+  // Halfway between two bfloat16 numbers, the lower one even.
+  const ties = policy.model.parameters.read(name).map((_, i) => (1 + 2 ** -8) * (i % 2 ? -1 : 1));
+  policy.model.parameters.load(name, ties);
+  copy.model.copyFrom(policy.model);
+  for (const p of policy.model.parameters.list)
+    expect(copy.model.parameters.readRounded(p.name)).toEqual(policy.model.parameters.readRounded(p.name));
 });
 
 describe("gradients do not depend on how they are computed", () => {

@@ -96,6 +96,26 @@ describe.each(cases)("the sampler is the trainer: %s, dtype %p", (family, dtype)
   });
 });
 
+test("completions asked for one by one, each with its prompt, are those of the group", () => {
+  using tiny = new Tiny("qwen3");
+  const engine = new RolloutEngine(tiny.memory, tiny.model, {
+    maxBatch: 7,
+    maxLength: 80,
+    prefillTokens: 64,
+  });
+  const ids = promptOf(37, tiny.model.config.vocabSize);
+  const group = engine.generate([{ ids, prompt: 4, completions: 5 }], sampling(), key)[0]!;
+  const single = engine.generate(
+    [0, 1, 2, 3, 4].map((firstCompletion) => ({ ids, prompt: 4, completions: 1, firstCompletion })),
+    sampling(),
+    key,
+  );
+  expect(sampled([single.flat()])).toEqual(sampled([group]));
+  expect(engine.seconds.prefill).toBeGreaterThan(0);
+  expect(engine.seconds.decode).toBeGreaterThan(0);
+  engine.dispose();
+});
+
 describe("how completions end", () => {
   test("EOS, length, stop; pages and memory come back", () => {
     using tiny = new Tiny("llama");

@@ -59,10 +59,19 @@ double bfloat16_gflops(double seconds) {
   return rounds * kChains * W * 4 / elapsed * 1e-9;
 }
 
-// Eight streams of sums over a buffer far larger than any cache.
-double read_gbps(double seconds) {
-  const size_t n = size_t(48) << 20;
-  std::vector<float> data(n, 1.0f);
+// Bytes that each thread reads: all of them together far larger than any cache.
+uint64_t read_bytes(uint32_t threads) {
+  constexpr uint64_t kEach = uint64_t(192) << 20, kMost = uint64_t(1536) << 20;
+  const uint64_t each = threads * kEach > kMost ? kMost / threads : kEach;
+  return each & ~uint64_t(4095);
+}
+
+// Eight streams of sums. The memory stays with the thread: a short test among other work would else be spent
+// on getting it.
+double read_gbps(uint32_t threads, double seconds) {
+  thread_local std::vector<float> data;
+  const size_t n = read_bytes(threads) / sizeof(float);
+  if (data.size() != n) data.assign(n, 1.0f);
   V acc[8];
   for (V& v : acc) v = zero();
   double bytes = 0;
@@ -87,7 +96,8 @@ double measure_limit(Ctx& c, uint32_t what, double seconds) {
   c.barrier();
   g_results[c.tid] = what == 0   ? float32_gflops(seconds)
                      : what == 1 ? bfloat16_gflops(seconds)
-                                 : read_gbps(seconds);
+                     : what == 2 ? read_gbps(c.threads, seconds)
+                                 : double(read_bytes(c.threads));
   c.barrier();
   double sum = 0;
   for (uint32_t i = 0; i < c.threads; i++) sum += g_results[i];

@@ -8,7 +8,7 @@ import { RolloutEngine } from "../../rollout/engine.ts";
 import { packGroups } from "../../rollout/pack.ts";
 import { forwardRow } from "../../rollout/score.ts";
 import { Graph, StepMemory } from "../../tape/tape.ts";
-import { configOf, promptIds, type Shape, sampling } from "../bench-shapes.ts";
+import { configOf, promptIds, type Shape, sampling } from "../bench/shapes.ts";
 
 /** One tensor of an operation. Tensors of one operation with the same `place` are the same memory. */
 export interface CapturedTensor {
@@ -36,11 +36,11 @@ export interface Phase {
   readonly operations: readonly Repeated[];
 }
 
-class Recorder implements Trace {
-  readonly operations: Captured[] = [];
+/** Knows what the host wrote, and so what an operation is given. */
+export class Capturer {
   readonly #written = new Map<string, Uint8Array>();
 
-  emitted(op: Operation, args: Readonly<Record<string, unknown>>): void {
+  capture(op: Operation, args: Readonly<Record<string, unknown>>): Captured {
     const tensors: Record<string, CapturedTensor | null> = {};
     for (const [name, field] of Object.entries(op.tensors)) {
       const view = args[name] as View | null | undefined;
@@ -54,11 +54,19 @@ class Recorder implements Trace {
       if (field.access !== "in") this.#written.delete(place);
     }
     const params = Object.fromEntries(Object.keys(op.params).map((name) => [name, args[name] as number]));
-    this.operations.push({ op, params, tensors });
+    return { op, params, tensors };
   }
 
   uploaded(buffer: number, offset: number, data: Uint8Array): void {
     this.#written.set(`${buffer}:${offset}`, data.slice());
+  }
+}
+
+class Recorder extends Capturer implements Trace {
+  readonly operations: Captured[] = [];
+
+  emitted(op: Operation, args: Readonly<Record<string, unknown>>): void {
+    this.operations.push(this.capture(op, args));
   }
 }
 

@@ -1,6 +1,6 @@
 /** Models and requests that benchmarks are made of. */
-import { type ModelConfig, parseModelConfig } from "../io/hf-folder.ts";
-import type { Sampling } from "../rollout/engine.ts";
+import { type ModelConfig, parseModelConfig } from "../../io/hf-folder.ts";
+import type { Sampling } from "../../rollout/engine.ts";
 
 const SHAPES = {
   stories: {
@@ -34,7 +34,13 @@ const SHAPES = {
 } as const satisfies Readonly<Record<string, Record<string, unknown>>>;
 export type Shape = keyof typeof SHAPES;
 
-export const configOf = (shape: Shape): ModelConfig => parseModelConfig(SHAPES[shape], `shape ${shape}`);
+export type Kind = ModelConfig["kind"];
+
+/** A reward model has the body of Qwen3ForSequenceClassification; there is no such head on a Llama here. */
+export function configOf(shape: Shape, kind: Kind = "causal"): ModelConfig {
+  const config = parseModelConfig(SHAPES[shape], `shape ${shape}`);
+  return kind === "causal" ? config : { ...config, architecture: "Qwen3ForSequenceClassification", kind };
+}
 
 export const promptIds = (index: number, length: number, vocab: number): Int32Array =>
   Int32Array.from({ length }, (_, i) => (index * 131 + i * 17 + 3) % vocab);

@@ -1,0 +1,157 @@
+/** One optimizer step of a reward model on pairs: packed sequences, Bradley-Terry loss, AdamW. */
+import { assert, Diverged } from "../core/errors.ts";
+import { bradleyTerry } from "../loss/bradley-terry.ts";
+import type { AdamW } from "../nn/optimizer.ts";
+import type { Transformer } from "../nn/transformer.ts";
+import { type Group, packSequences } from "../rollout/pack.ts";
+import { forwardRewards } from "../rollout/score.ts";
+import { Graph, type StepMemory } from "../tape/tape.ts";
+
+/** Two sequences of which the first is preferred. */
+export interface PreferencePair {
+  readonly chosen: Int32Array;
+  readonly rejected: Int32Array;
+  /** By how much it should win; 0 if absent. */
+  readonly margin?: number;
+}
+
+export interface PreferenceOptions {
+  /** Most packed tokens of one forward and backward pass; a larger pair is one by itself. */
+  readonly microBatchTokens: number;
+  /** Coefficient of (r_chosen + r_rejected)²; 0 = off. */
+  readonly center: number;
+  /** Encode what both sequences of a pair begin with once: same numbers, less work. */
+  readonly sharePrefix: boolean;
+}
+
+export class PreferenceStep {
+  updating = false;
+  constructor(
+    readonly memory: StepMemory,
+    readonly model: Transformer,
+    readonly optimizer: AdamW,
+    readonly options: PreferenceOptions,
+  ) {
+    assert(model.config.kind === "reward", `${model.config.architecture}: a model without a value head`);
+  }
+
+  /** Step `step` (1-based) on all pairs with learning rate `lr`. */
+  async update(pairs: readonly PreferencePair[], step: number, lr: number): Promise<Record<string, number>> {
+    const begin = performance.now();
+    const { memory, model, options } = this;
+    model.parameters.zeroGradients();
+    const metrics: Record<string, number> = { "train/loss": 0 };
+    const add = (name: string, value: number) => {
+      metrics[name] = (metrics[name] ?? 0) + value;
+    };
+    let tokens = 0;
+    for (const batch of pairBatches(pairs, options)) {
+      const row = packSequences(batch.flatMap(groupsOf), options.sharePrefix);
+      tokens += row.ids.length;
+      const g = new Graph(memory, true);
+      const rewards = forwardRewards(g, model, row);
+      memory.finish();
+      const { chosen, rejected } = split(rewards.float32());
+      const margins = Float64Array.from(batch, (pair) => pair.margin ?? 0);
+      const part = bradleyTerry(
+        { chosen, rejected, margins },
+        { pairs: pairs.length, center: options.center },
+      );
+      if (memory.device.hasMemory && !Number.isFinite(part.loss)) {
+        g.discard();
+        g.release(rewards);
+        throw new Diverged(`loss is ${part.loss}`, `step ${step}`, "lower the learning rate");
+      }
+      add("train/loss", part.loss);
+      for (const [name, value] of Object.entries(part.metrics)) add(`train/${name}`, value);
+      const seed = new Float32Array(2 * batch.length);
+      batch.forEach((_, i) => {
+        seed[2 * i] = part.gradChosen[i]!;
+        seed[2 * i + 1] = part.gradRejected[i]!;
+      });
+      g.backward([[rewards, g.upload(seed, "reward gradient")]]);
+      g.release(rewards);
+      memory.device.submit();
+      // Signals and messages are served between micro-batches.
+      await Bun.sleep(0);
+    }
+    // What is left of the gradients is not the optimizer's time.
+    memory.finish();
+    const trained = performance.now();
+    this.updating = true;
+    const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
+    this.updating = false;
+    if (!finite)
+      throw new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate");
+    const end = performance.now();
+    return {
+      ...metrics,
+      "train/grad_norm": gradNorm,
+      "train/lr": lr,
+      "train/tokens": tokens,
+      "train/step_time": (end - begin) / 1000,
+      "train/optimizer_time": (end - trained) / 1000,
+    };
+  }
+
+  /** Rewards without gradients, [chosen, rejected] by pair. */
+  rewards(pairs: readonly PreferencePair[]): [chosen: number, rejected: number][] {
+    const { memory, model, options } = this;
+    return pairBatches(pairs, options).flatMap((batch) => {
+      const g = new Graph(memory, false);
+      const rewards = forwardRewards(g, model, packSequences(batch.flatMap(groupsOf), options.sharePrefix));
+      memory.finish();
+      const { chosen, rejected } = split(rewards.float32());
+      g.release(rewards);
+      return batch.map((_, i): [number, number] => [chosen[i]!, rejected[i]!]);
+    });
+  }
+}
+
+/** Rewards of packed pairs lie chosen, rejected, chosen, … */
+function split(rewards: Float32Array): { chosen: Float64Array; rejected: Float64Array } {
+  const pairs = rewards.length / 2;
+  return {
+    chosen: Float64Array.from({ length: pairs }, (_, i) => rewards[2 * i]!),
+    rejected: Float64Array.from({ length: pairs }, (_, i) => rewards[2 * i + 1]!),
+  };
+}
+
+function commonPrefix({ chosen, rejected }: PreferencePair): number {
+  const most = Math.min(chosen.length, rejected.length);
+  let n = 0;
+  while (n < most && chosen[n] === rejected[n]) n++;
+  return n;
+}
+
+/** What both begin with, and the rest of each; two sequences by themselves if they have nothing in common. */
+function groupsOf(pair: PreferencePair): Group[] {
+  const { chosen, rejected } = pair;
+  const common = commonPrefix(pair);
+  if (common > 0) {
+    return [
+      {
+        prompt: chosen.subarray(0, common),
+        completions: [chosen.subarray(common), rejected.subarray(common)],
+      },
+    ];
+  }
+  return [chosen, rejected].map((ids) => ({ prompt: ids, completions: [new Int32Array(0)] }));
+}
+
+/** Cuts pairs into micro-batches of at most microBatchTokens packed tokens, in order; a pair stays together. */
+function pairBatches(pairs: readonly PreferencePair[], options: PreferenceOptions): PreferencePair[][] {
+  const batches: PreferencePair[][] = [];
+  let used = Number.POSITIVE_INFINITY;
+  for (const pair of pairs) {
+    const whole = pair.chosen.length + pair.rejected.length;
+    const cost = options.sharePrefix ? whole - commonPrefix(pair) : whole;
+    if (used + cost > options.microBatchTokens) {
+      batches.push([]);
+      used = 0;
+    }
+    batches.at(-1)!.push(pair);
+    used += cost;
+  }
+  return batches;
+}

@@ -148,14 +148,16 @@ describe("memory", () => {
 
 test("a frozen copy of a bfloat16 policy sees the same weights, ties included", () => {
   using policy = new Tiny("llama", { dtype: Dtype.bf16, trainable: true });
-  using copy = new Tiny("llama", { dtype: Dtype.bf16 });
+  const { device, config, options } = policy.model;
+  const copy = new Transformer(device, config, { ...options, trainable: false }, "copy");
   const name = "model.layers.0.mlp.up_proj.weight";
   // Halfway between two bfloat16 numbers, the lower one even.
   const ties = policy.model.parameters.read(name).map((_, i) => (1 + 2 ** -8) * (i % 2 ? -1 : 1));
   policy.model.parameters.load(name, ties);
-  copy.model.copyFrom(policy.model);
+  copy.copyFrom(policy.model);
   for (const p of policy.model.parameters.list)
-    expect(copy.model.parameters.readRounded(p.name)).toEqual(policy.model.parameters.readRounded(p.name));
+    expect(copy.parameters.readRounded(p.name)).toEqual(policy.model.parameters.readRounded(p.name));
+  copy.dispose();
 });
 
 describe("gradients do not depend on how they are computed", () => {

@@ -7,7 +7,7 @@ import { assert, DeviceError, Diverged, UsageError } from "../core/errors.ts";
 import type { Finish } from "../core/records.ts";
 import type { Purpose } from "../core/rng.ts";
 import * as F from "../nn/functional.ts";
-import type { Transformer } from "../nn/transformer.ts";
+import type { Decoder } from "../nn/transformer.ts";
 import { Dtype, NONE, VOCAB_TILE } from "../ops/define.ts";
 import { sample } from "../ops/head.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
@@ -90,7 +90,7 @@ export class RolloutEngine {
   readonly store: KvStore;
   constructor(
     readonly memory: StepMemory,
-    readonly model: Transformer,
+    readonly model: Decoder,
     readonly options: EngineOptions,
   ) {
     this.store = new KvStore(

@@ -1,10 +1,10 @@
 /** Log-probabilities of given completions by the packed forward pass: reference, scoring API and training alike. */
-import type { Transformer } from "../nn/transformer.ts";
+import type { Decoder } from "../nn/transformer.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import { type Group, microBatches, type PackedRow, packGroups, selectGroups } from "./pack.ts";
 
-/** A packed row on the device: what `Transformer.forward` and `score` take. */
+/** A packed row on the device: what `Decoder.forward` and `score` take. */
 export function uploadRow(g: Graph, row: PackedRow) {
   const ids = g.upload(row.ids, "ids");
   const positions = g.upload(row.positions, "positions");
@@ -24,7 +24,7 @@ export function uploadRow(g: Graph, row: PackedRow) {
 /** Runs the forward pass of one packed row up to log-probabilities and entropies. The caller releases them. */
 export function forwardRow(
   g: Graph,
-  model: Transformer,
+  model: Decoder,
   row: PackedRow,
   temperature: number,
 ): { logprob: Tensor; entropy: Tensor } {
@@ -45,7 +45,7 @@ export interface GroupScores {
 /** Scores every completion without gradients, a prompt encoded once per micro-batch it appears in. */
 export function scoreGroups(
   memory: StepMemory,
-  model: Transformer,
+  model: Decoder,
   groups: readonly Group[],
   temperature: number,
   budget: number,

@@ -38,17 +38,17 @@ inline size_t panel_elements(uint32_t depth) {
   return size_t(Depth<T>::steps(depth)) * Depth<T>::kWide * kPanel;
 }
 
-// acc[r][v] for rows r < MR and columns [column, column + kTileCols) of the panel.
-template <int MR>
-inline void chain(V (&acc)[MR][kTileVecs], const float* a, size_t lda, const float* panel, uint32_t depth) {
+// acc[r][v] for rows r < MR and NV vectors of the panel's columns.
+template <int MR, int NV>
+inline void chain(V (&acc)[MR][NV], const float* a, size_t lda, const float* panel, uint32_t depth) {
   for (uint32_t p = 0; p < depth; p++) {
-    V b[kTileVecs];
-    for (int v = 0; v < kTileVecs; v++) b[v] = load(panel + size_t(p) * kPanel + v * W);
+    V b[NV];
+    for (int v = 0; v < NV; v++) b[v] = load(panel + size_t(p) * kPanel + v * W);
 #pragma GCC unroll 12
     for (int r = 0; r < MR; r++) {
       const V x = set1(a[size_t(r) * lda + p]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kTileVecs; v++) acc[r][v] = fma(x, b[v], acc[r][v]);
+      for (int v = 0; v < NV; v++) acc[r][v] = fma(x, b[v], acc[r][v]);
     }
   }
 }
@@ -59,18 +59,17 @@ inline uint32_t pair_at(const uint16_t* p) {
   return u;
 }
 
-template <int MR>
-inline void chain(V (&acc)[MR][kTileVecs], const uint16_t* a, size_t lda, const uint16_t* panel,
-                  uint32_t depth) {
+template <int MR, int NV>
+inline void chain(V (&acc)[MR][NV], const uint16_t* a, size_t lda, const uint16_t* panel, uint32_t depth) {
   const uint32_t pairs = depth / 2;
   auto step = [&](uint32_t p, auto pair) {
-    P b[kTileVecs];
-    for (int v = 0; v < kTileVecs; v++) b[v] = load_pairs(panel + (size_t(p) * kPanel + size_t(v) * W) * 2);
+    P b[NV];
+    for (int v = 0; v < NV; v++) b[v] = load_pairs(panel + (size_t(p) * kPanel + size_t(v) * W) * 2);
 #pragma GCC unroll 12
     for (int r = 0; r < MR; r++) {
       const P x = set1_pair(pair(a + size_t(r) * lda + size_t(p) * 2));
 #pragma GCC unroll 4
-      for (int v = 0; v < kTileVecs; v++) acc[r][v] = dot_pairs(acc[r][v], x, b[v]);
+      for (int v = 0; v < NV; v++) acc[r][v] = dot_pairs(acc[r][v], x, b[v]);
     }
   };
   for (uint32_t p = 0; p < pairs; p++) step(p, pair_at);
@@ -86,7 +85,7 @@ inline void tile(const T* a, size_t lda, const T* panel, uint32_t depth, Start&&
     V acc[MR][kTileVecs];
     for (int r = 0; r < MR; r++)
       for (int v = 0; v < kTileVecs; v++) acc[r][v] = start(r, column + uint32_t(v * W));
-    chain<MR>(acc, a, lda, panel + size_t(column) * Depth<T>::kWide, depth);
+    chain(acc, a, lda, panel + size_t(column) * Depth<T>::kWide, depth);
     for (int r = 0; r < MR; r++)
       for (int v = 0; v < kTileVecs; v++) finish(r, column + uint32_t(v * W), acc[r][v]);
   }
@@ -106,6 +105,37 @@ inline void panel_product(int rows, const T* a, size_t lda, const T* panel, uint
 #undef CASE
   }
   // clang-format on
+}
+
+// Only the first `columns` of a panel, from zero: whole vectors, as few as hold them. `columns` <= 32.
+template <int MR, int NV, class T, class Finish>
+inline void few_vectors(const T* a, size_t lda, const T* panel, uint32_t depth, uint32_t column,
+                        Finish&& finish) {
+  V acc[MR][NV];
+  for (int r = 0; r < MR; r++)
+    for (int v = 0; v < NV; v++) acc[r][v] = zero();
+  chain(acc, a, lda, panel + size_t(column) * Depth<T>::kWide, depth);
+  for (int r = 0; r < MR; r++)
+    for (int v = 0; v < NV; v++) finish(r, column + uint32_t(v * W), acc[r][v]);
+}
+template <class T, class Finish>
+inline void few_columns(int rows, const T* a, size_t lda, const T* panel, uint32_t depth, uint32_t columns,
+                        Finish&& finish) {
+  for (uint32_t column = 0; column < columns;) {
+    const bool two = columns - column > uint32_t(W);
+    // clang-format off
+    switch (rows) {
+#define CASE(n) case n: two ? few_vectors<n, 2>(a, lda, panel, depth, column, finish) \
+                            : few_vectors<n, 1>(a, lda, panel, depth, column, finish); break;
+      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if defined(__AVX512F__)
+      CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#endif
+#undef CASE
+    }
+    // clang-format on
+    column += two ? 2 * W : W;
+  }
 }
 
 inline V start_zero(int, uint32_t) { return zero(); }
@@ -134,13 +164,15 @@ inline void for_tiles(const Ctx& c, uint32_t panels, uint32_t tiles, F&& body) {
   for (uint64_t i = begin; i < end; i++) body(uint32_t(i / tiles), uint32_t(i % tiles));
 }
 
-// Transposes panel columns [k0, k0+32) of a packed [n][k] matrix to a panel whose depth is n.
-inline void transpose_panel(const float* w, uint32_t n, uint32_t k, uint32_t k0, float* out) {
+// Transposes columns [k0, k0+32) of a packed [n][k] matrix to a panel whose depth is n; `width` <= 32 says
+// how many columns of that panel anybody reads.
+inline void transpose_panel(const float* w, uint32_t n, uint32_t k, uint32_t k0, float* out,
+                            uint32_t width = kPanel) {
   const uint32_t cols = std::min(kPanel, k - k0);
   for (uint32_t n0 = 0; n0 < n; n0 += kPanel) {
     const float* from = w + size_t(n0) * k + size_t(k0) * kPanel;
     const uint32_t rows = std::min(kPanel, n - n0);
-    for (uint32_t p = 0; p < kPanel; p++) {
+    for (uint32_t p = 0; p < width; p++) {
       float* to = out + size_t(n0) * kPanel + p;
       if (p < cols)
         for (uint32_t j = 0; j < rows; j++) to[size_t(j) * kPanel] = from[size_t(p) * kPanel + j];
@@ -149,17 +181,26 @@ inline void transpose_panel(const float* w, uint32_t n, uint32_t k, uint32_t k0,
     }
   }
 }
-inline void transpose_panel(const uint16_t* w, uint32_t n, uint32_t k, uint32_t k0, uint16_t* out) {
+// Pairs along k become pairs along n, four elements at a time. What is padding in one is padding in the
+// other.
+inline void transpose_panel(const uint16_t* w, uint32_t n, uint32_t k, uint32_t k0, uint16_t* out,
+                            uint32_t width = kPanel) {
   const uint32_t depth = (k + 1) / 2 * 2;
   const uint32_t cols = std::min(kPanel, k - k0);
-  if (n % 2) std::memset(out + size_t(n - 1) * kPanel, 0, 2 * kPanel * sizeof(uint16_t));
   for (uint32_t n0 = 0; n0 < n; n0 += kPanel) {
     const uint16_t* from = w + size_t(n0) * depth + size_t(k0) * kPanel;
+    uint16_t* to = out + size_t(n0) * kPanel;
     const uint32_t rows = std::min(kPanel, n - n0);
-    for (uint32_t p = 0; p < kPanel; p++)
-      for (uint32_t j = 0; j < rows; j++)
-        out[size_t(n0 + j) / 2 * 2 * kPanel + p * 2 + (n0 + j) % 2] =
-            p < cols ? from[size_t(p / 2) * 2 * kPanel + j * 2 + p % 2] : uint16_t(0);
+    for (uint32_t p = 0; p < width; p += 2)
+      for (uint32_t j = 0; j < rows; j += 2) {
+        uint32_t low = 0, high = 0;
+        if (p < cols) {
+          low = pair_at(from + size_t(p) * kPanel + j * 2);
+          high = pair_at(from + size_t(p) * kPanel + j * 2 + 2);
+        }
+        const uint32_t pairs[2] = {(low & 0xffffu) | high << 16, low >> 16 | (high & 0xffff0000u)};
+        std::memcpy(to + size_t(j) * kPanel + p * 2, pairs, sizeof pairs);
+      }
   }
 }
 

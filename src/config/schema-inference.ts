@@ -65,6 +65,7 @@ export const benchSchemas = {
     group: field(int(1), 16, "completions a prompt"),
     completions: field(int(1), 32, "completions a step"),
     beta: field(nonNegative(), 0.02, "weight of the KL term; 0 = no reference"),
+    lora_r: field(int(0), 0, "rank of adapters on every linear map, trained alone; 0 = train all parameters"),
     share_prefix: field(z.boolean(), true, "encode a prompt once for its group"),
     checkpointing: field(z.boolean(), false, "keep block inputs only"),
     steps: stepsFlag,

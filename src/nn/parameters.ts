@@ -134,6 +134,15 @@ export class Parameters {
     this.#store(values, p, p.tensor.storage!, p.tensor.dtype, p.remainder);
   }
 
+  /** Copies the values of the same parameters elsewhere. */
+  copyFrom(other: Parameters): void {
+    for (const { name, tensor, remainder } of this.list) {
+      // A master half-way between two bfloat16 values rounds up beside its remainder and to even without one.
+      const exact = tensor.dtype === Dtype.f32 || remainder !== null;
+      this.load(name, exact ? other.read(name) : other.readRounded(name));
+    }
+  }
+
   /** Sets matrices and vectors straight from files, row-major float32 or bfloat16, through one staging buffer. */
   loadStored(sources: Iterable<{ readonly name: string; readonly stored: StoredValues }>): void {
     const list = [...sources];

@@ -284,9 +284,8 @@ export class Transformer extends Decoder {
 
   /** Copies the values of another model of the same shape; adapters where both have them. */
   copyFrom(other: Transformer): void {
-    for (const p of this.parameters.list) this.parameters.load(p.name, other.parameters.read(p.name));
-    if (!other.adapters) return;
-    for (const p of this.adapters?.list ?? []) this.adapters!.load(p.name, other.adapters.read(p.name));
+    this.parameters.copyFrom(other.parameters);
+    if (other.adapters) this.adapters?.copyFrom(other.adapters);
   }
 
   dispose(): void {

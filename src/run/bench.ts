@@ -11,8 +11,9 @@ import { writeModelFolder } from "../io/hf-folder.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { TRL_ADVANTAGE } from "../loss/advantage.ts";
 import { policyOptions } from "../loss/options.ts";
+import { initialiseAdapters, type LoraOptions } from "../nn/adapters.ts";
 import { AdamW } from "../nn/optimizer.ts";
-import { Transformer } from "../nn/transformer.ts";
+import { type Decoder, Transformer } from "../nn/transformer.ts";
 import { Dtype } from "../ops/define.ts";
 import { catalogue } from "../ops/index.ts";
 import { RolloutEngine } from "../rollout/engine.ts";
@@ -89,16 +90,23 @@ class Bench {
     return { gemm_gflops: this.#gflops, read_gbps: this.#gbps };
   }
 
-  model(shape: Shape, maxPositions: number, trainable: boolean, checkpointing = false): Transformer {
+  model(
+    shape: Shape,
+    maxPositions: number,
+    trainable: boolean,
+    checkpointing = false,
+    lora: LoraOptions | null = null,
+  ): Transformer {
     this.talk(`making random weights of shape ${shape}`);
     const dtype = dtypeCode(this.options.dtype);
     const model = new Transformer(
       this.device,
       configOf(shape),
-      { dtype, trainable, maxPositions, checkpointing },
+      { dtype, trainable, maxPositions, checkpointing, lora },
       shape,
     );
     fillWeights(model);
+    if (model.adapters) initialiseAdapters(model.adapters, this.options.seed);
     return model;
   }
 
@@ -136,22 +144,25 @@ class Bench {
 
 async function grpo(options: BenchOptions<"grpo">, context: Context): Promise<Result> {
   const bench = new Bench("grpo", options, context.talk);
-  const { prompt: P, completion: C, group: G, completions, beta, shape } = options;
+  const { prompt: P, completion: C, group: G, completions, beta, shape, lora_r: r } = options;
   assert(completions % G === 0, "completions must be a multiple of group");
   const prompts = completions / G;
-  const model = bench.model(shape, P + C, true, options.checkpointing);
-  let reference: Transformer | null = null;
-  if (beta > 0) {
-    reference = new Transformer(
+  const lora: LoraOptions | null = r > 0 ? { r, alpha: 2 * r, targets: "all-linear" } : null;
+  const model = bench.model(shape, P + C, true, options.checkpointing, lora);
+  let reference: Decoder | null = null;
+  if (beta > 0 && lora) reference = model.base;
+  else if (beta > 0) {
+    const copy = new Transformer(
       bench.device,
       model.config,
       { ...model.options, trainable: false },
       "reference",
     );
-    reference.copyFrom(model);
+    copy.copyFrom(model);
+    reference = copy;
   }
   const memory = new StepMemory(bench.device);
-  const optimizer = new AdamW(model.parameters, {
+  const optimizer = new AdamW(model.trained, {
     beta1: 0.9,
     beta2: 0.999,
     eps: 1e-8,
@@ -204,7 +215,9 @@ async function grpo(options: BenchOptions<"grpo">, context: Context): Promise<Re
   const tokens = (shared ? prompts * P : completions * P) + completions * C;
   const pairs = shared ? sharedPairs(prompts, P, G, C) : sharedPairs(completions, P, 1, C);
   const flops =
-    costs.training(tokens, pairs, completions * C) +
+    (lora
+      ? costs.adapting(tokens, pairs, completions * C, model.trained.count)
+      : costs.training(tokens, pairs, completions * C)) +
     (beta > 0 ? costs.forward(tokens, pairs, completions * C) : 0);
   let limit = flops / (bench.limit.gemm_gflops * 1e9);
   limit += costs.forward(prompts * P, (prompts * P * P) / 2, prompts) / (bench.limit.gemm_gflops * 1e9);
@@ -216,7 +229,7 @@ async function grpo(options: BenchOptions<"grpo">, context: Context): Promise<Re
       bench.limit,
     );
   }
-  limit += (28 * model.parameters.count) / (bench.limit.read_gbps * 1e9);
+  limit += (28 * model.trained.count) / (bench.limit.read_gbps * 1e9);
   const step_s = median(seconds);
   return bench.result(
     shape,
@@ -226,6 +239,7 @@ async function grpo(options: BenchOptions<"grpo">, context: Context): Promise<Re
       group: G,
       completions,
       beta,
+      lora_r: r,
       share_prefix: shared,
       step_s,
       steps: seconds,

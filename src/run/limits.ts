@@ -48,6 +48,12 @@ export class Costs {
     return 3 * this.forward(tokens, pairs, scored);
   }
 
+  /** The same where `adapters` numbers beside the trunk are trained and the model's own weights are not. */
+  adapting(tokens: number, pairs: number, scored: number, adapters: number): number {
+    const own = this.training(tokens, pairs, scored) - 2 * (this.trunk * tokens + this.head * scored);
+    return own + 6 * adapters * tokens;
+  }
+
   /** Seconds of one decode step of `batch` rows that read `cached` distinct cached tokens. */
   decodeSeconds(batch: number, pairs: number, cached: number, limit: MachineLimit): number {
     const bytes = (this.trunk + this.head) * this.elementBytes + this.kvBytes * cached;

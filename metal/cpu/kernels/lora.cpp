@@ -156,34 +156,56 @@ inline const uint32_t* broadcasts(Ctx& c, const uint16_t* narrow, uint32_t m, ui
   return words;
 }
 
+// Tokens of one pass: all rows of r go over them while they are in the second-level cache.
+constexpr uint32_t kPass = 128;
+
+// Where a strip of columns begins, how many its last vector has, and its sums between passes.
+template <class G, class T>
+struct Strip {
+  G g;
+  uint32_t j0;
+  int last;
+  const T* wide;
+  size_t ld;
+  float* sums;
+};
+
 template <int R, int NV, class G, class N, class T>
-inline void strip(const G& g, uint32_t i0, uint32_t j0, int last, const N* narrow, uint32_t r, const T* wide,
-                  size_t ld, uint32_t m) {
+inline void pass(const Strip<G, T>& s, uint32_t i0, const N* narrow, uint32_t r, uint32_t t0, uint32_t count,
+                 bool ends) {
   V acc[R][NV];
+  float* sums = s.sums + size_t(i0) * NV * W;
   for (int i = 0; i < R; i++)
     for (int v = 0; v < NV; v++)
-      acc[i][v] = gather<G>(g.of(i0 + uint32_t(i), j0 + uint32_t(v * W)), v + 1 < NV ? W : last);
-  tokens(acc, narrow + i0, r, wide, ld, m);
+      acc[i][v] = t0 == 0 ? gather<G>(s.g.of(i0 + uint32_t(i), s.j0 + uint32_t(v * W)), v + 1 < NV ? W : s.last)
+                          : load(sums + (i * NV + v) * W);
+  tokens(acc, narrow + size_t(t0) / Depth<T>::kWide * r + i0, r, s.wide + t0 * s.ld, s.ld, count);
   for (int i = 0; i < R; i++)
     for (int v = 0; v < NV; v++)
-      scatter<G>(g.of(i0 + uint32_t(i), j0 + uint32_t(v * W)), acc[i][v], v + 1 < NV ? W : last);
+      if (ends)
+        scatter<G>(s.g.of(i0 + uint32_t(i), s.j0 + uint32_t(v * W)), acc[i][v], v + 1 < NV ? W : s.last);
+      else
+        store(sums + (i * NV + v) * W, acc[i][v]);
 }
 
-// All rows of r in strips of NV vectors from column j0, the last of them with `last` columns.
+// A strip of NV vectors.
 template <int NV, class G, class N, class T>
-inline void strips(const G& g, uint32_t j0, int last, const N* narrow, uint32_t r, const T* wide, size_t ld,
-                   uint32_t m) {
-  for (uint32_t i0 = 0; i0 < r; i0 += kNarrow) {
-    // clang-format off
-    switch (std::min<uint32_t>(kNarrow, r - i0)) {
-#define CASE(n) case n: strip<n, NV>(g, i0, j0, last, narrow, r, wide, ld, m); break;
-      CASE(1) CASE(2) CASE(3) CASE(4)
+inline void strip(const Strip<G, T>& s, const N* narrow, uint32_t r, uint32_t m) {
+  const uint32_t block = r <= uint32_t(kNarrow) ? m : kPass;
+  for (uint32_t t0 = 0; t0 < m; t0 += block) {
+    const uint32_t count = std::min(block, m - t0);
+    for (uint32_t i0 = 0; i0 < r; i0 += kNarrow) {
+      // clang-format off
+      switch (std::min<uint32_t>(kNarrow, r - i0)) {
+#define CASE(n) case n: pass<n, NV>(s, i0, narrow, r, t0, count, t0 + count == m); break;
+        CASE(1) CASE(2) CASE(3) CASE(4)
 #if defined(__AVX512F__)
-      CASE(5) CASE(6) CASE(7) CASE(8)
+        CASE(5) CASE(6) CASE(7) CASE(8)
 #endif
 #undef CASE
+      }
+      // clang-format on
     }
-    // clang-format on
   }
 }
 
@@ -194,13 +216,15 @@ void narrow_gradient(Ctx& c, const G& g, const T* narrow, uint32_t r, const T* w
   const Range mine = split_units(width, W, c);
   if (mine.begin == mine.end || m == 0) return;
   const auto* left = broadcasts(c, narrow, m, r);
+  float* sums = static_cast<float*>(c.local(4, size_t(r) * kStrip * W * sizeof(float)));
   uint32_t j = mine.begin;
   while (mine.end - j >= uint32_t(W)) {
     const uint32_t vectors = (mine.end - j) / W;
     const uint32_t take = vectors == 4 ? 2 : std::min<uint32_t>(vectors, kStrip);
-    if (take == 3) strips<3>(g, j, W, left, r, wide + j, width, m);
-    if (take == 2) strips<2>(g, j, W, left, r, wide + j, width, m);
-    if (take == 1) strips<1>(g, j, W, left, r, wide + j, width, m);
+    const Strip<G, T> s{g, j, W, wide + j, width, sums};
+    if (take == 3) strip<3>(s, left, r, m);
+    if (take == 2) strip<2>(s, left, r, m);
+    if (take == 1) strip<1>(s, left, r, m);
     j += take * W;
   }
   if (j == mine.end) return;
@@ -210,7 +234,7 @@ void narrow_gradient(Ctx& c, const G& g, const T* narrow, uint32_t r, const T* w
   std::memset(padded, 0, size_t(m) * W * sizeof(T));
   for (uint32_t t = 0; t < m; t++)
     std::memcpy(padded + size_t(t) * W, wide + size_t(t) * width + j, count * sizeof(T));
-  strips<1>(g, j, int(count), left, r, padded, W, m);
+  strip<1>(Strip<G, T>{g, j, int(count), padded, W, sums}, left, r, m);
 }
 
 template <class T>

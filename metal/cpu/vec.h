@@ -92,6 +92,11 @@ inline V load_bf16_n(const uint16_t* p, int n) {
 inline void store_bf16_n(uint16_t* p, V v, int n) { _mm256_mask_storeu_epi16(p, mask_n(n), narrow_bf16(v)); }
 #define RLV_NATIVE_BF16_PARTS 1
 inline P load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
+// Pairs of the elements of two rows.
+inline P join_pairs(const uint16_t* low, const uint16_t* high) {
+  const __m512i l = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(low)));
+  return _mm512_or_si512(l, _mm512_castps_si512(load_bf16(high)));
+}
 inline P set1_pair(uint32_t pair) { return _mm512_set1_epi32(int(pair)); }
 inline V pair_low(P p) { return _mm512_castsi512_ps(_mm512_slli_epi32(p, 16)); }
 inline V pair_high(P p) {
@@ -138,6 +143,10 @@ inline void store_bf16(uint16_t* p, V v) {
   for (int i = 0; i < W; i++) p[i] = f32_to_bf16(f[i]);
 }
 inline P load_pairs(const uint16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline P join_pairs(const uint16_t* low, const uint16_t* high) {
+  const __m256i l = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(low)));
+  return _mm256_or_si256(l, _mm256_castps_si256(load_bf16(high)));
+}
 inline P set1_pair(uint32_t pair) { return _mm256_set1_epi32(int(pair)); }
 inline V pair_low(P p) { return _mm256_castsi256_ps(_mm256_slli_epi32(p, 16)); }
 inline V pair_high(P p) {
@@ -194,6 +203,9 @@ inline P load_pairs(const uint16_t* p) {
   P v;
   std::memcpy(&v, p, 16);
   return v;
+}
+inline P join_pairs(const uint16_t* low, const uint16_t* high) {
+  return P{low[0], low[1], low[2], low[3]} | (P)load_bf16(high);
 }
 inline P set1_pair(uint32_t pair) { return P{pair, pair, pair, pair}; }
 inline V pair_low(P p) { return (V)(p << 16); }

@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 #pragma once
-#define RLV_ABI_HASH "ace46be22d467b33"
+#define RLV_ABI_HASH "53c8d732e4dbdb78"

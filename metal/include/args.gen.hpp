@@ -458,6 +458,40 @@ struct RopeAppend {
   float eps;
   uint32_t dt;
 };
+// du[m,r] = scale * dy[m,n] * b[n,r] rounded to dt; dx[m,k] (+)= du * a[r,k]; da += du^T * x; db += dy^T * u; da, db float32 in the packed layout of dtype dt; one chain per output; du is written where dx or da is wanted
+struct LoraBwd {
+  void* dx;
+  void* da;
+  void* db;
+  void* du;
+  const void* dy;
+  const void* x;
+  const void* u;
+  const void* a;
+  const void* b;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t r;
+  float scale;
+  uint32_t dt;
+  uint32_t accumulate;
+};
+// u[m,r] = scale * (x[m,k] * a[r,k]^T) rounded to dt; y[m,n] = base[m,n] + u * b[n,r]^T; one chain over k, one over r; base may be y
+struct LoraFwd {
+  void* y;
+  void* u;
+  const void* base;
+  const void* x;
+  const void* a;
+  const void* b;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t r;
+  float scale;
+  uint32_t dt;
+};
 }  // namespace args
 
 // X(name, Struct): one line per operation, in the order of the ids.
@@ -496,7 +530,9 @@ struct RopeAppend {
   X(linear_residual, LinearResidual) \
   X(norm_qkv, NormQkv) \
   X(norm_swiglu, NormSwiglu) \
-  X(rope_append, RopeAppend)
+  X(rope_append, RopeAppend) \
+  X(lora_bwd, LoraBwd) \
+  X(lora_fwd, LoraFwd)
 
 // Scratch is read and written, and laid out as its operation likes.
 enum Access : uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3, kScratch = 7 };
@@ -1214,6 +1250,51 @@ inline double flops_rope_append(const void* record) {
   (void)a;
   return double(8*uint64_t(a.rows)*(uint64_t(a.heads) + uint64_t(a.kv_heads))*uint64_t(a.head_dim));
 }
+inline int check_lora_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_lora_bwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (a.dx.buffer && bytes_of(a.dx) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 0;
+  if (a.da.buffer && bytes_of(a.da) < packed_len(uint64_t(a.r),uint64_t(a.k),uint64_t(a.dt))*4) return 1;
+  if (a.db.buffer && bytes_of(a.db) < packed_len(uint64_t(a.n),uint64_t(a.r),uint64_t(a.dt))*4) return 2;
+  if (!a.du.buffer || bytes_of(a.du) < uint64_t(a.m)*uint64_t(a.r)*size(uint64_t(a.dt))) return 3;
+  if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 4;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 5;
+  if (!a.u.buffer || bytes_of(a.u) < uint64_t(a.m)*uint64_t(a.r)*size(uint64_t(a.dt))) return 6;
+  if (!a.a.buffer || bytes_of(a.a) < packed_len(uint64_t(a.r),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.dt))) return 7;
+  if (!a.b.buffer || bytes_of(a.b) < packed_len(uint64_t(a.n),uint64_t(a.r),uint64_t(a.dt))*size(uint64_t(a.dt))) return 8;
+  return -1;
+}
+inline void resolve_lora_bwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_lora_bwd*>(record);
+  *static_cast<args::LoraBwd*>(out) = args::LoraBwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], a.m, a.n, a.k, a.r, a.scale, a.dt, a.accumulate};
+}
+inline double flops_lora_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_lora_bwd*>(record);
+  (void)a;
+  return double(4*uint64_t(a.m)*uint64_t(a.r)*(uint64_t(a.n)+uint64_t(a.k)));
+}
+inline int check_lora_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_lora_fwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 0;
+  if (!a.u.buffer || bytes_of(a.u) < uint64_t(a.m)*uint64_t(a.r)*size(uint64_t(a.dt))) return 1;
+  if (!a.base.buffer || bytes_of(a.base) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 2;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 3;
+  if (!a.a.buffer || bytes_of(a.a) < packed_len(uint64_t(a.r),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.dt))) return 4;
+  if (!a.b.buffer || bytes_of(a.b) < packed_len(uint64_t(a.n),uint64_t(a.r),uint64_t(a.dt))*size(uint64_t(a.dt))) return 5;
+  return -1;
+}
+inline void resolve_lora_fwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_lora_fwd*>(record);
+  *static_cast<args::LoraFwd*>(out) = args::LoraFwd{p[0], p[1], p[2], p[3], p[4], p[5], a.m, a.n, a.k, a.r, a.scale, a.dt};
+}
+inline double flops_lora_fwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_lora_fwd*>(record);
+  (void)a;
+  return double(2*uint64_t(a.m)*uint64_t(a.r)*(uint64_t(a.n)+uint64_t(a.k)));
+}
 
 struct FieldInfo {
   const char* name;
@@ -1277,6 +1358,8 @@ inline const OpInfo& op_info(uint32_t id) {
     {"norm_qkv", "decode", sizeof(rlv_op_norm_qkv), sizeof(args::NormQkv), 12, {{"q", kWrite}, {"k", kWrite}, {"v", kWrite}, {"h", kRead}, {"weight", kRead}, {"wq", kRead}, {"wk", kRead}, {"wv", kRead}, {"bq", kRead}, {"bk", kRead}, {"bv", kRead}, {"work", kScratch}}, 6, {{"m", false}, {"cols", false}, {"nq", false}, {"nkv", false}, {"eps", true}, {"dt", false}}, check_norm_qkv, resolve_norm_qkv, flops_norm_qkv},
     {"norm_swiglu", "decode", sizeof(rlv_op_norm_swiglu), sizeof(args::NormSwiglu), 6, {{"y", kWrite}, {"h", kRead}, {"weight", kRead}, {"wgate", kRead}, {"wup", kRead}, {"work", kScratch}}, 5, {{"m", false}, {"cols", false}, {"n", false}, {"eps", true}, {"dt", false}}, check_norm_swiglu, resolve_norm_swiglu, flops_norm_swiglu},
     {"rope_append", "decode", sizeof(rlv_op_rope_append), sizeof(args::RopeAppend), 11, {{"y", kWrite}, {"kv", kReadWrite}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"qweight", kRead}, {"kweight", kRead}, {"positions", kRead}, {"rope", kRead}, {"slots", kRead}, {"work", kScratch}}, 8, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"max_pos", false}, {"kv_pages", false}, {"eps", true}, {"dt", false}}, check_rope_append, resolve_rope_append, flops_rope_append},
+    {"lora_bwd", "lora", sizeof(rlv_op_lora_bwd), sizeof(args::LoraBwd), 9, {{"dx", kReadWrite}, {"da", kReadWrite}, {"db", kReadWrite}, {"du", kScratch}, {"dy", kRead}, {"x", kRead}, {"u", kRead}, {"a", kRead}, {"b", kRead}}, 7, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"scale", true}, {"dt", false}, {"accumulate", false}}, check_lora_bwd, resolve_lora_bwd, flops_lora_bwd},
+    {"lora_fwd", "lora", sizeof(rlv_op_lora_fwd), sizeof(args::LoraFwd), 6, {{"y", kWrite}, {"u", kWrite}, {"base", kRead}, {"x", kRead}, {"a", kRead}, {"b", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"scale", true}, {"dt", false}}, check_lora_fwd, resolve_lora_fwd, flops_lora_fwd},
   };
   return table[id];
 }

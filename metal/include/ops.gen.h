@@ -64,7 +64,9 @@ enum {
   RLV_OP_NORM_QKV = 33,
   RLV_OP_NORM_SWIGLU = 34,
   RLV_OP_ROPE_APPEND = 35,
-  RLV_OP_COUNT = 36
+  RLV_OP_LORA_BWD = 36,
+  RLV_OP_LORA_FWD = 37,
+  RLV_OP_COUNT = 38
 };
 
 // dbias[n] += sum over rows of dy[m,n], in fixed blocks of 64 rows
@@ -588,3 +590,41 @@ typedef struct {
   uint32_t dt;
 } rlv_op_rope_append;
 RLV_ASSERT_SIZE(rlv_op_rope_append, 164);
+
+// du[m,r] = scale * dy[m,n] * b[n,r] rounded to dt; dx[m,k] (+)= du * a[r,k]; da += du^T * x; db += dy^T * u; da, db float32 in the packed layout of dtype dt; one chain per output; du is written where dx or da is wanted
+typedef struct {
+  rlv_ref dx;
+  rlv_ref da;
+  rlv_ref db;
+  rlv_ref du;
+  rlv_ref dy;
+  rlv_ref x;
+  rlv_ref u;
+  rlv_ref a;
+  rlv_ref b;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t r;
+  float scale;
+  uint32_t dt;
+  uint32_t accumulate;
+} rlv_op_lora_bwd;
+RLV_ASSERT_SIZE(rlv_op_lora_bwd, 136);
+
+// u[m,r] = scale * (x[m,k] * a[r,k]^T) rounded to dt; y[m,n] = base[m,n] + u * b[n,r]^T; one chain over k, one over r; base may be y
+typedef struct {
+  rlv_ref y;
+  rlv_ref u;
+  rlv_ref base;
+  rlv_ref x;
+  rlv_ref a;
+  rlv_ref b;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t r;
+  float scale;
+  uint32_t dt;
+} rlv_op_lora_fwd;
+RLV_ASSERT_SIZE(rlv_op_lora_fwd, 96);

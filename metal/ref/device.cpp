@@ -7,6 +7,7 @@
 #include "embedding.h"
 #include "gemm.h"
 #include "head.h"
+#include "lora.h"
 #include "mlp.h"
 #include "norm.h"
 #include "optimizer.h"
@@ -123,6 +124,7 @@ RLV_REF_FORWARD(EmbedFwd)
 RLV_REF_FORWARD(GatherRows)
 RLV_REF_FORWARD(LogprobFwd)
 RLV_REF_FORWARD(Add)
+RLV_REF_FORWARD(LoraFwd)
 RLV_REF_DATA(attn_decode, AttnDecode)
 RLV_REF_DATA(norm_qkv, NormQkv)
 RLV_REF_DATA(rope_append, RopeAppend)

@@ -75,6 +75,7 @@ export const benchSchemas = {
   grpo: z.strictObject({
     shape: shapeFlag,
     ...grpoShape,
+    lora_r: field(int(0), 0, "rank of adapters on every linear map, trained alone; 0 = train all parameters"),
     share_prefix: field(z.boolean(), true, "encode a prompt once for its group"),
     checkpointing: checkpointingFlag,
     steps: stepsFlag,

@@ -2,6 +2,7 @@
  * Differentiable functions on step tensors: each allocates its outputs, emits one operation and records it.
  * Shapes: T packed rows, C hidden, F ffn, V vocabulary, H heads, K kv heads, D head dim.
  */
+import { assert } from "../core/errors.ts";
 import { attnDecode, attnFwd, kvAppend } from "../ops/attention.ts";
 import {
   linearResidual as linearResidualOp,
@@ -10,9 +11,11 @@ import {
   ropeAppend as ropeAppendOp,
 } from "../ops/decode.ts";
 import { Dtype, type DtypeCode, VOCAB_TILE } from "../ops/define.ts";
+import { add } from "../ops/elementwise.ts";
 import { embedFwd, gatherRows } from "../ops/embedding.ts";
 import { gemmNt } from "../ops/gemm.ts";
 import { logprobFwd } from "../ops/head.ts";
+import { loraFwd } from "../ops/lora.ts";
 import { swigluFwd } from "../ops/mlp.ts";
 import { qkNormRopeFwd, rmsNormFwd } from "../ops/norm.ts";
 import type { Graph } from "../tape/tape.ts";
@@ -41,19 +44,40 @@ export function rmsNorm(
   return { y, h: h ?? x };
 }
 
-/** A linear map of the model: its packed weight [N,K] and bias [N]. */
+/** A low-rank addition to a linear map: scale·(x·aᵀ)·bᵀ with a [R,K] and b [N,R]. */
+export interface Adapter {
+  readonly a: Tensor;
+  readonly b: Tensor;
+  readonly scale: number;
+}
+
+/** A linear map of the model: its packed weight [N,K], its bias [N], and adapters that are added in their order. */
 export interface Linear {
   readonly w: Tensor;
   readonly bias: Tensor | null;
+  readonly adapters: readonly Adapter[];
 }
 
-/** y[T,N] = x[T,K]·w[N,K]ᵀ + bias[N]. */
-export function linear(g: Graph, x: Tensor, { w, bias }: Linear, ydt: DtypeCode = x.dtype): Tensor {
+/** y[T,N] = x[T,K]·w[N,K]ᵀ + bias[N] + adapters. */
+export function linear(g: Graph, x: Tensor, { w, bias, adapters }: Linear, ydt: DtypeCode = x.dtype): Tensor {
   const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
   const y = g.empty([m, n], ydt, w.label);
   g.apply(gemmNt, { y, x, w, bias }, { m, n, k, dt: x.dtype, ydt, accumulate: 0 });
+  return adapters.reduce((base, adapter) => adapt(g, base, x, adapter), y);
+}
+
+/** base + scale·(x·aᵀ)·bᵀ in the memory of `base`, which it takes over. */
+function adapt(g: Graph, base: Tensor, x: Tensor, { a, b, scale }: Adapter): Tensor {
+  assert(base.dtype === x.dtype, `${base.label}: an adapter adds in the dtype of x`);
+  const [m, n, k, r] = [x.shape[0]!, b.shape[0]!, a.shape[1]!, a.shape[0]!];
+  const y = g.over(base);
+  const u = g.empty([m, r], x.dtype, a.label);
+  g.apply(loraFwd, { y, u, base, x, a, b }, { m, n, k, r, scale, dt: x.dtype });
+  g.release(u, base);
   return y;
 }
+
+const adapted = (...maps: readonly Linear[]): boolean => maps.some((map) => map.adapters.length > 0);
 
 export interface RopeTable {
   /** [positions, D]: cos then sin of D/2 frequencies. */
@@ -267,7 +291,7 @@ export function assumedLogprobs(
   return { logprob, entropy, again };
 }
 
-/** q[B, H·D], k and v [B, K·D] of rows h[B, C] before their norm, in one operation. */
+/** q[B, H·D], k and v [B, K·D] of rows h[B, C] before their norm, in one operation unless there are adapters. */
 export function normQkv(
   g: Graph,
   h: Tensor,
@@ -277,6 +301,12 @@ export function normQkv(
   v: Linear,
   eps: number,
 ): { q: Tensor; k: Tensor; v: Tensor } {
+  if (adapted(q, k, v)) {
+    const { y } = rmsNorm(g, h, null, weight, eps);
+    const out = { q: linear(g, y, q), k: linear(g, y, k), v: linear(g, y, v) };
+    g.release(y);
+    return out;
+  }
   const [m, cols, nq, nkv] = [h.shape[0]!, h.shape[1]!, q.w.shape[0]!, k.w.shape[0]!];
   const out = {
     q: g.empty([m, nq], h.dtype, "queries"),
@@ -327,8 +357,16 @@ export function ropeAppend(
   return y;
 }
 
-/** residual + x·wᵀ. */
-export function linearResidual(g: Graph, residual: Tensor, x: Tensor, { w }: Linear): Tensor {
+/** residual + linear(x). */
+export function linearResidual(g: Graph, residual: Tensor, x: Tensor, map: Linear): Tensor {
+  const { w } = map;
+  if (adapted(map)) {
+    const b = linear(g, x, map);
+    const y = g.over(b);
+    g.apply(add, { y, a: residual, b }, { n: b.size, dt: b.dtype });
+    g.release(b);
+    return y;
+  }
   const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
   const y = g.empty([m, n], x.dtype, "residual");
   const work = g.empty([m, n], x.dtype, w.label);
@@ -346,6 +384,13 @@ export function normSwiglu(
   up: Linear,
   eps: number,
 ): Tensor {
+  if (adapted(gate, up)) {
+    const { y: x } = rmsNorm(g, h, null, weight, eps);
+    const [gated, raised] = [linear(g, x, gate), linear(g, x, up)];
+    const act = swiglu(g, gated, raised);
+    g.release(x, gated, raised);
+    return act;
+  }
   const [m, cols, n] = [h.shape[0]!, h.shape[1]!, gate.w.shape[0]!];
   const y = g.empty([m, n], h.dtype, "swiglu");
   const work = g.empty([m * cols + 2 * m * n], Dtype.f32, "swiglu parts");

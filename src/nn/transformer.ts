@@ -4,11 +4,12 @@
  */
 import { closeSync, openSync } from "node:fs";
 import { UsageError } from "../core/errors.ts";
-import type { Device } from "../device/device.ts";
+import type { Buffer, Device } from "../device/device.ts";
 import { expectedTensors, type ModelConfig, type Weights } from "../io/hf-folder.ts";
 import { Dtype, type DtypeCode } from "../ops/define.ts";
 import type { Graph } from "../tape/tape.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
+import { adapterNames, adapterShapes, type LoraOptions, loraScale } from "./adapters.ts";
 import * as F from "./functional.ts";
 import { Parameters } from "./parameters.ts";
 import { ropeTable } from "./rope.ts";
@@ -45,6 +46,8 @@ export interface TransformerOptions {
   readonly maxPositions: number;
   /** Keep block inputs alone and run blocks again in the gradient pass. */
   readonly checkpointing?: boolean;
+  /** Low-rank adapters: they are trained in the place of the model's own parameters. */
+  readonly lora?: LoraOptions | null;
 }
 
 interface Layer {
@@ -61,73 +64,240 @@ interface Layer {
   readonly down: F.Linear;
 }
 
-export class Transformer {
-  readonly parameters: Parameters;
+/** What a forward pass reads. */
+interface Network {
+  readonly embedding: Tensor;
   /** [V, C] of a language model, [1, C] of a reward model. */
   readonly head: Tensor;
-  readonly #embedding: Tensor;
-  readonly #finalNorm: Tensor;
-  readonly #layers: readonly Layer[];
-  readonly #rope: F.RopeTable;
-  readonly #ropeBuffer;
-  readonly shape: F.HeadShape;
-  readonly checkpointing: boolean;
+  readonly finalNorm: Tensor;
+  readonly layers: readonly Layer[];
+  readonly rope: F.RopeTable;
+}
 
+/** The forward pass of a model over weights that lie elsewhere: with its adapters or without. */
+export class Decoder {
+  readonly shape: F.HeadShape;
+  /** Numbers of the model without adapters. */
+  readonly size: number;
   constructor(
     readonly device: Device,
     readonly config: ModelConfig,
     readonly options: TransformerOptions,
-    label = "model",
+    protected readonly network: Network,
   ) {
-    const { dtype, trainable, momentDtype = Dtype.f32, gradientDtype = Dtype.f32 } = options;
-    this.parameters = new Parameters(
+    this.shape = { heads: config.numHeads, kvHeads: config.numKvHeads, headDim: config.headDim };
+    this.size = [...expectedTensors(config).values()].reduce(
+      (sum, s) => sum + s.reduce((a, b) => a * b, 1),
+      0,
+    );
+  }
+
+  /** Hidden states [T, C] after the final norm. */
+  forward(g: Graph, input: PackedInput): Tensor {
+    const { ids, positions, segments, write } = input;
+    return this.#run(g, ids, [positions, segments.segments], (g, layer, i, q, k, v) => {
+      const { qr, kr } = this.#rotate(g, layer, q, k, positions);
+      const cache = write?.cache.layers[i] ?? null;
+      if (write && cache) F.appendKv(g, cache, kr, v, write.slots, this.shape);
+      const o = F.attention(g, qr, kr, v, segments, this.shape, cache);
+      g.release(qr, kr);
+      return o;
+    });
+  }
+
+  /**
+   * Hidden states [B, C] of one new token per sequence; appends it to the cache. Six operations a layer, for a GPU
+   * pays for each; they give the bits of those that `forward` runs.
+   */
+  decode(g: Graph, input: DecodeInput): Tensor {
+    const { ids, positions, rows, cache, slots } = input;
+    const eps = this.config.rmsNormEps;
+    let h = F.embed(g, ids, this.network.embedding, this.options.dtype);
+    this.network.layers.forEach((layer, i) => {
+      const qkv = F.normQkv(g, h, layer.inputNorm, layer.q, layer.k, layer.v, eps);
+      const { qNorm, kNorm } = layer;
+      const kv = cache.layers[i]!;
+      const q = F.ropeAppend(g, qkv, qNorm, kNorm, positions, this.network.rope, kv, slots, this.shape, eps);
+      g.release(qkv.q, qkv.k, qkv.v);
+      const o = F.decodeAttention(g, q, kv, rows, this.shape);
+      g.release(q);
+      const mixed = F.linearResidual(g, h, o, layer.o);
+      g.release(h, o);
+      const act = F.normSwiglu(g, mixed, layer.postNorm, layer.gate, layer.up, eps);
+      h = F.linearResidual(g, mixed, act, layer.down);
+      g.release(mixed, act);
+    });
+    const final = F.rmsNorm(g, h, null, this.network.finalNorm, eps);
+    g.release(h);
+    return final.y;
+  }
+
+  #rotate(g: Graph, layer: Layer, q: Tensor, k: Tensor, positions: Tensor): { qr: Tensor; kr: Tensor } {
+    const eps = this.config.rmsNormEps;
+    const qr = F.qkNormRope(g, q, layer.qNorm, positions, this.network.rope, this.shape.heads, eps);
+    const kr = F.qkNormRope(g, k, layer.kNorm, positions, this.network.rope, this.shape.kvHeads, eps);
+    return { qr, kr };
+  }
+
+  #run(
+    g: Graph,
+    ids: Tensor,
+    reads: readonly Tensor[],
+    attend: (g: Graph, layer: Layer, index: number, q: Tensor, k: Tensor, v: Tensor) => Tensor,
+  ): Tensor {
+    const eps = this.config.rmsNormEps;
+    if (this.options.maxPositions < 1) throw new UsageError("model opened without positions");
+    let h = F.embed(g, ids, this.network.embedding, this.options.dtype);
+    let delta: Tensor | null = null;
+    this.network.layers.forEach((layer, i) => {
+      const block = (g: Graph, inputs: readonly Tensor[]): readonly Tensor[] => {
+        const first = F.rmsNorm(g, inputs[0]!, inputs[1] ?? null, layer.inputNorm, eps);
+        const q = F.linear(g, first.y, layer.q);
+        const k = F.linear(g, first.y, layer.k);
+        const v = F.linear(g, first.y, layer.v);
+        g.release(first.y);
+        const o = attend(g, layer, i, q, k, v);
+        g.release(q, k, v);
+        const mixed = F.linear(g, o, layer.o);
+        g.release(o);
+        const second = F.rmsNorm(g, first.h, mixed, layer.postNorm, eps);
+        g.release(mixed);
+        if (first.h !== inputs[0]) g.release(first.h);
+        const gate = F.linear(g, second.y, layer.gate);
+        const up = F.linear(g, second.y, layer.up);
+        g.release(second.y);
+        const act = F.swiglu(g, gate, up);
+        g.release(gate, up);
+        const out = F.linear(g, act, layer.down);
+        g.release(act);
+        return [second.h, out];
+      };
+      const inputs: Tensor[] = delta ? [h, delta] : [h];
+      const [nextH, nextDelta] = this.options.checkpointing
+        ? g.checkpoint(inputs, reads, block)
+        : block(g, inputs);
+      g.release(...inputs);
+      h = nextH!;
+      delta = nextDelta!;
+    });
+    const final = F.rmsNorm(g, h, delta, this.network.finalNorm, eps);
+    g.release(h, delta, ...(final.h === h ? [] : [final.h]));
+    return final.y;
+  }
+
+  /** Log-probabilities and entropies of targets at the rows `index` of hidden states. */
+  score(
+    g: Graph,
+    hidden: Tensor,
+    index: Tensor,
+    targets: Tensor,
+    temperature: number,
+  ): { logprob: Tensor; entropy: Tensor } {
+    const rows = F.gather(g, hidden, index);
+    const result = F.logprobs(g, rows, this.network.head, targets, temperature);
+    g.release(rows);
+    return result;
+  }
+
+  /** The same where the sampler has recorded them: only the gradient pass goes through the head. */
+  assumeScores(
+    g: Graph,
+    hidden: Tensor,
+    index: Tensor,
+    targets: Tensor,
+    temperature: number,
+    sampled: F.SampledScores,
+  ): { logprob: Tensor; entropy: Tensor; again: Tensor } {
+    const rows = F.gather(g, hidden, index);
+    const result = F.assumedLogprobs(g, rows, this.network.head, targets, temperature, sampled);
+    g.release(rows);
+    return result;
+  }
+
+  /** Rewards [R, 1] in float32 of the sequences that end at the rows `last` of hidden states. */
+  rewards(g: Graph, hidden: Tensor, last: Tensor): Tensor {
+    const rows = F.gather(g, hidden, last);
+    const rewards = this.logits(g, rows);
+    g.release(rows);
+    return rewards;
+  }
+
+  /** Products with the head in float32: logits [B, V]. */
+  logits(g: Graph, hidden: Tensor): Tensor {
+    return F.linear(g, hidden, { w: this.network.head, bias: null, adapters: [] }, Dtype.f32);
+  }
+}
+
+/** A model: its parameters, and those of its adapters if it has any. */
+export class Transformer extends Decoder {
+  readonly parameters: Parameters;
+  readonly adapters: Parameters | null;
+  /** The same weights without the adapters: the reference of a run that trains them. */
+  readonly base: Decoder;
+  readonly #ropeBuffer: Buffer;
+
+  constructor(device: Device, config: ModelConfig, options: TransformerOptions, label = "model") {
+    const { dtype, trainable, lora = null } = options;
+    const { momentDtype = Dtype.f32, gradientDtype = Dtype.f32 } = options;
+    const shapes = expectedTensors(config);
+    const parameters = new Parameters(
       device,
-      expectedTensors(config),
+      shapes,
       {
         dtype,
-        trainable,
+        trainable: trainable && lora === null,
         momentDtype,
         gradientDtype,
         roundsGradient: (name) => name.endsWith("_proj.weight"),
       },
       label,
     );
-    const p = this.parameters;
-    this.#embedding = p.tensor("model.embed_tokens.weight");
-    this.head = headOf(config, p, this.#embedding);
-    this.#finalNorm = p.tensor("model.norm.weight");
-    this.#layers = Array.from({ length: config.numLayers }, (_, i) => {
-      const at = (name: string) => p.tensor(`model.layers.${i}.${name}.weight`);
-      const maybe = (name: string) => p.maybe(`model.layers.${i}.${name}`);
-      const linear = (name: string) => ({ w: at(name), bias: maybe(`${name}.bias`) });
-      return {
-        inputNorm: at("input_layernorm"),
-        q: linear("self_attn.q_proj"),
-        k: linear("self_attn.k_proj"),
-        v: linear("self_attn.v_proj"),
-        o: linear("self_attn.o_proj"),
-        qNorm: maybe("self_attn.q_norm.weight"),
-        kNorm: maybe("self_attn.k_norm.weight"),
-        postNorm: at("post_attention_layernorm"),
-        gate: linear("mlp.gate_proj"),
-        up: linear("mlp.up_proj"),
-        down: linear("mlp.down_proj"),
-      };
-    });
-    this.shape = { heads: config.numHeads, kvHeads: config.numKvHeads, headDim: config.headDim };
-    this.checkpointing = options.checkpointing ?? false;
-    const values = device.hasMemory ? ropeTable(config, options.maxPositions) : null;
-    const bytes = options.maxPositions * config.headDim * 4;
-    this.#ropeBuffer = device.buffer(bytes, `${label} rope`);
-    if (values) new Float32Array(this.#ropeBuffer.view(0, bytes)).set(values);
-    this.#rope = {
-      table: new Tensor(
-        [options.maxPositions, config.headDim],
-        Dtype.f32,
-        Storage.inBuffer(this.#ropeBuffer, 0, bytes),
-        "rope",
-      ),
-      maxPositions: options.maxPositions,
+    const adapters = lora
+      ? new Parameters(
+          device,
+          adapterShapes(shapes, lora),
+          { dtype, trainable, momentDtype },
+          `${label} adapters`,
+        )
+      : null;
+    const positions = options.maxPositions;
+    const bytes = positions * config.headDim * 4;
+    const ropeBuffer = device.buffer(bytes, `${label} rope`);
+    if (device.hasMemory) new Float32Array(ropeBuffer.view(0, bytes)).set(ropeTable(config, positions));
+    const storage = Storage.inBuffer(ropeBuffer, 0, bytes);
+    const table = new Tensor([positions, config.headDim], Dtype.f32, storage, "rope");
+    const embedding = parameters.tensor("model.embed_tokens.weight");
+    const network = {
+      embedding,
+      head: headOf(config, parameters, embedding),
+      finalNorm: parameters.tensor("model.norm.weight"),
+      rope: { table, maxPositions: positions },
+    };
+    const withAdapters = (module: string): readonly F.Adapter[] => {
+      const names = adapterNames(module);
+      const [a, b] = [adapters?.maybe(names.a), adapters?.maybe(names.b)];
+      return a && b ? [{ a, b, scale: loraScale(lora!) }] : [];
+    };
+    super(device, config, options, { ...network, layers: layersOf(config, parameters, withAdapters) });
+    this.base = adapters
+      ? new Decoder(device, config, options, { ...network, layers: layersOf(config, parameters, () => []) })
+      : this;
+    this.parameters = parameters;
+    this.adapters = adapters;
+    this.#ropeBuffer = ropeBuffer;
+  }
+
+  /** What an optimizer changes: the adapters if there are any. */
+  get trained(): Parameters {
+    return this.adapters ?? this.parameters;
+  }
+
+  get bytes(): Parameters["bytes"] {
+    const [a, b] = [this.parameters.bytes, this.adapters?.bytes];
+    return {
+      weights: a.weights + (b?.weights ?? 0),
+      gradients: a.gradients + (b?.gradients ?? 0),
+      optimizer: a.optimizer + (b?.optimizer ?? 0),
     };
   }
 
@@ -152,146 +322,15 @@ export class Transformer {
     }
   }
 
-  /** Copies the values of another model of the same shape and dtype. */
+  /** Copies the values of another model of the same shape and dtype; adapters where both have them. */
   copyFrom(other: Transformer): void {
     this.parameters.copyFrom(other.parameters);
-  }
-
-  /** Hidden states [T, C] after the final norm. */
-  forward(g: Graph, input: PackedInput): Tensor {
-    const { ids, positions, segments, write } = input;
-    return this.#run(g, ids, [positions, segments.segments], (g, layer, i, q, k, v) => {
-      const { qr, kr } = this.#rotate(g, layer, q, k, positions);
-      const cache = write?.cache.layers[i] ?? null;
-      if (write && cache) F.appendKv(g, cache, kr, v, write.slots, this.shape);
-      const o = F.attention(g, qr, kr, v, segments, this.shape, cache);
-      g.release(qr, kr);
-      return o;
-    });
-  }
-
-  /**
-   * Hidden states [B, C] of one new token per sequence; appends it to the cache. Six operations a layer, for a GPU
-   * pays for each; they give the bits of those that `forward` runs.
-   */
-  decode(g: Graph, input: DecodeInput): Tensor {
-    const { ids, positions, rows, cache, slots } = input;
-    const eps = this.config.rmsNormEps;
-    let h = F.embed(g, ids, this.#embedding, this.options.dtype);
-    this.#layers.forEach((layer, i) => {
-      const qkv = F.normQkv(g, h, layer.inputNorm, layer.q, layer.k, layer.v, eps);
-      const { qNorm, kNorm } = layer;
-      const kv = cache.layers[i]!;
-      const q = F.ropeAppend(g, qkv, qNorm, kNorm, positions, this.#rope, kv, slots, this.shape, eps);
-      g.release(qkv.q, qkv.k, qkv.v);
-      const o = F.decodeAttention(g, q, kv, rows, this.shape);
-      g.release(q);
-      const mixed = F.linearResidual(g, h, o, layer.o);
-      g.release(h, o);
-      const act = F.normSwiglu(g, mixed, layer.postNorm, layer.gate, layer.up, eps);
-      h = F.linearResidual(g, mixed, act, layer.down);
-      g.release(mixed, act);
-    });
-    const final = F.rmsNorm(g, h, null, this.#finalNorm, eps);
-    g.release(h);
-    return final.y;
-  }
-
-  #rotate(g: Graph, layer: Layer, q: Tensor, k: Tensor, positions: Tensor): { qr: Tensor; kr: Tensor } {
-    const eps = this.config.rmsNormEps;
-    const qr = F.qkNormRope(g, q, layer.qNorm, positions, this.#rope, this.shape.heads, eps);
-    const kr = F.qkNormRope(g, k, layer.kNorm, positions, this.#rope, this.shape.kvHeads, eps);
-    return { qr, kr };
-  }
-
-  #run(
-    g: Graph,
-    ids: Tensor,
-    reads: readonly Tensor[],
-    attend: (g: Graph, layer: Layer, index: number, q: Tensor, k: Tensor, v: Tensor) => Tensor,
-  ): Tensor {
-    const eps = this.config.rmsNormEps;
-    if (this.options.maxPositions < 1) throw new UsageError("model opened without positions");
-    let h = F.embed(g, ids, this.#embedding, this.options.dtype);
-    let delta: Tensor | null = null;
-    this.#layers.forEach((layer, i) => {
-      const block = (g: Graph, inputs: readonly Tensor[]): readonly Tensor[] => {
-        const first = F.rmsNorm(g, inputs[0]!, inputs[1] ?? null, layer.inputNorm, eps);
-        const q = F.linear(g, first.y, layer.q);
-        const k = F.linear(g, first.y, layer.k);
-        const v = F.linear(g, first.y, layer.v);
-        g.release(first.y);
-        const o = attend(g, layer, i, q, k, v);
-        g.release(q, k, v);
-        const mixed = F.linear(g, o, layer.o);
-        g.release(o);
-        const second = F.rmsNorm(g, first.h, mixed, layer.postNorm, eps);
-        g.release(mixed);
-        if (first.h !== inputs[0]) g.release(first.h);
-        const gate = F.linear(g, second.y, layer.gate);
-        const up = F.linear(g, second.y, layer.up);
-        g.release(second.y);
-        const act = F.swiglu(g, gate, up);
-        g.release(gate, up);
-        const out = F.linear(g, act, layer.down);
-        g.release(act);
-        return [second.h, out];
-      };
-      const inputs: Tensor[] = delta ? [h, delta] : [h];
-      const [nextH, nextDelta] = this.checkpointing ? g.checkpoint(inputs, reads, block) : block(g, inputs);
-      g.release(...inputs);
-      h = nextH!;
-      delta = nextDelta!;
-    });
-    const final = F.rmsNorm(g, h, delta, this.#finalNorm, eps);
-    g.release(h, delta, ...(final.h === h ? [] : [final.h]));
-    return final.y;
-  }
-
-  /** Log-probabilities and entropies of targets at the rows `index` of hidden states. */
-  score(
-    g: Graph,
-    hidden: Tensor,
-    index: Tensor,
-    targets: Tensor,
-    temperature: number,
-  ): { logprob: Tensor; entropy: Tensor } {
-    const rows = F.gather(g, hidden, index);
-    const result = F.logprobs(g, rows, this.head, targets, temperature);
-    g.release(rows);
-    return result;
-  }
-
-  /** The same where the sampler has recorded them: only the gradient pass goes through the head. */
-  assumeScores(
-    g: Graph,
-    hidden: Tensor,
-    index: Tensor,
-    targets: Tensor,
-    temperature: number,
-    sampled: F.SampledScores,
-  ): { logprob: Tensor; entropy: Tensor; again: Tensor } {
-    const rows = F.gather(g, hidden, index);
-    const result = F.assumedLogprobs(g, rows, this.head, targets, temperature, sampled);
-    g.release(rows);
-    return result;
-  }
-
-  /** Rewards [R, 1] in float32 of the sequences that end at the rows `last` of hidden states. */
-  rewards(g: Graph, hidden: Tensor, last: Tensor): Tensor {
-    const rows = F.gather(g, hidden, last);
-    const rewards = this.logits(g, rows);
-    g.release(rows);
-    return rewards;
-  }
-
-  /** Products with the head in float32: logits [B, V]. */
-  logits(g: Graph, hidden: Tensor): Tensor {
-    return F.linear(g, hidden, { w: this.head, bias: null }, Dtype.f32);
+    if (other.adapters) this.adapters?.copyFrom(other.adapters);
   }
 
   dispose(): void {
     this.parameters.dispose();
+    this.adapters?.dispose();
     this.#ropeBuffer.free();
   }
 }
@@ -299,4 +338,34 @@ export class Transformer {
 function headOf(config: ModelConfig, p: Parameters, embedding: Tensor): Tensor {
   if (config.kind === "reward") return p.tensor("score.weight");
   return config.tieWordEmbeddings ? embedding : p.tensor("lm_head.weight");
+}
+
+function layersOf(
+  config: ModelConfig,
+  p: Parameters,
+  adaptersOf: (module: string) => readonly F.Adapter[],
+): readonly Layer[] {
+  return Array.from({ length: config.numLayers }, (_, i) => {
+    const stem = `model.layers.${i}`;
+    const at = (name: string) => p.tensor(`${stem}.${name}.weight`);
+    const maybe = (name: string) => p.maybe(`${stem}.${name}`);
+    const linear = (name: string) => ({
+      w: at(name),
+      bias: maybe(`${name}.bias`),
+      adapters: adaptersOf(`${stem}.${name}`),
+    });
+    return {
+      inputNorm: at("input_layernorm"),
+      q: linear("self_attn.q_proj"),
+      k: linear("self_attn.k_proj"),
+      v: linear("self_attn.v_proj"),
+      o: linear("self_attn.o_proj"),
+      qNorm: maybe("self_attn.q_norm.weight"),
+      kNorm: maybe("self_attn.k_norm.weight"),
+      postNorm: at("post_attention_layernorm"),
+      gate: linear("mlp.gate_proj"),
+      up: linear("mlp.up_proj"),
+      down: linear("mlp.down_proj"),
+    };
+  });
 }

@@ -5,11 +5,12 @@ import * as elementwise from "./elementwise.ts";
 import * as embedding from "./embedding.ts";
 import * as gemm from "./gemm.ts";
 import * as head from "./head.ts";
+import * as lora from "./lora.ts";
 import * as mlp from "./mlp.ts";
 import * as norm from "./norm.ts";
 import * as optimizer from "./optimizer.ts";
 
-const families = { gemm, norm, attention, mlp, embedding, head, optimizer, elementwise, decode };
+const families = { gemm, norm, attention, mlp, embedding, head, optimizer, elementwise, decode, lora };
 
 function isOp(value: unknown): value is OpDef {
   return typeof value === "object" && value !== null && "tensors" in value;

@@ -109,14 +109,14 @@ export function openTrained(
       loadOptimizer(control.resumeFrom, model);
     }
   }
-  const optimizer = new AdamW(model.parameters, {
+  const optimizer = new AdamW(model.trained, {
     beta1: settings.adam_beta1,
     beta2: settings.adam_beta2,
     eps: settings.adam_epsilon,
     weightDecay: settings.weight_decay,
     maxGradNorm: settings.max_grad_norm,
     seed: settings.seed,
-    decayOf: (name) => (model.parameters.get(name).matrix ? settings.weight_decay : 0),
+    decayOf: (name) => (model.trained.get(name).matrix ? settings.weight_decay : 0),
   });
   return {
     device,
@@ -142,7 +142,7 @@ export async function planMemory(
   const memory = new StepMemory(trained.device);
   try {
     const { kv } = await step(trained, memory);
-    const policy = trained.model.parameters.bytes;
+    const policy = trained.model.bytes;
     const reference = trained.reference?.parameters.bytes.weights ?? 0;
     const bytes = {
       weights: policy.weights + reference,

@@ -7,7 +7,7 @@ import { assert, DeviceError, Diverged, UsageError } from "../core/errors.ts";
 import type { Finish } from "../core/records.ts";
 import type { Purpose } from "../core/rng.ts";
 import * as F from "../nn/functional.ts";
-import type { Transformer } from "../nn/transformer.ts";
+import type { Decoder } from "../nn/transformer.ts";
 import { Dtype, NONE, VOCAB_TILE } from "../ops/define.ts";
 import { sample } from "../ops/head.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
@@ -112,7 +112,7 @@ export class RolloutEngine {
   readonly seconds = { prefill: 0, decode: 0 };
   constructor(
     readonly memory: StepMemory,
-    readonly model: Transformer,
+    readonly model: Decoder,
     readonly options: EngineOptions,
   ) {
     this.store = new KvStore(
@@ -130,7 +130,7 @@ export class RolloutEngine {
    */
   get #tokensAhead(): number {
     if (this.memory.device.isGpu) return 8;
-    return this.model.parameters.count <= SMALL_MODEL ? 4 : 1;
+    return this.model.size <= SMALL_MODEL ? 4 : 1;
   }
 
   /** Enough for a full batch of the longest sequences, each with a prefix of its own. */

@@ -1,6 +1,6 @@
 /** Log-probabilities of given completions by the packed forward pass: reference, scoring API and training alike. */
 import type { SampledScores } from "../nn/functional.ts";
-import type { Transformer } from "../nn/transformer.ts";
+import type { Decoder } from "../nn/transformer.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import {
@@ -13,7 +13,7 @@ import {
   selectGroups,
 } from "./pack.ts";
 
-/** Packed tokens on the device: what `Transformer.forward` takes. */
+/** Packed tokens on the device: what `Decoder.forward` takes. */
 function uploadTokens(g: Graph, row: PackedTokens) {
   const ids = g.upload(row.ids, "ids");
   const positions = g.upload(row.positions, "positions");
@@ -27,7 +27,7 @@ function uploadTokens(g: Graph, row: PackedTokens) {
   };
 }
 
-/** A packed row on the device: what `Transformer.forward` and `score` take. */
+/** A packed row on the device: what `Decoder.forward` and `score` take. */
 export function uploadRow(g: Graph, row: PackedRow) {
   const tokens = uploadTokens(g, row);
   const index = g.upload(row.index, "target rows");
@@ -42,7 +42,7 @@ export function uploadRow(g: Graph, row: PackedRow) {
 /** Runs the forward pass of one packed row up to log-probabilities and entropies. The caller releases them. */
 export function forwardRow(
   g: Graph,
-  model: Transformer,
+  model: Decoder,
   row: PackedRow,
   temperature: number,
 ): { logprob: Tensor; entropy: Tensor } {
@@ -57,7 +57,7 @@ export function forwardRow(
 /** The same with what the sampler recorded for every target of the row. */
 export function assumeRow(
   g: Graph,
-  model: Transformer,
+  model: Decoder,
   row: PackedRow,
   temperature: number,
   sampled: SampledScores,
@@ -71,7 +71,7 @@ export function assumeRow(
 }
 
 /** Runs the forward pass of packed sequences up to their rewards [R, 1], float32. The caller releases them. */
-export function forwardRewards(g: Graph, model: Transformer, row: PackedSequences): Tensor {
+export function forwardRewards(g: Graph, model: Decoder, row: PackedSequences): Tensor {
   const input = uploadTokens(g, row);
   const last = g.upload(row.last, "last rows");
   const hidden = model.forward(g, input);
@@ -90,7 +90,7 @@ export interface GroupScores {
 /** Scores every completion without gradients, a prompt encoded once per micro-batch it appears in. */
 export function scoreGroups(
   memory: StepMemory,
-  model: Transformer,
+  model: Decoder,
   groups: readonly Group[],
   temperature: number,
   budget: number,

@@ -95,7 +95,7 @@ function folderRounds(model: Transformer): boolean {
 }
 
 function writeOptimizer(path: string, model: Transformer): void {
-  const { parameters } = model;
+  const parameters = model.trained;
   const rounded = folderRounds(model);
   const tensors: TensorSource[] = [];
   const tensor = (name: string, shape: readonly number[], read: () => Float32Array) => {
@@ -125,7 +125,7 @@ export function readTrainState(dir: string): TrainState {
 /** Puts moments and exact masters back; the model's own weights have been loaded from the same folder. */
 export function loadOptimizer(dir: string, model: Transformer): void {
   using file = openSafetensors(join(dir, OPTIMIZER));
-  const { parameters } = model;
+  const parameters = model.trained;
   const rounded = folderRounds(model);
   const read = (name: string, shape: readonly number[]): Float32Array => {
     const stored = file.tensors.get(name);

@@ -99,6 +99,13 @@ export class Costs {
     return { flops: 2 * this.#flops(rows), bytes: this.#weightBytes + 4 * (this.trunk + this.head) };
   }
 
+  /** The same where `adapters` numbers beside the trunk are trained and the model's own weights are not. */
+  adapting(rows: Rows, adapters: number): Work {
+    const { tokens, scored } = rows;
+    const own = 2 * this.#flops(rows) - 2 * (this.trunk * tokens + this.head * scored);
+    return { flops: own + 6 * adapters * tokens, bytes: this.#weightBytes };
+  }
+
   /** One token of each of `batch` sequences: `pairs` query-key pairs, `cached` distinct cached tokens. */
   decode(batch: number, pairs: number, cached: number): Work {
     return {

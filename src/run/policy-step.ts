@@ -13,7 +13,7 @@ import { combineLosses, type PolicyLoss, policyLoss } from "../loss/policy.ts";
 import { completionMask, type MaskedRows } from "../loss/rows.ts";
 import type { SampledScores } from "../nn/functional.ts";
 import type { AdamW } from "../nn/optimizer.ts";
-import type { Transformer } from "../nn/transformer.ts";
+import type { Decoder, Transformer } from "../nn/transformer.ts";
 import { type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { type Group, type GroupPart, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
 import { assumeRow, forwardRow, scoreGroups } from "../rollout/score.ts";
@@ -85,7 +85,7 @@ export class PolicyStep {
   constructor(
     readonly memory: StepMemory,
     readonly model: Transformer,
-    readonly reference: Transformer | null,
+    readonly reference: Decoder | null,
     readonly tokenizer: Tokenizer,
     readonly optimizer: AdamW,
     readonly score: Score,
@@ -246,7 +246,7 @@ export class PolicyStep {
     const advantages = Float64Array.from(rows, (row) => generation.advantages[row]!);
     const skip = zeroAdvantageGroups(advantages, groupSize, options.loss);
 
-    model.parameters.zeroGradients();
+    model.trained.zeroGradients();
     const parts: PolicyLoss[] = [];
     let difference = 0;
     const rechecks: Recheck[] = [];

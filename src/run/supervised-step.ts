@@ -31,7 +31,7 @@ export class SupervisedStep {
     const batches = microBatches(groups, this.options.microBatchTokens);
     const masks = batches.map((parts) => allTargets(selectGroups(groups, parts)));
     const normaliser = globalNormaliser(masks, 1);
-    model.parameters.zeroGradients();
+    model.trained.zeroGradients();
     let loss = 0;
     let tokens = 0;
     for (const [i, parts] of batches.entries()) {

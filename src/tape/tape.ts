@@ -93,6 +93,11 @@ export class Graph {
     return new Tensor(shape, dtype, Storage.inArena(this.memory.arena, n * sizeOf(dtype)), label);
   }
 
+  /** A tensor in the memory of another, for an operation that writes over its input. Both are released. */
+  over(tensor: Tensor): Tensor {
+    return new Tensor(tensor.shape, tensor.dtype, tensor.storage!.retain(), tensor.label);
+  }
+
   /** 32-bit values written by the host, readable by operations emitted from now on. */
   upload(data: Uint32Array | Int32Array | Float32Array, label: string): Tensor {
     const storage = Storage.inArena(this.memory.host, data.byteLength);

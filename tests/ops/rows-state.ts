@@ -5,6 +5,7 @@ import { Dtype, NORM_BLOCK, type OpDef } from "../../src/ops/define.ts";
 import * as embedding from "../../src/ops/embedding.ts";
 import * as gemm from "../../src/ops/gemm.ts";
 import * as head from "../../src/ops/head.ts";
+import * as lora from "../../src/ops/lora.ts";
 import * as mlp from "../../src/ops/mlp.ts";
 import * as norm from "../../src/ops/norm.ts";
 import * as optimizer from "../../src/ops/optimizer.ts";
@@ -183,6 +184,7 @@ export const backwardRows = {
   biasBwd: backward(gemm.biasBwd, "gemmNt"),
   rmsNormBwd: backward(norm.rmsNormBwd, "rmsNormFwd"),
   qkNormRopeBwd: backward(norm.qkNormRopeBwd, "qkNormRopeFwd"),
+  loraBwd: backward(lora.loraBwd, "loraFwd"),
   swigluBwd: backward(mlp.swigluBwd, "swigluFwd"),
   embedBwd: backward(embedding.embedBwd, "embedFwd"),
   gatherRowsBwd: backward(embedding.gatherRowsBwd, "gatherRows"),

@@ -6,12 +6,14 @@ import type * as elementwise from "../../src/ops/elementwise.ts";
 import type * as embedding from "../../src/ops/embedding.ts";
 import type * as gemm from "../../src/ops/gemm.ts";
 import type * as head from "../../src/ops/head.ts";
+import type * as lora from "../../src/ops/lora.ts";
 import type * as mlp from "../../src/ops/mlp.ts";
 import type * as norm from "../../src/ops/norm.ts";
 import type * as optimizer from "../../src/ops/optimizer.ts";
 import type { Row } from "./row.ts";
 import { decodeRows } from "./rows-decode.ts";
 import { denseRows } from "./rows-dense.ts";
+import { loraRows } from "./rows-lora.ts";
 import { backwardRows, stateRows } from "./rows-state.ts";
 import { tokenRows } from "./rows-tokens.ts";
 
@@ -26,12 +28,14 @@ export type OpName =
   | OpsOf<typeof embedding>
   | OpsOf<typeof gemm>
   | OpsOf<typeof head>
+  | OpsOf<typeof lora>
   | OpsOf<typeof mlp>
   | OpsOf<typeof norm>
   | OpsOf<typeof optimizer>;
 
 export const rows: Readonly<Record<OpName, Row>> = {
   ...denseRows,
+  ...loraRows,
   ...decodeRows,
   ...tokenRows,
   ...stateRows,

@@ -82,7 +82,7 @@ describe("memory", () => {
       if (settled) expect({ bytes: liveBytes, buffers: liveBuffers }).toEqual(settled);
     }
     step.dispose();
-    step.reference!.dispose();
+    (step.reference as Transformer).dispose();
     tiny.memory.dispose();
     tiny.model.dispose();
     expect(tiny.device.stats()).toMatchObject({ liveBytes: 0, liveBuffers: 0 });
@@ -106,7 +106,7 @@ describe("memory", () => {
         await step.update(1, 0);
         const most = memory.peak;
         step.dispose();
-        step.reference!.dispose();
+        (step.reference as Transformer).dispose();
         memory.dispose();
         model.dispose();
         device.close();

@@ -42,43 +42,42 @@ inline size_t panel_elements(uint32_t depth) {
 
 // Asks for the weights of a later step. A row or two leave the hardware's own prefetching enough time.
 constexpr size_t kAhead = 6 << 10;
-template <int MR, class T>
+template <int MR, int NV, class T>
 inline void prefetch_step(const T* at) {
   if (MR < 6) return;
-  for (int v = 0; v < kTileVecs; v++)
+  for (int v = 0; v < NV; v++)
     __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead + size_t(v) * W * 4);
 }
 
-// acc[r][v] for rows r < MR and columns [column, column + kTileCols) of the panel.
-template <int MR>
-RLV_INLINE void chain(V (&acc)[MR][kTileVecs], const float* a, size_t lda, const float* panel,
-                      uint32_t depth) {
+// acc[r][v] for rows r < MR and NV vectors of the panel's columns.
+template <int MR, int NV>
+RLV_INLINE void chain(V (&acc)[MR][NV], const float* a, size_t lda, const float* panel, uint32_t depth) {
   for (uint32_t p = 0; p < depth; p++) {
-    prefetch_step<MR>(panel + size_t(p) * kPanel);
-    V b[kTileVecs];
-    for (int v = 0; v < kTileVecs; v++) b[v] = load(panel + size_t(p) * kPanel + v * W);
+    prefetch_step<MR, NV>(panel + size_t(p) * kPanel);
+    V b[NV];
+    for (int v = 0; v < NV; v++) b[v] = load(panel + size_t(p) * kPanel + v * W);
 #pragma GCC unroll 12
     for (int r = 0; r < MR; r++) {
       const V x = set1(a[size_t(r) * lda + p]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kTileVecs; v++) acc[r][v] = fma(x, b[v], acc[r][v]);
+      for (int v = 0; v < NV; v++) acc[r][v] = fma(x, b[v], acc[r][v]);
     }
   }
 }
 
-template <int MR>
-RLV_INLINE void chain(V (&acc)[MR][kTileVecs], const uint16_t* a, size_t lda, const uint16_t* panel,
+template <int MR, int NV>
+RLV_INLINE void chain(V (&acc)[MR][NV], const uint16_t* a, size_t lda, const uint16_t* panel,
                       uint32_t depth) {
   const uint32_t pairs = depth / 2;
   auto step = [&](uint32_t p, auto pair) {
-    prefetch_step<MR>(panel + size_t(p) * kPanel * 2);
-    P b[kTileVecs];
-    for (int v = 0; v < kTileVecs; v++) b[v] = load_pairs(panel + (size_t(p) * kPanel + size_t(v) * W) * 2);
+    prefetch_step<MR, NV>(panel + size_t(p) * kPanel * 2);
+    P b[NV];
+    for (int v = 0; v < NV; v++) b[v] = load_pairs(panel + (size_t(p) * kPanel + size_t(v) * W) * 2);
 #pragma GCC unroll 12
     for (int r = 0; r < MR; r++) {
       const P x = set1_pair(pair(a + size_t(r) * lda + size_t(p) * 2));
 #pragma GCC unroll 4
-      for (int v = 0; v < kTileVecs; v++) acc[r][v] = dot_pairs(acc[r][v], x, b[v]);
+      for (int v = 0; v < NV; v++) acc[r][v] = dot_pairs(acc[r][v], x, b[v]);
     }
   };
   for (uint32_t p = 0; p < pairs; p++) step(p, pair_at);
@@ -94,7 +93,7 @@ inline void tile(const T* a, size_t lda, const T* panel, uint32_t depth, Start&&
     V acc[MR][kTileVecs];
     for (int r = 0; r < MR; r++)
       for (int v = 0; v < kTileVecs; v++) acc[r][v] = start(r, column + uint32_t(v * W));
-    chain<MR>(acc, a, lda, panel + size_t(column) * Depth<T>::kWide, depth);
+    chain(acc, a, lda, panel + size_t(column) * Depth<T>::kWide, depth);
     for (int r = 0; r < MR; r++)
       for (int v = 0; v < kTileVecs; v++) finish(r, column + uint32_t(v * W), acc[r][v]);
   }
@@ -114,6 +113,37 @@ inline void panel_product(int rows, const T* a, size_t lda, const T* panel, uint
 #undef CASE
   }
   // clang-format on
+}
+
+// Only the first `columns` of a panel, from zero: whole vectors, as few as hold them. `columns` <= 32.
+template <int MR, int NV, class T, class Finish>
+inline void few_vectors(const T* a, size_t lda, const T* panel, uint32_t depth, uint32_t column,
+                        Finish&& finish) {
+  V acc[MR][NV];
+  for (int r = 0; r < MR; r++)
+    for (int v = 0; v < NV; v++) acc[r][v] = zero();
+  chain(acc, a, lda, panel + size_t(column) * Depth<T>::kWide, depth);
+  for (int r = 0; r < MR; r++)
+    for (int v = 0; v < NV; v++) finish(r, column + uint32_t(v * W), acc[r][v]);
+}
+template <class T, class Finish>
+inline void few_columns(int rows, const T* a, size_t lda, const T* panel, uint32_t depth, uint32_t columns,
+                        Finish&& finish) {
+  for (uint32_t column = 0; column < columns;) {
+    const bool two = columns - column > uint32_t(W);
+    // clang-format off
+    switch (rows) {
+#define CASE(n) case n: two ? few_vectors<n, 2>(a, lda, panel, depth, column, finish) \
+                            : few_vectors<n, 1>(a, lda, panel, depth, column, finish); break;
+      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if defined(__AVX512F__)
+      CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#endif
+#undef CASE
+    }
+    // clang-format on
+    column += two ? 2 * W : W;
+  }
 }
 
 inline V start_zero(int, uint32_t) { return zero(); }
@@ -178,8 +208,10 @@ inline void product(const Ctx& c, const T* x, const T* w, uint32_t m, uint32_t n
   });
 }
 
-// Transposes panel columns [k0, k0+32) of a packed [n][k] matrix to a panel whose depth is n.
-inline void transpose_panel(const float* w, uint32_t n, uint32_t k, uint32_t k0, float* out) {
+// Transposes columns [k0, k0+32) of a packed [n][k] matrix to a panel whose depth is n; `width` <= 32 says
+// how many columns of that panel anybody reads.
+inline void transpose_panel(const float* w, uint32_t n, uint32_t k, uint32_t k0, float* out,
+                            uint32_t width = kPanel) {
   const uint32_t cols = std::min(kPanel, k - k0);
   for (uint32_t n0 = 0; n0 < n; n0 += kPanel) {
     const float* from = w + size_t(n0) * k + size_t(k0) * kPanel;
@@ -197,7 +229,8 @@ inline void transpose_panel(const float* w, uint32_t n, uint32_t k, uint32_t k0,
   }
 }
 // In words of two pairs: {w[n][k], w[n][k+1], w[n+1][k], w[n+1][k+1]} becomes the two pairs along n.
-inline void transpose_panel(const uint16_t* w, uint32_t n, uint32_t k, uint32_t k0, uint16_t* out) {
+inline void transpose_panel(const uint16_t* w, uint32_t n, uint32_t k, uint32_t k0, uint16_t* out,
+                            uint32_t = kPanel) {
   constexpr uint32_t kWords = kPanel / 2;
   const uint32_t depth = (k + 1) / 2 * 2;
   const uint32_t pairs = (std::min(kPanel, k - k0) + 1) / 2;

@@ -2,6 +2,7 @@
 import type { BenchName, BenchOptions } from "../../config/schema-inference.ts";
 import { threadCount } from "../../core/env.ts";
 import type { Device } from "../../device/device.ts";
+import { initialiseAdapters, type LoraOptions } from "../../nn/adapters.ts";
 import { Transformer } from "../../nn/transformer.ts";
 import { Costs, leastSeconds, type MachineLimit, type Work } from "../limits.ts";
 import { dtypeCode, openDevice } from "../open-model.ts";
@@ -115,6 +116,7 @@ export class Bench implements Disposable {
     options: {
       readonly trainable: boolean;
       readonly checkpointing?: boolean;
+      readonly lora?: LoraOptions | null;
       readonly kind?: Kind;
     },
   ): Transformer {
@@ -128,6 +130,7 @@ export class Bench implements Disposable {
       shape,
     );
     fillWeights(model);
+    if (model.adapters) initialiseAdapters(model.adapters, this.options.seed);
     return model;
   }
 

@@ -5,7 +5,7 @@ import type { Tokenizer } from "../../io/tokenizer.ts";
 import { TRL_ADVANTAGE } from "../../loss/advantage.ts";
 import { policyOptions } from "../../loss/options.ts";
 import { AdamW } from "../../nn/optimizer.ts";
-import { Transformer } from "../../nn/transformer.ts";
+import { type Decoder, Transformer } from "../../nn/transformer.ts";
 import { StepMemory } from "../../tape/tape.ts";
 import { type Costs, groupRows, type Work } from "../limits.ts";
 import { PolicyStep } from "../policy-step.ts";
@@ -34,7 +34,8 @@ const PREFILL_TOKENS = 2048;
 export class GrpoSubject {
   readonly model: Transformer;
   readonly memory: StepMemory;
-  readonly #reference: Transformer | null;
+  readonly #copy: Transformer | null;
+  readonly #reference: Decoder | null;
   readonly #optimizer: AdamW;
   /** Optimizer steps so far: only before the first are policy and reference the same. */
   #steps = 0;
@@ -43,18 +44,20 @@ export class GrpoSubject {
     readonly bench: Bench,
     shape: Shape,
     maxPositions: number,
-    options: { readonly beta: number; readonly checkpointing: boolean },
+    options: { readonly beta: number; readonly checkpointing: boolean; readonly lora_r?: number },
   ) {
-    const { checkpointing } = options;
-    this.model = bench.model(shape, maxPositions, { trainable: true, checkpointing });
+    const { checkpointing, lora_r: r = 0 } = options;
+    const lora = r > 0 ? { r, alpha: 2 * r, targets: "all-linear" as const } : null;
+    this.model = bench.model(shape, maxPositions, { trainable: true, checkpointing, lora });
     this.memory = new StepMemory(bench.device);
-    this.#optimizer = new AdamW(this.model.parameters, { ...TRAIN_OPTIONS, seed: bench.options.seed });
-    this.#reference = null;
-    if (options.beta > 0) {
+    this.#optimizer = new AdamW(this.model.trained, { ...TRAIN_OPTIONS, seed: bench.options.seed });
+    this.#copy = null;
+    if (options.beta > 0 && !lora) {
       const frozen = { ...this.model.options, trainable: false };
-      this.#reference = new Transformer(bench.device, this.model.config, frozen, "reference");
-      this.#reference.copyFrom(this.model);
+      this.#copy = new Transformer(bench.device, this.model.config, frozen, "reference");
+      this.#copy.copyFrom(this.model);
     }
+    this.#reference = options.beta > 0 ? (this.#copy ?? this.model.base) : null;
   }
 
   /** The step, and the prompts that it is given. */
@@ -144,7 +147,7 @@ export class GrpoSubject {
       seconds: taken[name]!,
       work: works,
     });
-    const least = grpoLeast(work, costs, this.model.parameters.count);
+    const least = grpoLeast(work, costs, this.model);
     return {
       phases: Object.entries(least).map(([name, works]) => phase(name, works)),
       steps,
@@ -156,12 +159,12 @@ export class GrpoSubject {
   dispose(): void {
     this.memory.dispose();
     this.model.dispose();
-    this.#reference?.dispose();
+    this.#copy?.dispose();
   }
 }
 
 /** What each phase of a step does at least. */
-function grpoLeast(work: GrpoWork, costs: Costs, parameters: number): Record<string, readonly Work[]> {
+function grpoLeast(work: GrpoWork, costs: Costs, model: Transformer): Record<string, readonly Work[]> {
   const { prompt: P, completion: C, completions: B, beta } = work;
   // Unshared, every completion has a prompt of its own.
   const [n, G] = work.share_prefix ? [B / work.group, work.group] : [B, 1];
@@ -171,8 +174,11 @@ function grpoLeast(work: GrpoWork, costs: Costs, parameters: number): Record<str
     prefill: [costs.prefill(prompts)],
     decode: Array.from({ length: C - 1 }, (_, i) => costs.decode(B, B * (P + i + 1), n * P + B * (i + 1))),
     ...(beta > 0 ? { reference: [costs.forward(rows)] } : {}),
-    training: [costs.forward(rows), costs.backward(rows)],
-    optimizer: [costs.optimizer(parameters)],
+    training: [
+      costs.forward(rows),
+      model.adapters ? costs.adapting(rows, model.adapters.count) : costs.backward(rows),
+    ],
+    optimizer: [costs.optimizer(model.trained.count)],
   };
 }
 
@@ -187,7 +193,7 @@ export async function grpo(options: BenchOptions<"grpo">, context: Context): Pro
   return bench.result(
     shape,
     {
-      ...{ prompt, completion, group, completions, beta, share_prefix },
+      ...{ prompt, completion, group, completions, beta, share_prefix, lora_r: options.lora_r },
       step_s,
       steps,
       rollout_s: of("prefill", "decode"),

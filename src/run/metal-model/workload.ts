@@ -146,7 +146,7 @@ export function capture(work: Work): Phase[] {
   });
   const optimizer = record(() => {
     const options = { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, maxGradNorm: 1, seed: 1 };
-    new AdamW(model.parameters, options).step(memory, 1, 1e-6);
+    new AdamW(model.trained, options).step(memory, 1, 1e-6);
   });
   device.close();
   const phase = (name: string, operations: readonly Captured[], times = 1): Phase => ({

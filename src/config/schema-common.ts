@@ -69,6 +69,11 @@ export const optimizerShape = {
     "float32",
     "type of AdamW's moments; the master weights are exact float32 either way",
   ),
+  gradient_dtype: field(
+    z.enum(["float32", "bfloat16"]),
+    "float32",
+    "type in which a bfloat16 model's linear maps keep their gradients, rounded once a micro-batch",
+  ),
 };
 
 /** Every N steps; -1 = never. */

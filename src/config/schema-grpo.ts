@@ -46,6 +46,11 @@ export const lossShape = {
       aliases: ["kl_coef", "kl_coeff"],
     },
   ),
+  reference_offload: field(
+    z.boolean(),
+    false,
+    "read the reference's weights at every step instead of keeping them: less memory, a second load each time",
+  ),
   kl_estimator: field(
     orNone(z.enum(KL_ESTIMATORS)),
     null,

@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { field, int, nonNegative, orNone, required, text } from "./fields.ts";
-import { deviceShape, samplingShape, seedShape } from "./schema-common.ts";
+import { deviceShape, optimizerShape, samplingShape, seedShape } from "./schema-common.ts";
 
 /** Options of the commands that run a model without training it. Their flags come from these schemas. */
 
@@ -68,13 +68,16 @@ const grpoShape = {
   group: field(int(1), 16, "completions a prompt"),
   completions: field(int(1), 32, "completions a step"),
   beta: betaFlag,
-  micro_batch_tokens: microBatchFlag(8192),
+  micro_batch_tokens: microBatchFlag(2048),
 };
 
 export const benchSchemas = {
   grpo: z.strictObject({
     shape: shapeFlag,
     ...grpoShape,
+    optimizer_dtype: optimizerShape.optimizer_dtype,
+    gradient_dtype: optimizerShape.gradient_dtype,
+    reference_offload: field(z.boolean(), false, "read the reference's weights at every step"),
     lora_r: field(int(0), 0, "rank of adapters on every linear map, trained alone; 0 = train all parameters"),
     share_prefix: field(z.boolean(), true, "encode a prompt once for its group"),
     checkpointing: checkpointingFlag,

@@ -72,6 +72,7 @@ export class AdamW {
     }
     sums.release();
     result.release();
+    this.parameters.dropGradients();
     return outcome;
   }
 }

@@ -14,6 +14,8 @@ import { loadStored, type StoredValues } from "./stored.ts";
 const ALIGN = 64;
 /** Windows on large buffers: an operation counts bytes in 32 bits. */
 const COPY_BYTES = 2 ** 30;
+/** Bytes from which giving memory back costs less than it is worth. */
+const WORTH_DROPPING = 64 << 20;
 const align = (bytes: number): number => Math.ceil(bytes / ALIGN) * ALIGN;
 
 export interface Parameter {
@@ -47,6 +49,8 @@ export class Parameters {
   readonly #weights: Buffer;
   readonly #remainders: Buffer | null;
   readonly #gradients: Buffer | null;
+  /** The gradients are zeros that take no memory. */
+  #dropped = false;
   readonly bytes: { readonly weights: number; readonly gradients: number; readonly optimizer: number };
 
   constructor(
@@ -135,7 +139,24 @@ export class Parameters {
 
   zeroGradients(): void {
     assert(this.#gradients, "frozen parameters have no gradients");
-    this.device.emit(fill, { y: this.#gradients.range(), n: this.#gradients.bytes / 4, value: 0 });
+    if (!this.#dropped)
+      this.device.emit(fill, { y: this.#gradients.range(), n: this.#gradients.bytes / 4, value: 0 });
+    this.#dropped = false;
+  }
+
+  /** The optimizer has used the gradients: large ones need no memory until the next are added up. */
+  dropGradients(): void {
+    if (!this.#gradients || this.#gradients.bytes < WORTH_DROPPING || !this.device.hasMemory) return;
+    this.device.finish();
+    this.#gradients.clear();
+    this.#dropped = true;
+  }
+
+  /** Gives back the memory of frozen weights, until they are loaded again. */
+  dropWeights(): void {
+    assert(!this.options.trainable, "trained weights are not given back");
+    this.device.finish();
+    this.#weights.clear();
   }
 
   /** Sets a parameter from row-major float32 values. Blocks until it is there. */

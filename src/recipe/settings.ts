@@ -19,6 +19,7 @@ export interface OptimizerSettings {
   readonly adam_epsilon: number;
   readonly max_grad_norm: number;
   readonly optimizer_dtype: "float32" | "bfloat16";
+  readonly gradient_dtype: "float32" | "bfloat16";
 }
 
 export interface ScheduleSettings {
@@ -33,6 +34,7 @@ export interface TrainSettings extends DeviceSettings, OptimizerSettings, Schedu
   readonly seed: number;
   readonly micro_batch_tokens: number;
   readonly gradient_checkpointing: boolean;
+  readonly reference_offload?: boolean;
 }
 
 export interface GrpoSettings extends TrainSettings {

@@ -7,6 +7,7 @@ import { AdamW } from "../nn/optimizer.ts";
 import { Transformer } from "../nn/transformer.ts";
 import { loadOptimizer, readTrainState, type TrainState } from "../run/checkpoint.ts";
 import { dtypeCode, openTokenizer, readCausalConfig, weightsHash } from "../run/open-model.ts";
+import { Reference } from "../run/reference.ts";
 import { bytesText, type RunControl } from "../run/reporter.ts";
 import { StepMemory } from "../tape/tape.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -14,7 +15,7 @@ import type { TrainSettings } from "./settings.ts";
 export interface Trained {
   readonly device: Device;
   readonly model: Transformer;
-  readonly reference: Transformer | null;
+  readonly reference: Reference | null;
   readonly tokenizer: Tokenizer;
   readonly optimizer: AdamW;
   readonly state: TrainState;
@@ -73,19 +74,20 @@ export function openTrained(
       dtype,
       trainable: true,
       momentDtype: dtypeCode(settings.optimizer_dtype),
+      gradientDtype: dtypeCode(settings.gradient_dtype),
       maxPositions,
       checkpointing: settings.gradient_checkpointing,
     },
     "policy",
   );
-  const reference = options.reference
+  const frozen = options.reference
     ? new Transformer(device, config, { dtype, trainable: false, maxPositions }, "reference")
     : null;
   let state: TrainState = { step: 0, recipe: settings.recipe, initial_sha256: "", generation: null };
   if (device.hasMemory) {
     source.load(model);
     const initial = weightsHash(model);
-    reference?.copyFrom(model);
+    frozen?.copyFrom(model);
     state = { ...state, initial_sha256: initial };
     if (control.resumeFrom !== null) {
       state = readTrainState(control.resumeFrom);
@@ -109,6 +111,9 @@ export function openTrained(
       loadOptimizer(control.resumeFrom, model);
     }
   }
+  const reference =
+    frozen &&
+    (settings.reference_offload ? Reference.offloaded(frozen, source.load) : Reference.kept(frozen));
   const optimizer = new AdamW(model.trained, {
     beta1: settings.adam_beta1,
     beta2: settings.adam_beta2,
@@ -127,7 +132,7 @@ export function openTrained(
     state,
     dispose: () => {
       model.dispose();
-      reference?.dispose();
+      frozen?.dispose();
       device.close();
     },
   };
@@ -143,7 +148,7 @@ export async function planMemory(
   try {
     const { kv } = await step(trained, memory);
     const policy = trained.model.bytes;
-    const reference = trained.reference?.parameters.bytes.weights ?? 0;
+    const reference = trained.reference?.bytes ?? 0;
     const bytes = {
       weights: policy.weights + reference,
       gradients: policy.gradients,
@@ -168,6 +173,6 @@ function refuseTooLarge(bytes: Readonly<Record<string, number>>): void {
   throw new UsageError(
     `the run needs ${bytesText(total)} (${parts.join(", ")}), ${bytesText(available)} are available`,
     "memory plan",
-    "lower --batch_size or --micro_batch_tokens, set --gradient_checkpointing true, --dtype bfloat16 or --optimizer_dtype bfloat16",
+    "lower --batch_size or --micro_batch_tokens, set --gradient_checkpointing true, --dtype bfloat16, --optimizer_dtype bfloat16, --gradient_dtype bfloat16 or --reference_offload true",
   );
 }

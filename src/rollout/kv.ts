@@ -11,6 +11,8 @@ import { type DtypeCode, PAGE, sizeOf } from "../ops/define.ts";
 import type { Graph } from "../tape/tape.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
 
+const WORTH_GIVING_BACK = 64 << 20;
+
 export function pagesFor(tokens: number): number {
   return Math.ceil(tokens / PAGE);
 }
@@ -41,6 +43,15 @@ export class KvStore implements KvCache {
   /** Bytes of a page of one layer. */
   static pageBytes(shape: HeadShape, dtype: DtypeCode): number {
     return shape.kvHeads * shape.headDim * 2 * PAGE * sizeOf(dtype);
+  }
+
+  /** Nobody has a page: gives large stores' memory back until the next prompt. */
+  rest(): void {
+    if (!this.device.hasMemory || this.#free.length < this.pages) return;
+    const bytes = this.#buffers.reduce((sum, b) => sum + b.bytes, 0);
+    if (bytes < WORTH_GIVING_BACK) return;
+    this.device.finish();
+    for (const buffer of this.#buffers) buffer.clear();
   }
 
   get freePages(): number {

@@ -13,12 +13,13 @@ import { combineLosses, type PolicyLoss, policyLoss } from "../loss/policy.ts";
 import { completionMask, type MaskedRows } from "../loss/rows.ts";
 import type { SampledScores } from "../nn/functional.ts";
 import type { AdamW } from "../nn/optimizer.ts";
-import type { Decoder, Transformer } from "../nn/transformer.ts";
+import type { Transformer } from "../nn/transformer.ts";
 import { type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { type Group, type GroupPart, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
 import { assumeRow, forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
+import type { Reference } from "./reference.ts";
 
 export interface PolicyStepOptions {
   readonly seed: number;
@@ -85,7 +86,7 @@ export class PolicyStep {
   constructor(
     readonly memory: StepMemory,
     readonly model: Transformer,
-    readonly reference: Decoder | null,
+    readonly reference: Reference | null,
     readonly tokenizer: Tokenizer,
     readonly optimizer: AdamW,
     readonly score: Score,
@@ -121,6 +122,7 @@ export class PolicyStep {
     const results = (
       await this.engine.generateAsync(requests, sampling, { seed: this.options.seed, ...key })
     ).flat();
+    this.engine.store.rest();
     return prompts.flatMap((prompt, i) =>
       results.slice(i * completions, (i + 1) * completions).map((c, completion) => {
         const text = this.tokenizer.decode(c.ids, { skipSpecialTokens: true });
@@ -216,15 +218,11 @@ export class PolicyStep {
 
   #referenceLogprobs(generation: Generation): Float32Array[] {
     const all = generation.scored.map((_, i) => i);
-    const scores = scoreGroups(
-      this.memory,
-      this.reference!,
-      this.#groups(generation, all),
-      this.options.sampling.temperature,
-      this.options.microBatchTokens,
-      this.options.sharePrefix,
-    );
-    return scores.logprobs.flat();
+    const { sampling, microBatchTokens, sharePrefix } = this.options;
+    const groups = this.#groups(generation, all);
+    return this.reference!.use((model) =>
+      scoreGroups(this.memory, model, groups, sampling.temperature, microBatchTokens, sharePrefix),
+    ).logprobs.flat();
   }
 
   async #train(

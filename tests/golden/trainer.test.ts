@@ -13,6 +13,7 @@ import { packGroups } from "../../src/rollout/pack.ts";
 import { forwardRow } from "../../src/rollout/score.ts";
 import { openModel } from "../../src/run/open-model.ts";
 import { PolicyStep } from "../../src/run/policy-step.ts";
+import { Reference } from "../../src/run/reference.ts";
 import { Graph } from "../../src/tape/tape.ts";
 import { type GoldenTensor, loadTensors } from "../golden-tensors.ts";
 import { type GoldenCase, goldenCases } from "../goldens-dirs.ts";
@@ -165,7 +166,7 @@ function policyStep(golden: GoldenCase, opened: Opened, reference: Transformer |
   return new PolicyStep(
     opened.memory,
     opened.model,
-    reference,
+    reference && Reference.kept(reference),
     someTokenizer(),
     optimizer,
     () => Promise.reject(new Error("nothing is to be scored")),

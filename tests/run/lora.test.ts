@@ -13,6 +13,7 @@ import { RolloutEngine } from "../../src/rollout/engine.ts";
 import { type Group, packGroups } from "../../src/rollout/pack.ts";
 import { forwardRow, scoreGroups } from "../../src/rollout/score.ts";
 import { PolicyStep } from "../../src/run/policy-step.ts";
+import { Reference } from "../../src/run/reference.ts";
 import { Graph, type StepMemory } from "../../src/tape/tape.ts";
 import { type Family, promptOf, Tiny } from "./tiny.ts";
 
@@ -236,7 +237,7 @@ describe.each([Dtype.f32, Dtype.bf16])("GRPO, dtype %p", (dtype) => {
     const step = new PolicyStep(
       memory,
       model,
-      model.base,
+      Reference.kept(model.base),
       { decode: () => "" } as unknown as Tokenizer,
       new AdamW(model.trained, {
         beta1: 0.9,

@@ -11,6 +11,7 @@ import { Dtype } from "../../src/ops/define.ts";
 import { packGroups } from "../../src/rollout/pack.ts";
 import { forwardRow } from "../../src/rollout/score.ts";
 import { PolicyStep, type Score } from "../../src/run/policy-step.ts";
+import { Reference } from "../../src/run/reference.ts";
 import { Graph, StepMemory } from "../../src/tape/tape.ts";
 import { openTestDevice } from "../test-device.ts";
 import { promptOf, Tiny } from "./tiny.ts";
@@ -37,7 +38,7 @@ function policyStep(memory: StepMemory, model: Transformer): PolicyStep {
   return new PolicyStep(
     memory,
     model,
-    reference,
+    Reference.kept(reference),
     { decode: () => "" } as unknown as Tokenizer,
     optimizer,
     alternate,
@@ -82,7 +83,7 @@ describe("memory", () => {
       if (settled) expect({ bytes: liveBytes, buffers: liveBuffers }).toEqual(settled);
     }
     step.dispose();
-    (step.reference as Transformer).dispose();
+    (step.reference!.model as Transformer).dispose();
     tiny.memory.dispose();
     tiny.model.dispose();
     expect(tiny.device.stats()).toMatchObject({ liveBytes: 0, liveBuffers: 0 });
@@ -106,7 +107,7 @@ describe("memory", () => {
         await step.update(1, 0);
         const most = memory.peak;
         step.dispose();
-        (step.reference as Transformer).dispose();
+        (step.reference!.model as Transformer).dispose();
         memory.dispose();
         model.dispose();
         device.close();

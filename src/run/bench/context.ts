@@ -1,9 +1,14 @@
 /** What every benchmark has: a device, its limits measured among the work, repetitions, the form of a result. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { BenchName, BenchOptions } from "../../config/schema-inference.ts";
 import { threadCount } from "../../core/env.ts";
 import type { Device } from "../../device/device.ts";
+import { writeModelFolder } from "../../io/hf-folder.ts";
 import { initialiseAdapters, type LoraOptions } from "../../nn/adapters.ts";
 import { Transformer } from "../../nn/transformer.ts";
+import { Dtype, type DtypeCode } from "../../ops/define.ts";
 import { Costs, leastSeconds, type MachineLimit, type Work } from "../limits.ts";
 import { dtypeCode, openDevice } from "../open-model.ts";
 import { configOf, type Kind, type Shape } from "./shapes.ts";
@@ -63,6 +68,7 @@ export class Bench implements Disposable {
   readonly #float32: number[] = [];
   readonly #gbps: number[] = [];
   readonly #kept: number;
+  readonly #folders: string[] = [];
   #peak = 0;
 
   constructor(
@@ -117,6 +123,8 @@ export class Bench implements Disposable {
       readonly trainable: boolean;
       readonly checkpointing?: boolean;
       readonly lora?: LoraOptions | null;
+      readonly momentDtype?: DtypeCode;
+      readonly gradientDtype?: DtypeCode;
       readonly kind?: Kind;
     },
   ): Transformer {
@@ -132,6 +140,27 @@ export class Bench implements Disposable {
     fillWeights(model);
     if (model.adapters) initialiseAdapters(model.adapters, this.options.seed);
     return model;
+  }
+
+  /** The model's weights as a folder, removed when the benchmark ends. */
+  folder(model: Transformer): string {
+    const folder = mkdtempSync(join(tmpdir(), "rlv-bench-"));
+    this.#folders.push(folder);
+    const bf16 = model.options.dtype === Dtype.bf16;
+    const { parameters, config } = model;
+    writeModelFolder(
+      folder,
+      { ...config, dtype: bf16 ? "bfloat16" : "float32" },
+      parameters.list.map((p) => ({
+        name: p.name,
+        shape: p.shape,
+        dtype: bf16 ? "BF16" : "F32",
+        data: () => new Uint8Array((bf16 ? parameters.readBf16(p.name) : parameters.read(p.name)).buffer),
+      })),
+      [],
+    );
+    writeFileSync(join(folder, "generation_config.json"), "{}");
+    return folder;
   }
 
   costs(shape: Shape, kind?: Kind): Costs {
@@ -193,6 +222,7 @@ export class Bench implements Disposable {
 
   /** Ends the device, which takes all memory of the benchmark along. */
   [Symbol.dispose](): void {
+    for (const folder of this.#folders) rmSync(folder, { recursive: true, force: true });
     this.device.close();
   }
 }

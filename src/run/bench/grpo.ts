@@ -1,14 +1,17 @@
 import type { BenchOptions } from "../../config/schema-inference.ts";
 import { assert } from "../../core/errors.ts";
 import type { Prompt } from "../../core/records.ts";
+import { openWeights } from "../../io/hf-folder.ts";
 import type { Tokenizer } from "../../io/tokenizer.ts";
 import { TRL_ADVANTAGE } from "../../loss/advantage.ts";
 import { policyOptions } from "../../loss/options.ts";
 import { AdamW } from "../../nn/optimizer.ts";
-import { type Decoder, Transformer } from "../../nn/transformer.ts";
+import { Transformer } from "../../nn/transformer.ts";
 import { StepMemory } from "../../tape/tape.ts";
 import { type Costs, groupRows, type Work } from "../limits.ts";
+import { dtypeCode } from "../open-model.ts";
 import { PolicyStep } from "../policy-step.ts";
+import { Reference } from "../reference.ts";
 import { Bench, type Context, median, type Phase, type Result } from "./context.ts";
 import { promptIds, type Shape, sampling } from "./shapes.ts";
 
@@ -35,7 +38,7 @@ export class GrpoSubject {
   readonly model: Transformer;
   readonly memory: StepMemory;
   readonly #copy: Transformer | null;
-  readonly #reference: Decoder | null;
+  readonly #reference: Reference | null;
   readonly #optimizer: AdamW;
   /** Optimizer steps so far: only before the first are policy and reference the same. */
   #steps = 0;
@@ -44,11 +47,24 @@ export class GrpoSubject {
     readonly bench: Bench,
     shape: Shape,
     maxPositions: number,
-    options: { readonly beta: number; readonly checkpointing: boolean; readonly lora_r?: number },
+    options: {
+      readonly beta: number;
+      readonly checkpointing: boolean;
+      readonly lora_r?: number;
+      readonly optimizer_dtype?: "float32" | "bfloat16";
+      readonly gradient_dtype?: "float32" | "bfloat16";
+      readonly reference_offload?: boolean;
+    },
   ) {
     const { checkpointing, lora_r: r = 0 } = options;
     const lora = r > 0 ? { r, alpha: 2 * r, targets: "all-linear" as const } : null;
-    this.model = bench.model(shape, maxPositions, { trainable: true, checkpointing, lora });
+    this.model = bench.model(shape, maxPositions, {
+      trainable: true,
+      checkpointing,
+      lora,
+      momentDtype: dtypeCode(options.optimizer_dtype ?? "float32"),
+      gradientDtype: dtypeCode(options.gradient_dtype ?? "float32"),
+    });
     this.memory = new StepMemory(bench.device);
     this.#optimizer = new AdamW(this.model.trained, { ...TRAIN_OPTIONS, seed: bench.options.seed });
     this.#copy = null;
@@ -57,7 +73,14 @@ export class GrpoSubject {
       this.#copy = new Transformer(bench.device, this.model.config, frozen, "reference");
       this.#copy.copyFrom(this.model);
     }
-    this.#reference = options.beta > 0 ? (this.#copy ?? this.model.base) : null;
+    this.#reference = options.beta > 0 ? Reference.kept(this.#copy ?? this.model.base) : null;
+    if (this.#copy && options.reference_offload) {
+      const folder = bench.folder(this.#copy);
+      this.#reference = Reference.offloaded(this.#copy, (model) => {
+        using weights = openWeights(folder);
+        model.loadWeights(weights);
+      });
+    }
   }
 
   /** The step, and the prompts that it is given. */

@@ -211,6 +211,10 @@ bool Device::decode(const uint32_t* words, uint32_t count, Program& program) {
         range.rows = rows.rows;
         range.layout = range.access == kScratch ? id : 0;
       }
+      if (rows.paged >> i & 1) {
+        range.rows = rows.sequences;
+        range.layout = RLV_NONE;
+      }
       ranges[n++] = range;
       bytes += double(bytes_of(refs[i]));
     }

@@ -36,9 +36,10 @@ struct Program {
 };
 
 // An operation of which thread i works on the i-th even share of `rows` alone, reading and writing only those
-// rows of the tensors in the bit mask `fields`. rows 0: it is divided otherwise.
+// rows of the tensors in the bit mask `fields`. rows 0: it is divided otherwise. The tensors in `paged`
+// belong to the same `sequences` in the same order, wherever their pages lie.
 struct RowSplit {
-  uint32_t rows = 0, fields = 0;
+  uint32_t rows = 0, fields = 0, sequences = 0, paged = 0;
 };
 
 struct OpProfile {

@@ -80,24 +80,40 @@ class CpuDevice final : public Device {
 
   // Fields are named by their place in the operation's struct.
   RowSplit row_split(uint32_t id, const void* args) const override {
-    auto rows = [&](auto* a) { return rlv::row_split(pool_.threads(), *a); };
-#define CASE(OP, Struct, fields) \
+    auto rows = [&](const auto* a) { return shares(rlv::row_split(pool_.threads(), *a)); };
+    auto elements = [&](uint32_t n) { return even_split(pool_.threads(), n) ? kEven : 0; };
+#define ROWS(OP, Struct, fields) \
   case RLV_OP_##OP:              \
     return {rows(static_cast<const args::Struct*>(args)), fields};
+#define CACHE(OP, Struct, count, fields, paged)             \
+  case RLV_OP_##OP: {                                       \
+    const auto* a = static_cast<const args::Struct*>(args); \
+    const uint32_t share = rows(a);                         \
+    return {share, fields, share ? a->count : 0, paged};    \
+  }
+#define ELEMENTS(OP, Struct, fields) \
+  case RLV_OP_##OP:                  \
+    return {elements(static_cast<const args::Struct*>(args)->n), fields};
     switch (id) {
-      CASE(GEMM_NT, GemmNt, 0b0011)                  // y, x
-      CASE(RMS_NORM_FWD, RmsNormFwd, 0b1111)         // y, h, x, delta
-      CASE(QK_NORM_ROPE_FWD, QkNormRopeFwd, 0b0011)  // y, x
-      CASE(EMBED_FWD, EmbedFwd, 0b0011)              // y, ids
-      CASE(SAMPLE, Sample, 0b11111)                  // ids, logprob, logits, counters, work
-      CASE(NORM_QKV, NormQkv, 0b100000001111)        // q, k, v, h, work
-      // Rows of the cache are pages of their sequences; pages that several share are not written.
-      CASE(ROPE_APPEND, RopeAppend, 0b10000011111)   // y, kv, q, k, v, work
-      CASE(ATTN_DECODE, AttnDecode, 0b0111)          // o, q, kv
-      CASE(LINEAR_RESIDUAL, LinearResidual, 0b0111)  // y, residual, x
-      CASE(NORM_SWIGLU, NormSwiglu, 0b100011)        // y, h, work
+      ROWS(GEMM_NT, GemmNt, 0b0011)                  // y, x
+      ROWS(LORA_FWD, LoraFwd, 0b001111)              // y, u, base, x
+      ROWS(RMS_NORM_FWD, RmsNormFwd, 0b1111)         // y, h, x, delta
+      ROWS(QK_NORM_ROPE_FWD, QkNormRopeFwd, 0b0011)  // y, x
+      ROWS(EMBED_FWD, EmbedFwd, 0b0011)              // y, ids
+      ROWS(SAMPLE, Sample, 0b1111111)                // ids, logprob, logits, counters, work, lse, entropy
+      ROWS(NORM_QKV, NormQkv, 0b100000001111)        // q, k, v, h, work
+      // Pages that several sequences share are not written. What kv_append writes belongs to prompts.
+      CACHE(ROPE_APPEND, RopeAppend, rows, 0b10000011101, 0b10)  // y, q, k, v, work; kv
+      CACHE(ATTN_DECODE, AttnDecode, batch, 0b0011, 0b0100)      // o, q; kv
+      ROWS(KV_APPEND, KvAppend, 0b0110)                          // k, v
+      ROWS(LINEAR_RESIDUAL, LinearResidual, 0b0111)              // y, residual, x
+      ROWS(NORM_SWIGLU, NormSwiglu, 0b100011)                    // y, h, work
+      ELEMENTS(ADD, Add, 0b111)                                  // y, a, b
+      ELEMENTS(SWIGLU_FWD, SwigluFwd, 0b111)                     // y, gate, up
     }
-#undef CASE
+#undef ROWS
+#undef CACHE
+#undef ELEMENTS
     return {};
   }
 
@@ -120,6 +136,14 @@ class CpuDevice final : public Device {
   }
 
  private:
+  static constexpr uint32_t kEven = RLV_NONE;
+  // What a number of rows means for who has which bytes. Ranges are known in units of 16 bytes: with fewer
+  // rows two tensors of different sizes may look alike.
+  uint32_t shares(uint32_t rows) const {
+    if (rows == 0 || rows % 16 != 0) return 0;
+    return rows % pool_.threads() == 0 ? kEven : rows;
+  }
+
   // A failed operation does not stop the program: kernels are safe on any data, and all threads must meet
   // the same barriers. The stream refuses new work until the error is taken.
   void run(Ctx& c, const Program& program) {

@@ -208,10 +208,8 @@ inline void product(const Ctx& c, const T* x, const T* w, uint32_t m, uint32_t n
   });
 }
 
-// Transposes columns [k0, k0+32) of a packed [n][k] matrix to a panel whose depth is n; `width` <= 32 says
-// how many columns of that panel anybody reads.
-inline void transpose_panel(const float* w, uint32_t n, uint32_t k, uint32_t k0, float* out,
-                            uint32_t width = kPanel) {
+// Transposes columns [k0, k0+32) of a packed [n][k] matrix to a panel whose depth is n.
+inline void transpose_panel(const float* w, uint32_t n, uint32_t k, uint32_t k0, float* out) {
   const uint32_t cols = std::min(kPanel, k - k0);
   for (uint32_t n0 = 0; n0 < n; n0 += kPanel) {
     const float* from = w + size_t(n0) * k + size_t(k0) * kPanel;
@@ -229,8 +227,7 @@ inline void transpose_panel(const float* w, uint32_t n, uint32_t k, uint32_t k0,
   }
 }
 // In words of two pairs: {w[n][k], w[n][k+1], w[n+1][k], w[n+1][k+1]} becomes the two pairs along n.
-inline void transpose_panel(const uint16_t* w, uint32_t n, uint32_t k, uint32_t k0, uint16_t* out,
-                            uint32_t = kPanel) {
+inline void transpose_panel(const uint16_t* w, uint32_t n, uint32_t k, uint32_t k0, uint16_t* out) {
   constexpr uint32_t kWords = kPanel / 2;
   const uint32_t depth = (k + 1) / 2 * 2;
   const uint32_t pairs = (std::min(kPanel, k - k0) + 1) / 2;

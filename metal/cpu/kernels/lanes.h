@@ -2,6 +2,7 @@
 #pragma once
 #include "../ctx.h"
 #include "../vec.h"
+#include "row_split.h"
 
 namespace rlv {
 namespace RLV_ISA {
@@ -10,7 +11,7 @@ namespace RLV_ISA {
 // the share. A lane never sees its neighbours, so neither the split nor the tail can change a result.
 template <class F>
 inline void for_lanes(const Ctx& c, uint32_t n, F body) {
-  const Range r = split_units(n, 64, c);
+  const Range r = even_split(c.threads, n) ? split(n, c) : split_units(n, 64, c);
   size_t i = r.begin;
   for (; i + W <= r.end; i += W) body(i, W);
   if (i < r.end) body(i, int(r.end - i));

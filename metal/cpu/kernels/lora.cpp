@@ -20,8 +20,6 @@ RowTiles tiles_for(const Ctx& c, uint32_t m) {
   return rows;
 }
 
-inline uint32_t whole_vectors(uint32_t columns) { return (columns + W - 1) / W * W; }
-
 // to[rows][r] = scale*(from[rows][depth] * panels): one panel for every 32 of r.
 template <class T>
 inline void project(int rows, const T* from, const T* panels, uint32_t depth, uint32_t r, float scale,
@@ -57,10 +55,10 @@ void forward(Ctx& c, const args::LoraFwd& p) {
   const T *x = static_cast<const T*>(p.x), *a = static_cast<const T*>(p.a), *b = static_cast<const T*>(p.b);
   const T* base = static_cast<const T*>(p.base);
   T *y = static_cast<T*>(p.y), *u = static_cast<T*>(p.u);
-  const RowTiles rows = tiles_for(c, p.m);
-  const Range mine = split(rows.count, c);
-  for (uint32_t t = mine.begin; t < mine.end; t++) {
-    const size_t row = rows.begin(t);
+  const Range mine = split(p.m, c);
+  const RowTiles rows(mine.end - mine.begin);
+  for (uint32_t t = 0; t < rows.count; t++) {
+    const size_t row = mine.begin + rows.begin(t);
     const int count = int(rows.size(t));
     project(count, x + row * p.k, a, p.k, p.r, p.scale, u + row * p.r);
     expand(count, u + row * p.r, p.r, b, base + row * p.n, p.n, y + row * p.n);
@@ -249,8 +247,7 @@ void backward(Ctx& c, const args::LoraBwd& p) {
   if ((dx || p.da) && mine.begin < mine.end) {
     T* bt = static_cast<T*>(c.local(0, panel_elements<T>(p.n) * ((p.r + kPanel - 1) / kPanel) * sizeof(T)));
     for (uint32_t j = 0; j < p.r; j += kPanel)
-      transpose_panel(b, p.n, p.r, j, bt + j / kPanel * panel_elements<T>(p.n),
-                      whole_vectors(std::min(kPanel, p.r - j)));
+      transpose_panel(b, p.n, p.r, j, bt + j / kPanel * panel_elements<T>(p.n));
     T* at = nullptr;
     if (dx) {
       at = static_cast<T*>(c.local(1, panel_elements<T>(p.r) * ((p.k + kPanel - 1) / kPanel) * sizeof(T)));

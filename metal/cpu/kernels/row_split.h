@@ -20,6 +20,9 @@ inline bool product_by_rows(uint32_t threads, uint32_t m, uint32_t n, uint32_t k
   return product_by_rows(threads, m, packed_len(n, k, dt) * size(dt));
 }
 
+// Elements that divide evenly lie, whatever their rows are, with the thread that has those rows.
+inline bool even_split(uint32_t threads, uint32_t n) { return n > 0 && n % (16 * threads) == 0; }
+
 // Rows of which each thread takes an even share, in order; 0 if the operation is divided otherwise.
 inline uint32_t row_split(uint32_t threads, const args::GemmNt& a) {
   return product_by_rows(threads, a.m, a.n, a.k, a.dt) ? a.m : 0;
@@ -41,6 +44,8 @@ inline uint32_t row_split(uint32_t threads, const args::EmbedFwd& a) {
   return divide_rows(threads, a.rows) ? a.rows : 0;
 }
 inline uint32_t row_split(uint32_t, const args::RmsNormFwd& a) { return a.rows; }
+inline uint32_t row_split(uint32_t, const args::LoraFwd& a) { return a.m; }
+inline uint32_t row_split(uint32_t, const args::KvAppend& a) { return a.rows; }
 inline uint32_t row_split(uint32_t, const args::QkNormRopeFwd& a) { return a.rows; }
 inline uint32_t row_split(uint32_t, const args::RopeAppend& a) { return a.rows; }
 inline uint32_t row_split(uint32_t, const args::Sample& a) { return a.batch; }

@@ -109,13 +109,19 @@ inline void scatter(float* to, V value, int count) {
   for (int l = 0; l < count; l++) to[l / 2 * G::kTwo + l % 2 * G::kOne] = f[l];
 }
 
+// Rows of a strip lie far apart: no prefetcher sees the next one coming.
+constexpr uint32_t kAhead = 16;
+
 // acc[i][v] += sum over tokens of narrow[t][i] * wide[t][v]. bfloat16: pairs of tokens, the narrow side as
 // words.
 template <int R, int NV>
 inline void tokens(V (&acc)[R][NV], const float* narrow, size_t r, const float* wide, size_t ld, uint32_t m) {
   for (uint32_t t = 0; t < m; t++) {
     V b[NV];
-    for (int v = 0; v < NV; v++) b[v] = load(wide + t * ld + v * W);
+    for (int v = 0; v < NV; v++) {
+      b[v] = load(wide + t * ld + v * W);
+      __builtin_prefetch(wide + (t + kAhead) * ld + v * W);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++) {
       const V x = set1(narrow[t * r + i]);
@@ -132,7 +138,11 @@ inline void tokens(V (&acc)[R][NV], const uint32_t* narrow, size_t r, const uint
     const uint16_t* low = wide + t * ld;
     const uint16_t* high = t + 1 < m ? low + ld : kNothing;
     P b[NV];
-    for (int v = 0; v < NV; v++) b[v] = join_pairs(low + v * W, high + v * W);
+    for (int v = 0; v < NV; v++) {
+      b[v] = join_pairs(low + v * W, high + v * W);
+      __builtin_prefetch(low + kAhead * ld + v * W);
+      __builtin_prefetch(low + (kAhead + 1) * ld + v * W);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++) {
       const P x = set1_pair(narrow[t / 2 * r + i]);

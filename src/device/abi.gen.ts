@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 /** Hash of the native interface that this source speaks. */
-export const ABI_HASH = "a5d7be5db50fcfe0";
+export const ABI_HASH = "924b9e247fa46aa9";

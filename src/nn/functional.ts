@@ -2,6 +2,7 @@
  * Differentiable functions on step tensors: each allocates its outputs, emits one operation and records it.
  * Shapes: T packed rows, C hidden, F ffn, V vocabulary, H heads, K kv heads, D head dim.
  */
+import { assert } from "../core/errors.ts";
 import { attnDecode, attnFwd, kvAppend } from "../ops/attention.ts";
 import {
   linearResidual as linearResidualOp,
@@ -15,13 +16,20 @@ import { gemmNt } from "../ops/gemm.ts";
 import { logprobFwd } from "../ops/head.ts";
 import { swigluFwd } from "../ops/mlp.ts";
 import { qkNormRopeFwd, rmsNormFwd } from "../ops/norm.ts";
+import { quantEmbed, quantLinear } from "../ops/quant.ts";
 import type { Graph } from "../tape/tape.ts";
-import type { Tensor } from "../tape/tensor.ts";
+import { Tensor } from "../tape/tensor.ts";
+import { QuantizedWeight } from "./quantized.ts";
 
 /** y[T,C] = table[ids]. */
-export function embed(g: Graph, ids: Tensor, table: Tensor, dtype: DtypeCode): Tensor {
+export function embed(g: Graph, ids: Tensor, table: Tensor | QuantizedWeight, dtype: DtypeCode): Tensor {
   const [rows, cols, vocab] = [ids.size, table.shape[1]!, table.shape[0]!];
   const y = g.empty([rows, cols], dtype, "embedding");
+  if (table instanceof QuantizedWeight) {
+    const { codes, scales, type: qt } = table;
+    g.apply(quantEmbed, { y, ids, codes, scales }, { rows, cols, vocab, qt, dt: dtype });
+    return y;
+  }
   g.apply(embedFwd, { y, ids, table }, { rows, cols, vocab, dt: dtype, wdt: table.dtype });
   return y;
 }
@@ -41,16 +49,27 @@ export function rmsNorm(
   return { y, h: h ?? x };
 }
 
-/** A linear map of the model: its packed weight [N,K] and bias [N]. */
+/** A linear map of the model: its weight [N,K], packed or quantized, and bias [N]. */
 export interface Linear {
-  readonly w: Tensor;
+  readonly w: Tensor | QuantizedWeight;
   readonly bias: Tensor | null;
+}
+
+/** The packed weight that a fused operation reads. */
+function packedWeight({ w }: Linear): Tensor {
+  assert(w instanceof Tensor, `${w.label}: fused operations take packed weights`);
+  return w;
 }
 
 /** y[T,N] = x[T,K]·w[N,K]ᵀ + bias[N]. */
 export function linear(g: Graph, x: Tensor, { w, bias }: Linear, ydt: DtypeCode = x.dtype): Tensor {
   const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
   const y = g.empty([m, n], ydt, w.label);
+  if (w instanceof QuantizedWeight) {
+    const { codes, scales, type: qt } = w;
+    g.apply(quantLinear, { y, x, codes, scales, bias }, { m, n, k, qt, dt: x.dtype, ydt });
+    return y;
+  }
   g.apply(gemmNt, { y, x, w, bias }, { m, n, k, dt: x.dtype, ydt, accumulate: 0 });
   return y;
 }
@@ -256,7 +275,11 @@ export function normQkv(
   const work = g.empty([m, cols], h.dtype, "norm");
   g.apply(
     normQkvOp,
-    { ...out, h, weight, wq: q.w, wk: k.w, wv: v.w, bq: q.bias, bk: k.bias, bv: v.bias, work },
+    {
+      ...{ ...out, h, weight, work },
+      ...{ wq: packedWeight(q), wk: packedWeight(k), wv: packedWeight(v) },
+      ...{ bq: q.bias, bk: k.bias, bv: v.bias },
+    },
     { m, cols, nq, nkv, eps, dt: h.dtype },
   );
   g.release(work);
@@ -298,7 +321,8 @@ export function ropeAppend(
 }
 
 /** residual + x·wᵀ. */
-export function linearResidual(g: Graph, residual: Tensor, x: Tensor, { w }: Linear): Tensor {
+export function linearResidual(g: Graph, residual: Tensor, x: Tensor, linear: Linear): Tensor {
+  const w = packedWeight(linear);
   const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
   const y = g.empty([m, n], x.dtype, "residual");
   const work = g.empty([m, n], x.dtype, w.label);
@@ -319,7 +343,8 @@ export function normSwiglu(
   const [m, cols, n] = [h.shape[0]!, h.shape[1]!, gate.w.shape[0]!];
   const y = g.empty([m, n], h.dtype, "swiglu");
   const work = g.empty([m * cols + 2 * m * n], Dtype.f32, "swiglu parts");
-  g.apply(normSwigluOp, { y, h, weight, wgate: gate.w, wup: up.w, work }, { m, cols, n, eps, dt: h.dtype });
+  const [wgate, wup] = [packedWeight(gate), packedWeight(up)];
+  g.apply(normSwigluOp, { y, h, weight, wgate, wup, work }, { m, cols, n, eps, dt: h.dtype });
   g.release(work);
   return y;
 }

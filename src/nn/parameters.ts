@@ -5,9 +5,11 @@
  */
 import { assert } from "../core/errors.ts";
 import type { Buffer, Device } from "../device/device.ts";
-import { Dtype, type DtypeCode, packedLength, sizeOf } from "../ops/define.ts";
+import { Dtype, type DtypeCode, packedLength, type QuantCode, sizeOf } from "../ops/define.ts";
 import { cast, fill, packWeight, unpackWeight } from "../ops/elementwise.ts";
+import { dequantizeWeight, quantizeWeight } from "../ops/quant.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
+import { QuantizedWeight } from "./quantized.ts";
 
 const ALIGN = 64;
 const align = (bytes: number): number => Math.ceil(bytes / ALIGN) * ALIGN;
@@ -17,7 +19,9 @@ export interface Parameter {
   /** Shape in the model folder. */
   readonly shape: readonly number[];
   readonly matrix: boolean;
+  /** Elements as kernels read them; of a quantized matrix its codes. */
   readonly tensor: Tensor;
+  readonly quantized: QuantizedWeight | null;
   /** Elements in the device layout, padding included. */
   readonly length: number;
   /** Low 16 bits of the float32 master of a trained bfloat16 matrix. */
@@ -38,6 +42,8 @@ export interface ParameterOptions {
   readonly dtype: DtypeCode;
   readonly trainable: boolean;
   readonly momentDtype: DtypeCode;
+  /** How a frozen matrix is quantized; null: it is packed. */
+  readonly quantize?: (name: string) => QuantCode | null;
 }
 
 export class Parameters {
@@ -57,7 +63,13 @@ export class Parameters {
       const matrix = shape.length === 2;
       const dtype = matrix ? options.dtype : Dtype.f32;
       const length = matrix ? packedLength(shape[0]!, shape[1]!, dtype) : shape[0]!;
-      return { name, shape, matrix, dtype, length };
+      const type = matrix ? (options.quantize?.(name) ?? null) : null;
+      assert(type === null || !options.trainable, `${name}: quantized weights are frozen`);
+      const bytes =
+        type === null
+          ? length * sizeOf(dtype)
+          : QuantizedWeight.bytes(name, shape as readonly [number, number], type);
+      return { name, shape, matrix, dtype, length, type, bytes };
     });
     const split = options.trainable && options.dtype === Dtype.bf16;
     const layout = (bytesOf: (plan: (typeof plans)[number]) => number, suffix: string) => {
@@ -70,7 +82,7 @@ export class Parameters {
       const buffer = this.#own(device.buffer(Math.max(total, ALIGN), `${label} ${suffix}`));
       return { buffer, at: (i: number) => Storage.inBuffer(buffer, offsets[i]!, bytesOf(plans[i]!)), total };
     };
-    const weights = layout((p) => p.length * sizeOf(p.dtype), "weights");
+    const weights = layout((p) => p.bytes, "weights");
     const remainders = split ? layout((p) => (p.matrix ? p.length * 2 : 0), "remainders") : null;
     const gradients = options.trainable ? layout((p) => p.length * 4, "gradients") : null;
     const momentSize = (p: (typeof plans)[number]) =>
@@ -79,7 +91,12 @@ export class Parameters {
     const seconds = options.trainable ? layout(momentSize, "second moments") : null;
     this.#gradients = gradients?.buffer ?? null;
     this.list = plans.map((p, i) => {
-      const tensor = new Tensor(p.shape, p.dtype, weights.at(i), p.name);
+      const storage = weights.at(i);
+      const quantized =
+        p.type === null
+          ? null
+          : new QuantizedWeight(p.name, p.shape as readonly [number, number], p.type, storage);
+      const tensor = quantized?.codes ?? new Tensor(p.shape, p.dtype, storage, p.name);
       tensor.requiresGrad = options.trainable;
       tensor.gradient = gradients?.at(i) ?? null;
       const parameter: Parameter = {
@@ -87,6 +104,7 @@ export class Parameters {
         shape: p.shape,
         matrix: p.matrix,
         tensor,
+        quantized,
         length: p.length,
         remainder: p.matrix ? (remainders?.at(i) ?? null) : null,
         gradient: tensor.gradient,
@@ -114,6 +132,11 @@ export class Parameters {
   }
   tensor(name: string): Tensor {
     return this.get(name).tensor;
+  }
+  /** A matrix in the form that products read. */
+  weight(name: string): Tensor | QuantizedWeight {
+    const p = this.get(name);
+    return p.quantized ?? p.tensor;
   }
   maybe(name: string): Tensor | null {
     return this.#byName.get(name)?.tensor ?? null;
@@ -144,7 +167,9 @@ export class Parameters {
         const p = this.get(name);
         staging.readFile(stored.fd, stored.begin, 0, stored.bytes);
         const to = p.tensor.storage!.view;
-        if (p.matrix) {
+        if (p.quantized) {
+          this.#quantize(p.quantized, staging, stored.dtype);
+        } else if (p.matrix) {
           const [n, k] = [p.shape[0]!, p.shape[1]!];
           const lo = stored.dtype === Dtype.f32 ? (p.remainder?.view ?? null) : null;
           if (p.remainder && !lo) this.#clear(p.remainder);
@@ -171,6 +196,20 @@ export class Parameters {
     } finally {
       staging.free();
     }
+  }
+
+  /** Codes of the row-major values in `staging`. */
+  #quantize(
+    { codes, scales, shape: [n, k], type: qt }: QuantizedWeight,
+    staging: Buffer,
+    sdt: DtypeCode,
+  ): void {
+    this.device.emit(quantizeWeight, {
+      codes: codes.view,
+      scales: scales.view,
+      src: staging.range(),
+      ...{ n, k, qt, sdt },
+    });
   }
 
   #clear(storage: Storage): void {
@@ -216,16 +255,22 @@ export class Parameters {
     const [n, k] = [p.shape[0]!, p.shape[1]!];
     const staging = this.device.buffer(n * k * 4, `${p.name} staging`);
     try {
-      this.device.emit(unpackWeight, {
-        dst: staging.range(),
-        w: from.view,
-        lo: remainder?.view ?? null,
-        n,
-        k,
-        dt: p.tensor.dtype,
-        edt,
-        ddt: Dtype.f32,
-      });
+      if (p.quantized) {
+        const { codes, scales, type: qt } = p.quantized;
+        const dst = staging.range();
+        this.device.emit(dequantizeWeight, { dst, codes: codes.view, scales: scales.view, n, k, qt });
+      } else {
+        this.device.emit(unpackWeight, {
+          dst: staging.range(),
+          w: from.view,
+          lo: remainder?.view ?? null,
+          n,
+          k,
+          dt: p.tensor.dtype,
+          edt,
+          ddt: Dtype.f32,
+        });
+      }
       this.device.finish();
       return new Float32Array(staging.view(0, n * k * 4)).slice();
     } finally {
@@ -244,22 +289,26 @@ export class Parameters {
     }
     const [n, k] = [p.shape[0]!, p.shape[1]!];
     // Moments of a bfloat16 matrix may be float32 in the bfloat16 layout: pack by layout, not by element type.
-    if (edt !== p.tensor.dtype) {
+    if (!p.quantized && edt !== p.tensor.dtype) {
       storeByLayout(values, n, k, new Float32Array(to.buffer.view(to.offset, p.length * 4)));
       return;
     }
     const staging = this.device.buffer(size * 4, `${p.name} staging`);
     try {
       new Float32Array(staging.view(0, size * 4)).set(values);
-      this.device.emit(packWeight, {
-        w: to.view,
-        lo: remainder?.view ?? null,
-        src: staging.range(),
-        n,
-        k,
-        dt: p.tensor.dtype,
-        sdt: Dtype.f32,
-      });
+      if (p.quantized) {
+        this.#quantize(p.quantized, staging, Dtype.f32);
+      } else {
+        this.device.emit(packWeight, {
+          w: to.view,
+          lo: remainder?.view ?? null,
+          src: staging.range(),
+          n,
+          k,
+          dt: p.tensor.dtype,
+          sdt: Dtype.f32,
+        });
+      }
       this.device.finish();
     } finally {
       staging.free();

@@ -11,6 +11,7 @@ import type { Graph } from "../tape/tape.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
 import * as F from "./functional.ts";
 import { Parameters, type StoredValues } from "./parameters.ts";
+import { type Quantization, QuantizedWeight, quantTypeOf } from "./quantized.ts";
 import { ropeTable } from "./rope.ts";
 
 /** Attention over rows whose keys lie in the batch (and in cached prefixes), optionally written to a cache. */
@@ -42,6 +43,8 @@ export interface TransformerOptions {
   readonly maxPositions: number;
   /** Keep block inputs alone and run blocks again in the gradient pass. */
   readonly checkpointing?: boolean;
+  /** Frozen weights are quantized when they are loaded. */
+  readonly quantization?: Quantization;
 }
 
 interface Layer {
@@ -60,8 +63,8 @@ interface Layer {
 
 export class Transformer {
   readonly parameters: Parameters;
-  readonly head: Tensor;
-  readonly #embedding: Tensor;
+  readonly head: Tensor | QuantizedWeight;
+  readonly #embedding: Tensor | QuantizedWeight;
   readonly #finalNorm: Tensor;
   readonly #layers: readonly Layer[];
   readonly #rope: F.RopeTable;
@@ -75,21 +78,25 @@ export class Transformer {
     readonly options: TransformerOptions,
     label = "model",
   ) {
-    const { dtype, trainable, momentDtype = Dtype.f32 } = options;
+    const { dtype, trainable, momentDtype = Dtype.f32, quantization } = options;
+    const quantize = quantization && ((name: string) => quantTypeOf(name, quantization));
     this.parameters = new Parameters(
       device,
       expectedTensors(config),
-      { dtype, trainable, momentDtype },
+      { dtype, trainable, momentDtype, quantize },
       label,
     );
     const p = this.parameters;
-    this.#embedding = p.tensor("model.embed_tokens.weight");
-    this.head = config.tieWordEmbeddings ? this.#embedding : p.tensor("lm_head.weight");
+    this.#embedding = p.weight("model.embed_tokens.weight");
+    this.head = config.tieWordEmbeddings ? this.#embedding : p.weight("lm_head.weight");
     this.#finalNorm = p.tensor("model.norm.weight");
     this.#layers = Array.from({ length: config.numLayers }, (_, i) => {
       const at = (name: string) => p.tensor(`model.layers.${i}.${name}.weight`);
       const maybe = (name: string) => p.maybe(`model.layers.${i}.${name}`);
-      const linear = (name: string) => ({ w: at(name), bias: maybe(`${name}.bias`) });
+      const linear = (name: string) => ({
+        w: p.weight(`model.layers.${i}.${name}.weight`),
+        bias: maybe(`${name}.bias`),
+      });
       return {
         inputNorm: at("input_layernorm"),
         q: linear("self_attn.q_proj"),
@@ -162,10 +169,19 @@ export class Transformer {
 
   /**
    * Hidden states [B, C] of one new token per sequence; appends it to the cache. Six operations a layer, for a GPU
-   * pays for each; they give the bits of those that `forward` runs.
+   * pays for each; they give the bits of those that `forward` runs. Quantized weights take those themselves.
    */
   decode(g: Graph, input: DecodeInput): Tensor {
     const { ids, positions, rows, cache, slots } = input;
+    if (this.options.quantization) {
+      return this.#run(g, ids, [], (g, layer, i, q, k, v) => {
+        const { qr, kr } = this.#rotate(g, layer, q, k, positions);
+        F.appendKv(g, cache.layers[i]!, kr, v, slots, this.shape);
+        const o = F.decodeAttention(g, qr, cache.layers[i]!, rows, this.shape);
+        g.release(qr, kr);
+        return o;
+      });
+    }
     const eps = this.config.rmsNormEps;
     let h = F.embed(g, ids, this.#embedding, this.options.dtype);
     this.#layers.forEach((layer, i) => {
@@ -246,6 +262,13 @@ export class Transformer {
     targets: Tensor,
     temperature: number,
   ): { logprob: Tensor; entropy: Tensor } {
+    if (this.head instanceof QuantizedWeight) {
+      throw new UsageError(
+        "log-probabilities need a head that is not quantized",
+        this.head.label,
+        "open the model with quantization.head false",
+      );
+    }
     const rows = F.gather(g, hidden, index);
     const result = F.logprobs(g, rows, this.head, targets, temperature);
     g.release(rows);

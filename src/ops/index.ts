@@ -8,8 +8,9 @@ import * as head from "./head.ts";
 import * as mlp from "./mlp.ts";
 import * as norm from "./norm.ts";
 import * as optimizer from "./optimizer.ts";
+import * as quant from "./quant.ts";
 
-const families = { gemm, norm, attention, mlp, embedding, head, optimizer, elementwise, decode };
+const families = { gemm, norm, attention, mlp, embedding, head, optimizer, elementwise, decode, quant };
 
 function isOp(value: unknown): value is OpDef {
   return typeof value === "object" && value !== null && "tensors" in value;

@@ -12,6 +12,7 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import { TRL_ADVANTAGE } from "../loss/advantage.ts";
 import { policyOptions } from "../loss/options.ts";
 import { AdamW } from "../nn/optimizer.ts";
+import type { Quantization } from "../nn/quantized.ts";
 import { Transformer } from "../nn/transformer.ts";
 import { Dtype } from "../ops/define.ts";
 import { catalogue } from "../ops/index.ts";
@@ -89,21 +90,27 @@ class Bench {
     return { gemm_gflops: this.#gflops, read_gbps: this.#gbps };
   }
 
-  model(shape: Shape, maxPositions: number, trainable: boolean, checkpointing = false): Transformer {
+  model(
+    shape: Shape,
+    maxPositions: number,
+    trainable: boolean,
+    checkpointing = false,
+    quantization?: Quantization,
+  ): Transformer {
     this.talk(`making random weights of shape ${shape}`);
     const dtype = dtypeCode(this.options.dtype);
     const model = new Transformer(
       this.device,
       configOf(shape),
-      { dtype, trainable, maxPositions, checkpointing },
+      { dtype, trainable, maxPositions, checkpointing, quantization },
       shape,
     );
     fillWeights(model);
     return model;
   }
 
-  costs(shape: Shape): Costs {
-    return new Costs(configOf(shape), this.options.dtype === "bfloat16" ? 2 : 4);
+  costs(shape: Shape, weightBytes?: number): Costs {
+    return new Costs(configOf(shape), this.options.dtype === "bfloat16" ? 2 : 4, weightBytes);
   }
 
   /** Seconds of each repetition after one warm-up. */
@@ -240,11 +247,19 @@ async function grpo(options: BenchOptions<"grpo">, context: Context): Promise<Re
   );
 }
 
+/** Codes, and of nf4 a scale for 64 of them. */
+const QUANTIZATIONS = {
+  none: null,
+  int8: { type: "int8", head: true, weightBytes: 1 },
+  int4: { type: "nf4", head: true, weightBytes: 0.5 + 4 / 64 },
+} as const;
+
 /** Decoding alone: the same request for one token and for one more than `tokens`; the difference is the decode. */
 async function decode(options: BenchOptions<"decode">, context: Context): Promise<Result> {
   const bench = new Bench("decode", options, context.talk);
-  const { shape, batch, prompt: P, tokens } = options;
-  const model = bench.model(shape, P + tokens + 1, false);
+  const { shape, batch, prompt: P, tokens, quant } = options;
+  const quantization = QUANTIZATIONS[quant];
+  const model = bench.model(shape, P + tokens + 1, false, false, quantization ?? undefined);
   const memory = new StepMemory(bench.device);
   const engine = new RolloutEngine(memory, model, {
     maxBatch: batch,
@@ -265,12 +280,12 @@ async function decode(options: BenchOptions<"decode">, context: Context): Promis
     if (i > 0) steps.push(all - first);
   });
   const seconds = median(steps);
-  const costs = bench.costs(shape);
+  const costs = bench.costs(shape, quantization?.weightBytes);
   let limit = 0;
   for (let t = 1; t <= tokens; t++)
     limit += costs.decodeSeconds(batch, batch * (P + t), P + batch * t, bench.limit);
   const tokens_per_s = (batch * tokens) / seconds;
-  return bench.result(shape, { batch, prompt: P, tokens, tokens_per_s }, limit, seconds);
+  return bench.result(shape, { batch, prompt: P, tokens, quant, tokens_per_s }, limit, seconds);
 }
 
 async function prefill(options: BenchOptions<"prefill">, context: Context): Promise<Result> {

@@ -23,6 +23,8 @@ export class Costs {
   constructor(
     config: ModelConfig,
     readonly elementBytes: number,
+    /** Of an element of a weight, where it differs. */
+    readonly weightBytes = elementBytes,
   ) {
     const {
       hiddenSize: C,
@@ -50,7 +52,7 @@ export class Costs {
 
   /** Seconds of one decode step of `batch` rows that read `cached` distinct cached tokens. */
   decodeSeconds(batch: number, pairs: number, cached: number, limit: MachineLimit): number {
-    const bytes = (this.trunk + this.head) * this.elementBytes + this.kvBytes * cached;
+    const bytes = (this.trunk + this.head) * this.weightBytes + this.kvBytes * cached;
     const flops = 2 * (this.trunk + this.head) * batch + this.pair * pairs;
     return Math.max(bytes / (limit.read_gbps * 1e9), flops / (limit.gemm_gflops * 1e9));
   }

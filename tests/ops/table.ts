@@ -9,9 +9,11 @@ import type * as head from "../../src/ops/head.ts";
 import type * as mlp from "../../src/ops/mlp.ts";
 import type * as norm from "../../src/ops/norm.ts";
 import type * as optimizer from "../../src/ops/optimizer.ts";
+import type * as quant from "../../src/ops/quant.ts";
 import type { Row } from "./row.ts";
 import { decodeRows } from "./rows-decode.ts";
 import { denseRows } from "./rows-dense.ts";
+import { quantRows } from "./rows-quant.ts";
 import { backwardRows, stateRows } from "./rows-state.ts";
 import { tokenRows } from "./rows-tokens.ts";
 
@@ -28,12 +30,14 @@ export type OpName =
   | OpsOf<typeof head>
   | OpsOf<typeof mlp>
   | OpsOf<typeof norm>
-  | OpsOf<typeof optimizer>;
+  | OpsOf<typeof optimizer>
+  | OpsOf<typeof quant>;
 
 export const rows: Readonly<Record<OpName, Row>> = {
   ...denseRows,
   ...decodeRows,
   ...tokenRows,
   ...stateRows,
+  ...quantRows,
   ...backwardRows,
 };

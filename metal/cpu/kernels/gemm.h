@@ -38,9 +38,13 @@ inline size_t panel_elements(uint32_t depth) {
   return size_t(Depth<T>::steps(depth)) * Depth<T>::kWide * kPanel;
 }
 
+// Always inlined, or the accumulators would live in memory that the operands may alias.
+#define RLV_CHAIN inline __attribute__((always_inline))
+
 // acc[r][v] for rows r < MR and columns [column, column + kTileCols) of the panel.
 template <int MR>
-inline void chain(V (&acc)[MR][kTileVecs], const float* a, size_t lda, const float* panel, uint32_t depth) {
+RLV_CHAIN void chain(V (&acc)[MR][kTileVecs], const float* a, size_t lda, const float* panel,
+                     uint32_t depth) {
   for (uint32_t p = 0; p < depth; p++) {
     V b[kTileVecs];
     for (int v = 0; v < kTileVecs; v++) b[v] = load(panel + size_t(p) * kPanel + v * W);
@@ -60,22 +64,26 @@ inline uint32_t pair_at(const uint16_t* p) {
 }
 
 template <int MR>
-inline void chain(V (&acc)[MR][kTileVecs], const uint16_t* a, size_t lda, const uint16_t* panel,
-                  uint32_t depth) {
+RLV_CHAIN void chain(V (&acc)[MR][kTileVecs], const uint16_t* a, size_t lda, const uint16_t* panel,
+                     uint32_t depth) {
   const uint32_t pairs = depth / 2;
-  auto step = [&](uint32_t p, auto pair) {
+  for (uint32_t p = 0; p < pairs; p++) {
     P b[kTileVecs];
     for (int v = 0; v < kTileVecs; v++) b[v] = load_pairs(panel + (size_t(p) * kPanel + size_t(v) * W) * 2);
 #pragma GCC unroll 12
     for (int r = 0; r < MR; r++) {
-      const P x = set1_pair(pair(a + size_t(r) * lda + size_t(p) * 2));
+      const P x = set1_pair(pair_at(a + size_t(r) * lda + size_t(p) * 2));
 #pragma GCC unroll 4
       for (int v = 0; v < kTileVecs; v++) acc[r][v] = dot_pairs(acc[r][v], x, b[v]);
     }
-  };
-  for (uint32_t p = 0; p < pairs; p++) step(p, pair_at);
+  }
+  if (depth % 2 == 0) return;
   // An odd depth ends with a pair whose high half is zero.
-  if (depth % 2) step(pairs, [](const uint16_t* x) { return uint32_t(*x); });
+  for (int v = 0; v < kTileVecs; v++) {
+    const P b = load_pairs(panel + (size_t(pairs) * kPanel + size_t(v) * W) * 2);
+    for (int r = 0; r < MR; r++)
+      acc[r][v] = dot_pairs(acc[r][v], set1_pair(a[size_t(r) * lda + depth - 1]), b);
+  }
 }
 
 // One tile: start(r, column) gives the initial vector, finish(r, column, value) takes the result; `column`
@@ -193,7 +201,7 @@ inline void pack_panel(const uint16_t* b, size_t ldb, uint32_t tokens, uint32_t 
           t < tokens && j < cols ? b[size_t(t) * ldb + j] : uint16_t(0);
 }
 
-inline void token_chain(V (&acc)[kTileRows][kTileVecs], const float* a, const float* b, uint32_t tokens) {
+RLV_CHAIN void token_chain(V (&acc)[kTileRows][kTileVecs], const float* a, const float* b, uint32_t tokens) {
   for (uint32_t t = 0; t < tokens; t++) {
     V bv[kTileVecs];
     for (int v = 0; v < kTileVecs; v++) bv[v] = load(b + size_t(t) * kPanel + v * W);
@@ -205,8 +213,8 @@ inline void token_chain(V (&acc)[kTileRows][kTileVecs], const float* a, const fl
     }
   }
 }
-inline void token_chain(V (&acc)[kTileRows][kTileVecs], const uint16_t* a, const uint16_t* b,
-                        uint32_t tokens) {
+RLV_CHAIN void token_chain(V (&acc)[kTileRows][kTileVecs], const uint16_t* a, const uint16_t* b,
+                           uint32_t tokens) {
   for (uint32_t t = 0; t < (tokens + 1) / 2; t++) {
     P bv[kTileVecs];
     for (int v = 0; v < kTileVecs; v++) bv[v] = load_pairs(b + (size_t(t) * kPanel + size_t(v) * W) * 2);

@@ -203,6 +203,7 @@ const SOFT_WHOLE = [
   "golden/optimizer",
   "golden/sampling",
   "run/sampler",
+  "run/quantized",
 ];
 const SOFT_CHECKED = ["ops/table", "ops/invariance", "ops/fused"];
 

@@ -66,17 +66,20 @@ void few_rows(Int8, const uint16_t* x, uint32_t k, const int8_t* panel, const fl
   }
 }
 
-// Blocks are independent chains: with few rows several at a time hide the latency of the dot product.
-template <int MR, int B>
-RLV_CHAIN void nf4_blocks(V (&total)[MR][2], const uint16_t* x, uint32_t k, const uint16_t* codes,
-                          const float* scales, P table) {
-  V acc[B][MR][2];
-  for (int b = 0; b < B; b++)
-    for (int r = 0; r < MR; r++) acc[b][r][0] = acc[b][r][1] = zero();
-  for (uint32_t w = 0; w < kBlock / 8; w++) {
-#pragma GCC unroll 4
-    for (int b = 0; b < B; b++) {
-      const uint16_t* at = codes + (size_t(b) * (kBlock / 8) + w) * 2 * kPanel;
+// One panel after the other: memory is fetched ahead only where it is read in order, which is worth more than
+// the latency that several chains side by side would hide.
+template <int MR, class F>
+void few_rows(Nf4, const uint16_t* x, uint32_t k, const uint16_t* codes, const float* scales, F&& finish) {
+  uint16_t t[32];  // the 16 codes twice: a lookup sees five bits, four of them a code
+  for (uint32_t i = 0; i < 32; i++) t[i] = f32_to_bf16(kNf4[i % 16]);
+  const P table = load_pairs(t);
+  V total[MR][2];
+  for (int r = 0; r < MR; r++) total[r][0] = total[r][1] = zero();
+  for (uint32_t k0 = 0; k0 < k; k0 += kBlock) {
+    V acc[MR][2];
+    for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = zero();
+    for (uint32_t k1 = k0; k1 < k0 + kBlock; k1 += 8) {
+      const uint16_t* at = codes + Nf4::codes_at(k1);
       const P words[2] = {load_pairs(at), load_pairs(at + kPanel)};
 #pragma GCC unroll 4
       for (int s = 0; s < 4; s++) {
@@ -84,37 +87,18 @@ RLV_CHAIN void nf4_blocks(V (&total)[MR][2], const uint16_t* x, uint32_t k, cons
         const P b1 = _mm512_permutexvar_epi16(_mm512_srli_epi16(words[1], 4 * s), table);
 #pragma GCC unroll 12
         for (int r = 0; r < MR; r++) {
-          const P v = set1_pair(pair_at(x + size_t(r) * k + size_t(b) * kBlock + w * 8 + size_t(s) * 2));
-          acc[b][r][0] = dot_pairs(acc[b][r][0], v, b0);
-          acc[b][r][1] = dot_pairs(acc[b][r][1], v, b1);
+          const P v = set1_pair(pair_at(x + size_t(r) * k + k1 + size_t(s) * 2));
+          acc[r][0] = dot_pairs(acc[r][0], v, b0);
+          acc[r][1] = dot_pairs(acc[r][1], v, b1);
         }
       }
     }
-  }
-  for (int b = 0; b < B; b++) {
-    const V s0 = load(scales + size_t(b) * kPanel), s1 = load(scales + size_t(b) * kPanel + W);
-    for (int r = 0; r < MR; r++) {
-      total[r][0] = fma(s0, acc[b][r][0], total[r][0]);
-      total[r][1] = fma(s1, acc[b][r][1], total[r][1]);
+    const float* scale = scales + size_t(k0 / kBlock) * kPanel;
+    for (int v = 0; v < 2; v++) {
+      const V s = load(scale + v * W);
+      for (int r = 0; r < MR; r++) total[r][v] = fma(s, acc[r][v], total[r][v]);
     }
   }
-}
-
-template <int MR, class F>
-void few_rows(Nf4, const uint16_t* x, uint32_t k, const uint16_t* panel, const float* scales, F&& finish) {
-  constexpr int B = MR == 1 ? 4 : MR <= 4 ? 2 : 1;
-  uint16_t t[32];  // the 16 codes twice: a lookup sees five bits, four of them a code
-  for (uint32_t i = 0; i < 32; i++) t[i] = f32_to_bf16(kNf4[i % 16]);
-  const P table = load_pairs(t);
-  V total[MR][2];
-  for (int r = 0; r < MR; r++) total[r][0] = total[r][1] = zero();
-  uint32_t b = 0;
-  for (; b + B <= k / kBlock; b += B)
-    nf4_blocks<MR, B>(total, x + b * kBlock, k, panel + Nf4::codes_at(b * kBlock), scales + b * kPanel,
-                      table);
-  for (; b < k / kBlock; b++)
-    nf4_blocks<MR, 1>(total, x + b * kBlock, k, panel + Nf4::codes_at(b * kBlock), scales + b * kPanel,
-                      table);
   for (int r = 0; r < MR; r++) {
     finish(r, 0, total[r][0]);
     finish(r, W, total[r][1]);
@@ -122,11 +106,11 @@ void few_rows(Nf4, const uint16_t* x, uint32_t k, const uint16_t* panel, const f
 }
 
 template <class Q, class F>
-void few_rows(int rows, const uint16_t* x, uint32_t k, const typename Q::Code* panel, const float* scales,
+void few_rows(int rows, const uint16_t* x, uint32_t k, const typename Q::Code* codes, const float* scales,
               F&& finish) {
   // clang-format off
   switch (rows) {
-#define CASE(n) case n: return few_rows<n>(Q(), x, k, panel, scales, finish);
+#define CASE(n) case n: return few_rows<n>(Q(), x, k, codes, scales, finish);
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #undef CASE
   }

@@ -6,10 +6,13 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import {
+  NF4_CODES,
+  NF4_LIMITS,
   NORM_BLOCK,
   type OpDef,
   PAGE,
   PANEL,
+  QUANT_BLOCK,
   ROW_BLOCK,
   SEGMENT_WORDS,
   VOCAB_TILE,
@@ -33,10 +36,14 @@ function wireStruct(op: OpDef): string {
   return `// ${op.doc}\ntypedef struct {\n${fields.join("\n")}\n} rlv_op_${op.name};\nRLV_ASSERT_SIZE(rlv_op_${op.name}, ${words(op) * 4});\n`;
 }
 
+const floats = (values: readonly number[]): string =>
+  values.map((x) => `${Number.isInteger(x) ? x.toFixed(1) : x}f`).join(", ");
+
 /** ops.gen.h: plain C, shared by C++ and Metal sources. */
 function header(): string {
   const constants: [string, number][] = [
     ["RLV_PANEL", PANEL],
+    ["RLV_QUANT_BLOCK", QUANT_BLOCK],
     ["RLV_PAGE", PAGE],
     ["RLV_VOCAB_TILE", VOCAB_TILE],
     ["RLV_ROW_BLOCK", ROW_BLOCK],
@@ -59,8 +66,12 @@ function header(): string {
 
 #define RLV_F32 0u
 #define RLV_BF16 1u
+#define RLV_INT8 0u
+#define RLV_NF4 1u
 #define RLV_NONE 0xffffffffu
 ${constants.map(([name, value]) => `#define ${name} ${value}u`).join("\n")}
+#define RLV_NF4_CODES ${floats(NF4_CODES)}
+#define RLV_NF4_LIMITS ${floats(NF4_LIMITS)}
 
 // A byte range of a buffer; offset and length in units of 16 bytes. buffer 0: absent.
 typedef struct {
@@ -103,10 +114,11 @@ function opFunctions(op: OpDef): string {
   const dtypes = params(op)
     .map(([name]) => name)
     .filter((name) => /^[a-z]?dt$/.test(name));
+  const quantized = "qt" in op.params ? "  if (a.qt > RLV_NF4) return kBadDtype;\n" : "";
   return `inline int check_${op.name}(const void* record) {
   const auto& a = *static_cast<const rlv_op_${op.name}*>(record);
   (void)a;
-${dtypes.map((name) => `  if (a.${name} > RLV_BF16) return kBadDtype;\n`).join("")}${checks.join("\n")}
+${dtypes.map((name) => `  if (a.${name} > RLV_BF16) return kBadDtype;\n`).join("")}${quantized}${checks.join("\n")}
   return -1;
 }
 inline void resolve_${op.name}(const void* record, void* const* p, void* out) {
@@ -166,6 +178,13 @@ inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 inline uint64_t packed_len(uint64_t n, uint64_t k, uint64_t dt) {
   return ceil_div(n, RLV_PANEL) * RLV_PANEL * (dt == RLV_BF16 ? ceil_div(k, 2) * 2 : k);
+}
+inline uint64_t quant_bytes(uint64_t n, uint64_t k, uint64_t qt) {
+  return ceil_div(n, RLV_PANEL) * RLV_PANEL *
+         (qt == RLV_NF4 ? ceil_div(k, RLV_QUANT_BLOCK) * (RLV_QUANT_BLOCK / 2) : ceil_div(k, 2) * 2);
+}
+inline uint64_t quant_scales(uint64_t n, uint64_t k, uint64_t qt) {
+  return ceil_div(n, RLV_PANEL) * RLV_PANEL * (qt == RLV_NF4 ? ceil_div(k, RLV_QUANT_BLOCK) : 1);
 }
 inline uint64_t bytes_of(const rlv_ref& r) { return uint64_t(r.length) * 16; }
 

@@ -205,6 +205,7 @@ const SOFT_WHOLE = [
   "golden/optimizer",
   "golden/sampling",
   "run/sampler",
+  "run/quantized",
 ];
 const SOFT_CHECKED = ["ops/table", "ops/invariance", "ops/fused"];
 

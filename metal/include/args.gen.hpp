@@ -492,6 +492,64 @@ struct LoraFwd {
   float scale;
   uint32_t dt;
 };
+// codes*scales in float32, row-major [n,k]
+struct DequantizeWeight {
+  void* dst;
+  const void* codes;
+  const void* scales;
+  uint32_t n;
+  uint32_t k;
+  uint32_t qt;
+};
+// y[t] = codes*scales of row ids[t] of a quantized [vocab, cols], codes as in quant_linear, rounded to dt
+struct QuantEmbed {
+  void* y;
+  const void* ids;
+  const void* codes;
+  const void* scales;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t vocab;
+  uint32_t qt;
+  uint32_t dt;
+};
+// y[m,n] = x[m,k] * w[n,k]^T + bias[n]; w codes and scales; int8: chain over k, times scale; nf4: chains over blocks of 64, fma(scale, chain, sum) in order; y in dtype ydt
+struct QuantLinear {
+  void* y;
+  const void* x;
+  const void* codes;
+  const void* scales;
+  const void* bias;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t qt;
+  uint32_t dt;
+  uint32_t ydt;
+};
+// dx[m,k] (+)= dy[m,n] * w[n,k], w = codes*scales rounded to dt; one accumulation chain over n per output
+struct QuantLinearBwd {
+  void* dx;
+  const void* dy;
+  const void* codes;
+  const void* scales;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t qt;
+  uint32_t dt;
+  uint32_t accumulate;
+};
+// row-major [n,k] of dtype sdt -> codes and scales by the largest magnitude of a row (int8) or block (nf4)
+struct QuantizeWeight {
+  void* codes;
+  void* scales;
+  const void* src;
+  uint32_t n;
+  uint32_t k;
+  uint32_t qt;
+  uint32_t sdt;
+};
 }  // namespace args
 
 // X(name, Struct): one line per operation, in the order of the ids.
@@ -532,7 +590,12 @@ struct LoraFwd {
   X(norm_swiglu, NormSwiglu) \
   X(rope_append, RopeAppend) \
   X(lora_bwd, LoraBwd) \
-  X(lora_fwd, LoraFwd)
+  X(lora_fwd, LoraFwd) \
+  X(dequantize_weight, DequantizeWeight) \
+  X(quant_embed, QuantEmbed) \
+  X(quant_linear, QuantLinear) \
+  X(quant_linear_bwd, QuantLinearBwd) \
+  X(quantize_weight, QuantizeWeight)
 
 // Scratch is read and written, and laid out as its operation likes.
 enum Access : uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3, kScratch = 7 };
@@ -546,6 +609,13 @@ inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 inline uint64_t packed_len(uint64_t n, uint64_t k, uint64_t dt) {
   return ceil_div(n, RLV_PANEL) * RLV_PANEL * (dt == RLV_BF16 ? ceil_div(k, 2) * 2 : k);
+}
+inline uint64_t quant_bytes(uint64_t n, uint64_t k, uint64_t qt) {
+  return ceil_div(n, RLV_PANEL) * RLV_PANEL *
+         (qt == RLV_NF4 ? ceil_div(k, RLV_QUANT_BLOCK) * (RLV_QUANT_BLOCK / 2) : ceil_div(k, 2) * 2);
+}
+inline uint64_t quant_scales(uint64_t n, uint64_t k, uint64_t qt) {
+  return ceil_div(n, RLV_PANEL) * RLV_PANEL * (qt == RLV_NF4 ? ceil_div(k, RLV_QUANT_BLOCK) : 1);
 }
 inline uint64_t bytes_of(const rlv_ref& r) { return uint64_t(r.length) * 16; }
 
@@ -1295,6 +1365,105 @@ inline double flops_lora_fwd(const void* record) {
   (void)a;
   return double(2*uint64_t(a.m)*uint64_t(a.r)*(uint64_t(a.n)+uint64_t(a.k)));
 }
+inline int check_dequantize_weight(const void* record) {
+  const auto& a = *static_cast<const rlv_op_dequantize_weight*>(record);
+  (void)a;
+  if (a.qt > RLV_NF4) return kBadDtype;
+  if (!a.dst.buffer || bytes_of(a.dst) < uint64_t(a.n)*uint64_t(a.k)*4) return 0;
+  if (!a.codes.buffer || bytes_of(a.codes) < quant_bytes(uint64_t(a.n),uint64_t(a.k),uint64_t(a.qt))) return 1;
+  if (!a.scales.buffer || bytes_of(a.scales) < quant_scales(uint64_t(a.n),uint64_t(a.k),uint64_t(a.qt))*4) return 2;
+  return -1;
+}
+inline void resolve_dequantize_weight(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_dequantize_weight*>(record);
+  *static_cast<args::DequantizeWeight*>(out) = args::DequantizeWeight{p[0], p[1], p[2], a.n, a.k, a.qt};
+}
+inline double flops_dequantize_weight(const void* record) {
+  const auto& a = *static_cast<const rlv_op_dequantize_weight*>(record);
+  (void)a;
+  return double(uint64_t(a.n)*uint64_t(a.k));
+}
+inline int check_quant_embed(const void* record) {
+  const auto& a = *static_cast<const rlv_op_quant_embed*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (a.qt > RLV_NF4) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
+  if (!a.ids.buffer || bytes_of(a.ids) < uint64_t(a.rows)*4) return 1;
+  if (!a.codes.buffer || bytes_of(a.codes) < quant_bytes(uint64_t(a.vocab),uint64_t(a.cols),uint64_t(a.qt))) return 2;
+  if (!a.scales.buffer || bytes_of(a.scales) < quant_scales(uint64_t(a.vocab),uint64_t(a.cols),uint64_t(a.qt))*4) return 3;
+  return -1;
+}
+inline void resolve_quant_embed(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_quant_embed*>(record);
+  *static_cast<args::QuantEmbed*>(out) = args::QuantEmbed{p[0], p[1], p[2], p[3], a.rows, a.cols, a.vocab, a.qt, a.dt};
+}
+inline double flops_quant_embed(const void* record) {
+  const auto& a = *static_cast<const rlv_op_quant_embed*>(record);
+  (void)a;
+  return double(uint64_t(a.rows)*uint64_t(a.cols));
+}
+inline int check_quant_linear(const void* record) {
+  const auto& a = *static_cast<const rlv_op_quant_linear*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (a.ydt > RLV_BF16) return kBadDtype;
+  if (a.qt > RLV_NF4) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.ydt))) return 0;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 1;
+  if (!a.codes.buffer || bytes_of(a.codes) < quant_bytes(uint64_t(a.n),uint64_t(a.k),uint64_t(a.qt))) return 2;
+  if (!a.scales.buffer || bytes_of(a.scales) < quant_scales(uint64_t(a.n),uint64_t(a.k),uint64_t(a.qt))*4) return 3;
+  if (a.bias.buffer && bytes_of(a.bias) < uint64_t(a.n)*4) return 4;
+  return -1;
+}
+inline void resolve_quant_linear(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_quant_linear*>(record);
+  *static_cast<args::QuantLinear*>(out) = args::QuantLinear{p[0], p[1], p[2], p[3], p[4], a.m, a.n, a.k, a.qt, a.dt, a.ydt};
+}
+inline double flops_quant_linear(const void* record) {
+  const auto& a = *static_cast<const rlv_op_quant_linear*>(record);
+  (void)a;
+  return double(2*uint64_t(a.m)*uint64_t(a.n)*uint64_t(a.k));
+}
+inline int check_quant_linear_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_quant_linear_bwd*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (a.qt > RLV_NF4) return kBadDtype;
+  if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 0;
+  if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
+  if (!a.codes.buffer || bytes_of(a.codes) < quant_bytes(uint64_t(a.n),uint64_t(a.k),uint64_t(a.qt))) return 2;
+  if (!a.scales.buffer || bytes_of(a.scales) < quant_scales(uint64_t(a.n),uint64_t(a.k),uint64_t(a.qt))*4) return 3;
+  return -1;
+}
+inline void resolve_quant_linear_bwd(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_quant_linear_bwd*>(record);
+  *static_cast<args::QuantLinearBwd*>(out) = args::QuantLinearBwd{p[0], p[1], p[2], p[3], a.m, a.n, a.k, a.qt, a.dt, a.accumulate};
+}
+inline double flops_quant_linear_bwd(const void* record) {
+  const auto& a = *static_cast<const rlv_op_quant_linear_bwd*>(record);
+  (void)a;
+  return double(2*uint64_t(a.m)*uint64_t(a.n)*uint64_t(a.k));
+}
+inline int check_quantize_weight(const void* record) {
+  const auto& a = *static_cast<const rlv_op_quantize_weight*>(record);
+  (void)a;
+  if (a.sdt > RLV_BF16) return kBadDtype;
+  if (a.qt > RLV_NF4) return kBadDtype;
+  if (!a.codes.buffer || bytes_of(a.codes) < quant_bytes(uint64_t(a.n),uint64_t(a.k),uint64_t(a.qt))) return 0;
+  if (!a.scales.buffer || bytes_of(a.scales) < quant_scales(uint64_t(a.n),uint64_t(a.k),uint64_t(a.qt))*4) return 1;
+  if (!a.src.buffer || bytes_of(a.src) < uint64_t(a.n)*uint64_t(a.k)*size(uint64_t(a.sdt))) return 2;
+  return -1;
+}
+inline void resolve_quantize_weight(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_quantize_weight*>(record);
+  *static_cast<args::QuantizeWeight*>(out) = args::QuantizeWeight{p[0], p[1], p[2], a.n, a.k, a.qt, a.sdt};
+}
+inline double flops_quantize_weight(const void* record) {
+  const auto& a = *static_cast<const rlv_op_quantize_weight*>(record);
+  (void)a;
+  return double(uint64_t(a.n)*uint64_t(a.k));
+}
 
 struct FieldInfo {
   const char* name;
@@ -1360,6 +1529,11 @@ inline const OpInfo& op_info(uint32_t id) {
     {"rope_append", "decode", sizeof(rlv_op_rope_append), sizeof(args::RopeAppend), 11, {{"y", kWrite}, {"kv", kReadWrite}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"qweight", kRead}, {"kweight", kRead}, {"positions", kRead}, {"rope", kRead}, {"slots", kRead}, {"work", kScratch}}, 8, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"max_pos", false}, {"kv_pages", false}, {"eps", true}, {"dt", false}}, check_rope_append, resolve_rope_append, flops_rope_append},
     {"lora_bwd", "lora", sizeof(rlv_op_lora_bwd), sizeof(args::LoraBwd), 9, {{"dx", kReadWrite}, {"da", kReadWrite}, {"db", kReadWrite}, {"du", kScratch}, {"dy", kRead}, {"x", kRead}, {"u", kRead}, {"a", kRead}, {"b", kRead}}, 7, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"scale", true}, {"dt", false}, {"accumulate", false}}, check_lora_bwd, resolve_lora_bwd, flops_lora_bwd},
     {"lora_fwd", "lora", sizeof(rlv_op_lora_fwd), sizeof(args::LoraFwd), 6, {{"y", kWrite}, {"u", kWrite}, {"base", kRead}, {"x", kRead}, {"a", kRead}, {"b", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"scale", true}, {"dt", false}}, check_lora_fwd, resolve_lora_fwd, flops_lora_fwd},
+    {"dequantize_weight", "quant", sizeof(rlv_op_dequantize_weight), sizeof(args::DequantizeWeight), 3, {{"dst", kWrite}, {"codes", kRead}, {"scales", kRead}}, 3, {{"n", false}, {"k", false}, {"qt", false}}, check_dequantize_weight, resolve_dequantize_weight, flops_dequantize_weight},
+    {"quant_embed", "quant", sizeof(rlv_op_quant_embed), sizeof(args::QuantEmbed), 4, {{"y", kWrite}, {"ids", kRead}, {"codes", kRead}, {"scales", kRead}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"qt", false}, {"dt", false}}, check_quant_embed, resolve_quant_embed, flops_quant_embed},
+    {"quant_linear", "quant", sizeof(rlv_op_quant_linear), sizeof(args::QuantLinear), 5, {{"y", kWrite}, {"x", kRead}, {"codes", kRead}, {"scales", kRead}, {"bias", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"qt", false}, {"dt", false}, {"ydt", false}}, check_quant_linear, resolve_quant_linear, flops_quant_linear},
+    {"quant_linear_bwd", "quant", sizeof(rlv_op_quant_linear_bwd), sizeof(args::QuantLinearBwd), 4, {{"dx", kReadWrite}, {"dy", kRead}, {"codes", kRead}, {"scales", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"qt", false}, {"dt", false}, {"accumulate", false}}, check_quant_linear_bwd, resolve_quant_linear_bwd, flops_quant_linear_bwd},
+    {"quantize_weight", "quant", sizeof(rlv_op_quantize_weight), sizeof(args::QuantizeWeight), 3, {{"codes", kWrite}, {"scales", kWrite}, {"src", kRead}}, 4, {{"n", false}, {"k", false}, {"qt", false}, {"sdt", false}}, check_quantize_weight, resolve_quantize_weight, flops_quantize_weight},
   };
   return table[id];
 }

@@ -13,8 +13,11 @@
 
 #define RLV_F32 0u
 #define RLV_BF16 1u
+#define RLV_INT8 0u
+#define RLV_NF4 1u
 #define RLV_NONE 0xffffffffu
 #define RLV_PANEL 32u
+#define RLV_QUANT_BLOCK 64u
 #define RLV_PAGE 16u
 #define RLV_VOCAB_TILE 512u
 #define RLV_ROW_BLOCK 64u
@@ -22,6 +25,8 @@
 #define RLV_SEGMENT_WORDS 8u
 #define RLV_HEAD_ROW_CHUNK 256u
 #define RLV_HEAD_VOCAB_CHUNK 4096u
+#define RLV_NF4_CODES -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f
+#define RLV_NF4_LIMITS -0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f, -0.23460740596055984f, -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f, 0.1202552504837513f, 0.2035212516784668f, 0.2920137718319893f, 0.3893125355243683f, 0.5016634166240692f, 0.6427869200706482f, 0.8614784181118011f
 
 // A byte range of a buffer; offset and length in units of 16 bytes. buffer 0: absent.
 typedef struct {
@@ -66,7 +71,12 @@ enum {
   RLV_OP_ROPE_APPEND = 35,
   RLV_OP_LORA_BWD = 36,
   RLV_OP_LORA_FWD = 37,
-  RLV_OP_COUNT = 38
+  RLV_OP_DEQUANTIZE_WEIGHT = 38,
+  RLV_OP_QUANT_EMBED = 39,
+  RLV_OP_QUANT_LINEAR = 40,
+  RLV_OP_QUANT_LINEAR_BWD = 41,
+  RLV_OP_QUANTIZE_WEIGHT = 42,
+  RLV_OP_COUNT = 43
 };
 
 // dbias[n] += sum over rows of dy[m,n], in fixed blocks of 64 rows
@@ -628,3 +638,71 @@ typedef struct {
   uint32_t dt;
 } rlv_op_lora_fwd;
 RLV_ASSERT_SIZE(rlv_op_lora_fwd, 96);
+
+// codes*scales in float32, row-major [n,k]
+typedef struct {
+  rlv_ref dst;
+  rlv_ref codes;
+  rlv_ref scales;
+  uint32_t n;
+  uint32_t k;
+  uint32_t qt;
+} rlv_op_dequantize_weight;
+RLV_ASSERT_SIZE(rlv_op_dequantize_weight, 48);
+
+// y[t] = codes*scales of row ids[t] of a quantized [vocab, cols], codes as in quant_linear, rounded to dt
+typedef struct {
+  rlv_ref y;
+  rlv_ref ids;
+  rlv_ref codes;
+  rlv_ref scales;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t vocab;
+  uint32_t qt;
+  uint32_t dt;
+} rlv_op_quant_embed;
+RLV_ASSERT_SIZE(rlv_op_quant_embed, 68);
+
+// y[m,n] = x[m,k] * w[n,k]^T + bias[n]; w codes and scales; int8: chain over k, times scale; nf4: chains over blocks of 64, fma(scale, chain, sum) in order; y in dtype ydt
+typedef struct {
+  rlv_ref y;
+  rlv_ref x;
+  rlv_ref codes;
+  rlv_ref scales;
+  rlv_ref bias;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t qt;
+  uint32_t dt;
+  uint32_t ydt;
+} rlv_op_quant_linear;
+RLV_ASSERT_SIZE(rlv_op_quant_linear, 84);
+
+// dx[m,k] (+)= dy[m,n] * w[n,k], w = codes*scales rounded to dt; one accumulation chain over n per output
+typedef struct {
+  rlv_ref dx;
+  rlv_ref dy;
+  rlv_ref codes;
+  rlv_ref scales;
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t qt;
+  uint32_t dt;
+  uint32_t accumulate;
+} rlv_op_quant_linear_bwd;
+RLV_ASSERT_SIZE(rlv_op_quant_linear_bwd, 72);
+
+// row-major [n,k] of dtype sdt -> codes and scales by the largest magnitude of a row (int8) or block (nf4)
+typedef struct {
+  rlv_ref codes;
+  rlv_ref scales;
+  rlv_ref src;
+  uint32_t n;
+  uint32_t k;
+  uint32_t qt;
+  uint32_t sdt;
+} rlv_op_quantize_weight;
+RLV_ASSERT_SIZE(rlv_op_quantize_weight, 52);

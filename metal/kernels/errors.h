@@ -3,6 +3,7 @@
 #define RLV_KERNEL_ERRORS(X)                                          \
   X(EMBED_ID, "embed_fwd: id outside the vocabulary")                 \
   X(EMBED_BWD_ID, "embed_bwd: id outside the vocabulary")             \
+  X(QUANT_EMBED_ID, "quant_embed: id outside the vocabulary")         \
   X(GATHER_INDEX, "gather_rows: index beyond the rows")               \
   X(GATHER_BWD_INDEX, "gather_rows_bwd: index beyond the rows")       \
   X(ROPE_POSITION, "qk_norm_rope_fwd: position beyond max_pos")       \

@@ -11,6 +11,7 @@
 #include "mlp.h"
 #include "norm.h"
 #include "optimizer.h"
+#include "quant.h"
 
 namespace rlv {
 
@@ -125,6 +126,7 @@ RLV_REF_FORWARD(GatherRows)
 RLV_REF_FORWARD(LogprobFwd)
 RLV_REF_FORWARD(Add)
 RLV_REF_FORWARD(LoraFwd)
+RLV_REF_FORWARD(QuantLinear)
 RLV_REF_DATA(attn_decode, AttnDecode)
 RLV_REF_DATA(norm_qkv, NormQkv)
 RLV_REF_DATA(rope_append, RopeAppend)
@@ -141,6 +143,9 @@ RLV_REF_DATA(copy, Copy)
 RLV_REF_DATA(fill, Fill)
 RLV_REF_DATA(pack_weight, PackWeight)
 RLV_REF_DATA(unpack_weight, UnpackWeight)
+RLV_REF_DATA(quant_embed, QuantEmbed)
+RLV_REF_DATA(quantize_weight, QuantizeWeight)
+RLV_REF_DATA(dequantize_weight, DequantizeWeight)
 #undef RLV_REF_FORWARD
 #undef RLV_REF_DATA
 

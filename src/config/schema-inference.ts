@@ -89,6 +89,11 @@ export const benchSchemas = {
     batch: field(int(1), 32, "sequences decoded together"),
     prompt: field(int(1), 64, "tokens in the cache before the first step"),
     tokens: field(int(1), 64, "tokens decoded a sequence"),
+    quant: field(
+      z.enum(["none", "int8", "int4"]),
+      "none",
+      "weights as int8, or as int4 (nf4); embedding and head too",
+    ),
     steps: stepsFlag,
     ...benchShape,
   }),

@@ -4,6 +4,7 @@
  * Size expressions are strings valid in both C and TypeScript. They may use the parameters and
  *   size(dt)              bytes of an element of dtype dt
  *   packed_len(n, k, dt)  elements of an [n, k] matrix in the packed layout of dtype dt
+ *   quant_bytes(n, k, qt), quant_scales(n, k, qt)   bytes of codes, and scales, of a quantized [n, k] matrix
  *   ceil_div(a, b), min(a, b)
  */
 
@@ -11,11 +12,29 @@
 export const Dtype = { f32: 0, bf16: 1 } as const;
 export type DtypeCode = (typeof Dtype)[keyof typeof Dtype];
 
+/** How frozen weights are quantized (src/ops/quant.ts). Values are part of the ABI. */
+export const QuantType = { int8: 0, nf4: 1 } as const;
+export type QuantCode = (typeof QuantType)[keyof typeof QuantType];
+
 export const PANEL = 32;
+/** Values of an nf4 weight along k that share a scale. */
+export const QUANT_BLOCK = 64;
 export const PAGE = 16;
 export const VOCAB_TILE = 512;
 export const ROW_BLOCK = 64;
 export const NORM_BLOCK = 65536;
+/** The 16 values of nf4: quantiles of the normal distribution, bitsandbytes' table. */
+export const NF4_CODES: readonly number[] = [
+  -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+  -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+  0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+];
+/** A value above NF4_LIMITS[i] has a code above i: the midpoints as bitsandbytes writes them. */
+export const NF4_LIMITS: readonly number[] = [
+  -0.8480964004993439, -0.6106329262256622, -0.4599952697753906, -0.33967943489551544, -0.23460740596055984,
+  -0.13791173323988914, -0.045525018125772476, 0.03979014977812767, 0.1202552504837513, 0.2035212516784668,
+  0.2920137718319893, 0.3893125355243683, 0.5016634166240692, 0.6427869200706482, 0.8614784181118011,
+];
 /** u32 words of one segment record: start, len, parent, pos0, page_start, cached_len, root, 0. */
 export const SEGMENT_WORDS = 8;
 export const NONE = 0xffffffff;
@@ -114,6 +133,17 @@ export function packedLength(n: number, k: number, dtype: number): number {
   return ceilDiv(n, PANEL) * PANEL * depth;
 }
 
+/** Bytes of the codes of a quantized [n, k] matrix. nf4 needs k in whole blocks; others are sized up. */
+export function quantBytes(n: number, k: number, type: number): number {
+  const depth = type === QuantType.nf4 ? (ceilDiv(k, QUANT_BLOCK) * QUANT_BLOCK) / 2 : ceilDiv(k, 2) * 2;
+  return ceilDiv(n, PANEL) * PANEL * depth;
+}
+
+/** Scales of a quantized [n, k] matrix, those of padding included. */
+export function quantScales(n: number, k: number, type: number): number {
+  return ceilDiv(n, PANEL) * PANEL * (type === QuantType.nf4 ? ceilDiv(k, QUANT_BLOCK) : 1);
+}
+
 type Evaluator = (params: Record<string, number>) => number;
 const compiled = new Map<string, Evaluator>();
 
@@ -126,11 +156,13 @@ export function evaluate(expression: string, op: Operation, params: Record<strin
     const body = new Function(
       "size",
       "packed_len",
+      "quant_bytes",
+      "quant_scales",
       "ceil_div",
       "min",
       `return ({${names.join(",")}}) => ${expression};`,
     ) as (...helpers: unknown[]) => Evaluator;
-    fn = body(sizeOf, packedLength, ceilDiv, Math.min);
+    fn = body(sizeOf, packedLength, quantBytes, quantScales, ceilDiv, Math.min);
     compiled.set(key, fn);
   }
   return fn(params);

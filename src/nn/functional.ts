@@ -18,13 +18,20 @@ import { logprobFwd } from "../ops/head.ts";
 import { loraFwd } from "../ops/lora.ts";
 import { swigluFwd } from "../ops/mlp.ts";
 import { qkNormRopeFwd, rmsNormFwd } from "../ops/norm.ts";
+import { quantEmbed, quantLinear } from "../ops/quant.ts";
 import type { Graph } from "../tape/tape.ts";
-import type { Tensor } from "../tape/tensor.ts";
+import { Tensor } from "../tape/tensor.ts";
+import { QuantizedWeight } from "./quantized.ts";
 
 /** y[T,C] = table[ids]. */
-export function embed(g: Graph, ids: Tensor, table: Tensor, dtype: DtypeCode): Tensor {
+export function embed(g: Graph, ids: Tensor, table: Tensor | QuantizedWeight, dtype: DtypeCode): Tensor {
   const [rows, cols, vocab] = [ids.size, table.shape[1]!, table.shape[0]!];
   const y = g.empty([rows, cols], dtype, "embedding");
+  if (table instanceof QuantizedWeight) {
+    const { codes, scales, type: qt } = table;
+    g.apply(quantEmbed, { y, ids, codes, scales }, { rows, cols, vocab, qt, dt: dtype });
+    return y;
+  }
   g.apply(embedFwd, { y, ids, table }, { rows, cols, vocab, dt: dtype, wdt: table.dtype });
   return y;
 }
@@ -51,18 +58,29 @@ export interface Adapter {
   readonly scale: number;
 }
 
-/** A linear map of the model: its packed weight [N,K], its bias [N], and adapters that are added in their order. */
+/** A linear map of the model: its weight [N,K], packed or quantized, its bias [N], and adapters that are added in their order. */
 export interface Linear {
-  readonly w: Tensor;
+  readonly w: Tensor | QuantizedWeight;
   readonly bias: Tensor | null;
   readonly adapters: readonly Adapter[];
+}
+
+/** The packed weight that a fused operation reads. */
+function packedWeight({ w }: Linear): Tensor {
+  assert(w instanceof Tensor, `${w.label}: fused operations take packed weights`);
+  return w;
 }
 
 /** y[T,N] = x[T,K]·w[N,K]ᵀ + bias[N] + adapters. */
 export function linear(g: Graph, x: Tensor, { w, bias, adapters }: Linear, ydt: DtypeCode = x.dtype): Tensor {
   const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
   const y = g.empty([m, n], ydt, w.label);
-  g.apply(gemmNt, { y, x, w, bias }, { m, n, k, dt: x.dtype, ydt, accumulate: 0 });
+  if (w instanceof QuantizedWeight) {
+    const { codes, scales, type: qt } = w;
+    g.apply(quantLinear, { y, x, codes, scales, bias }, { m, n, k, qt, dt: x.dtype, ydt });
+  } else {
+    g.apply(gemmNt, { y, x, w, bias }, { m, n, k, dt: x.dtype, ydt, accumulate: 0 });
+  }
   return adapters.reduce((base, adapter) => adapt(g, base, x, adapter), y);
 }
 
@@ -77,7 +95,9 @@ function adapt(g: Graph, base: Tensor, x: Tensor, { a, b, scale }: Adapter): Ten
   return y;
 }
 
-const adapted = (...maps: readonly Linear[]): boolean => maps.some((map) => map.adapters.length > 0);
+/** Whether a fused operation of decoding can stand for these maps: packed weights, nothing added. */
+const fusable = (...maps: readonly Linear[]): boolean =>
+  maps.every((map) => map.w instanceof Tensor && map.adapters.length === 0);
 
 export interface RopeTable {
   /** [positions, D]: cos then sin of D/2 frequencies. */
@@ -291,7 +311,7 @@ export function assumedLogprobs(
   return { logprob, entropy, again };
 }
 
-/** q[B, H·D], k and v [B, K·D] of rows h[B, C] before their norm, in one operation unless there are adapters. */
+/** q[B, H·D], k and v [B, K·D] of rows h[B, C] before their norm, in one operation where it can be. */
 export function normQkv(
   g: Graph,
   h: Tensor,
@@ -301,7 +321,7 @@ export function normQkv(
   v: Linear,
   eps: number,
 ): { q: Tensor; k: Tensor; v: Tensor } {
-  if (adapted(q, k, v)) {
+  if (!fusable(q, k, v)) {
     const { y } = rmsNorm(g, h, null, weight, eps);
     const out = { q: linear(g, y, q), k: linear(g, y, k), v: linear(g, y, v) };
     g.release(y);
@@ -316,7 +336,11 @@ export function normQkv(
   const work = g.empty([m, cols], h.dtype, "norm");
   g.apply(
     normQkvOp,
-    { ...out, h, weight, wq: q.w, wk: k.w, wv: v.w, bq: q.bias, bk: k.bias, bv: v.bias, work },
+    {
+      ...{ ...out, h, weight, work },
+      ...{ wq: packedWeight(q), wk: packedWeight(k), wv: packedWeight(v) },
+      ...{ bq: q.bias, bk: k.bias, bv: v.bias },
+    },
     { m, cols, nq, nkv, eps, dt: h.dtype },
   );
   g.release(work);
@@ -359,14 +383,14 @@ export function ropeAppend(
 
 /** residual + linear(x). */
 export function linearResidual(g: Graph, residual: Tensor, x: Tensor, map: Linear): Tensor {
-  const { w } = map;
-  if (adapted(map)) {
+  if (!fusable(map)) {
     const b = linear(g, x, map);
     const y = g.over(b);
     g.apply(add, { y, a: residual, b }, { n: b.size, dt: b.dtype });
     g.release(b);
     return y;
   }
+  const w = packedWeight(map);
   const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
   const y = g.empty([m, n], x.dtype, "residual");
   const work = g.empty([m, n], x.dtype, w.label);
@@ -384,7 +408,7 @@ export function normSwiglu(
   up: Linear,
   eps: number,
 ): Tensor {
-  if (adapted(gate, up)) {
+  if (!fusable(gate, up)) {
     const { y: x } = rmsNorm(g, h, null, weight, eps);
     const [gated, raised] = [linear(g, x, gate), linear(g, x, up)];
     const act = swiglu(g, gated, raised);
@@ -394,7 +418,8 @@ export function normSwiglu(
   const [m, cols, n] = [h.shape[0]!, h.shape[1]!, gate.w.shape[0]!];
   const y = g.empty([m, n], h.dtype, "swiglu");
   const work = g.empty([m * cols + 2 * m * n], Dtype.f32, "swiglu parts");
-  g.apply(normSwigluOp, { y, h, weight, wgate: gate.w, wup: up.w, work }, { m, cols, n, eps, dt: h.dtype });
+  const [wgate, wup] = [packedWeight(gate), packedWeight(up)];
+  g.apply(normSwigluOp, { y, h, weight, wgate, wup, work }, { m, cols, n, eps, dt: h.dtype });
   g.release(work);
   return y;
 }

@@ -6,9 +6,11 @@
 import { assert } from "../core/errors.ts";
 import { f32ToBf16 } from "../core/float-formats.ts";
 import type { Buffer, Device } from "../device/device.ts";
-import { Dtype, type DtypeCode, packedLength, sizeOf } from "../ops/define.ts";
+import { Dtype, type DtypeCode, packedLength, type QuantCode, sizeOf } from "../ops/define.ts";
 import { copy, fill, packWeight, unpackWeight } from "../ops/elementwise.ts";
+import { dequantizeWeight, quantizeWeight } from "../ops/quant.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
+import { QuantizedWeight } from "./quantized.ts";
 import { loadStored, type StoredValues } from "./stored.ts";
 
 const ALIGN = 64;
@@ -23,7 +25,9 @@ export interface Parameter {
   /** Shape in the model folder. */
   readonly shape: readonly number[];
   readonly matrix: boolean;
+  /** Elements as kernels read them; of a quantized matrix its codes. */
   readonly tensor: Tensor;
+  readonly quantized: QuantizedWeight | null;
   /** Elements in the device layout, padding included. */
   readonly length: number;
   /** Low 16 bits of the float32 master of a trained bfloat16 matrix. */
@@ -40,6 +44,8 @@ export interface ParameterOptions {
   /** Of the matrices that `roundsGradient` names; float32 elsewhere. Only bfloat16 weights have bfloat16 gradients. */
   readonly gradientDtype?: DtypeCode;
   readonly roundsGradient?: (name: string) => boolean;
+  /** How a frozen matrix is quantized; null: it is packed. */
+  readonly quantize?: (name: string) => QuantCode | null;
 }
 
 export class Parameters {
@@ -65,7 +71,13 @@ export class Parameters {
       const length = matrix ? packedLength(shape[0]!, shape[1]!, dtype) : shape[0]!;
       const rounds = matrix && dtype === Dtype.bf16 && (options.roundsGradient?.(name) ?? false);
       const gradientDtype = rounds ? (options.gradientDtype ?? Dtype.f32) : Dtype.f32;
-      return { name, shape, matrix, dtype, length, gradientDtype };
+      const type = matrix ? (options.quantize?.(name) ?? null) : null;
+      assert(type === null || !options.trainable, `${name}: quantized weights are frozen`);
+      const bytes =
+        type === null
+          ? length * sizeOf(dtype)
+          : QuantizedWeight.bytes(name, shape as readonly [number, number], type);
+      return { name, shape, matrix, dtype, length, gradientDtype, type, bytes };
     });
     const split = options.trainable && options.dtype === Dtype.bf16;
     const layout = (bytesOf: (plan: (typeof plans)[number]) => number, suffix: string) => {
@@ -78,7 +90,7 @@ export class Parameters {
       const buffer = this.#own(device.buffer(Math.max(total, ALIGN), `${label} ${suffix}`));
       return { buffer, at: (i: number) => Storage.inBuffer(buffer, offsets[i]!, bytesOf(plans[i]!)), total };
     };
-    const weights = layout((p) => p.length * sizeOf(p.dtype), "weights");
+    const weights = layout((p) => p.bytes, "weights");
     const remainders = split ? layout((p) => (p.matrix ? p.length * 2 : 0), "remainders") : null;
     const gradients = options.trainable
       ? layout((p) => p.length * sizeOf(p.gradientDtype), "gradients")
@@ -91,7 +103,12 @@ export class Parameters {
     this.#remainders = remainders?.buffer ?? null;
     this.#gradients = gradients?.buffer ?? null;
     this.list = plans.map((p, i) => {
-      const tensor = new Tensor(p.shape, p.dtype, weights.at(i), p.name);
+      const storage = weights.at(i);
+      const quantized =
+        p.type === null
+          ? null
+          : new QuantizedWeight(p.name, p.shape as readonly [number, number], p.type, storage);
+      const tensor = quantized?.codes ?? new Tensor(p.shape, p.dtype, storage, p.name);
       tensor.requiresGrad = options.trainable;
       tensor.gradient = gradients?.at(i) ?? null;
       tensor.gradientDtype = p.gradientDtype;
@@ -100,6 +117,7 @@ export class Parameters {
         shape: p.shape,
         matrix: p.matrix,
         tensor,
+        quantized,
         length: p.length,
         remainder: p.matrix ? (remainders?.at(i) ?? null) : null,
         gradient: tensor.gradient,
@@ -128,6 +146,11 @@ export class Parameters {
   }
   tensor(name: string): Tensor {
     return this.get(name).tensor;
+  }
+  /** A matrix in the form that products read. */
+  weight(name: string): Tensor | QuantizedWeight {
+    const p = this.get(name);
+    return p.quantized ?? p.tensor;
   }
   maybe(name: string): Tensor | null {
     return this.#byName.get(name)?.tensor ?? null;
@@ -267,16 +290,23 @@ export class Parameters {
     const bytes = n * k * sizeOf(ddt);
     const staging = this.device.buffer(bytes, `${p.name} staging`);
     try {
-      this.device.emit(unpackWeight, {
-        dst: staging.range(),
-        w: from.view,
-        lo: remainder?.view ?? null,
-        n,
-        k,
-        dt: p.tensor.dtype,
-        edt,
-        ddt,
-      });
+      if (p.quantized) {
+        assert(ddt === Dtype.f32, `${p.name}: quantized weights are read as float32`);
+        const { codes, scales, type: qt } = p.quantized;
+        const dst = staging.range();
+        this.device.emit(dequantizeWeight, { dst, codes: codes.view, scales: scales.view, n, k, qt });
+      } else {
+        this.device.emit(unpackWeight, {
+          dst: staging.range(),
+          w: from.view,
+          lo: remainder?.view ?? null,
+          n,
+          k,
+          dt: p.tensor.dtype,
+          edt,
+          ddt,
+        });
+      }
       this.device.finish();
       return staging.view(0, bytes).slice(0);
     } finally {
@@ -295,22 +325,27 @@ export class Parameters {
     }
     const [n, k] = [p.shape[0]!, p.shape[1]!];
     // Moments of a bfloat16 matrix may be float32 in the bfloat16 layout: pack by layout, not by element type.
-    if (edt !== p.tensor.dtype) {
+    if (!p.quantized && edt !== p.tensor.dtype) {
       storeByLayout(values, n, k, new Float32Array(to.buffer.view(to.offset, p.length * 4)));
       return;
     }
     const staging = this.device.buffer(size * 4, `${p.name} staging`);
     try {
       new Float32Array(staging.view(0, size * 4)).set(values);
-      this.device.emit(packWeight, {
-        w: to.view,
-        lo: remainder?.view ?? null,
-        src: staging.range(),
-        n,
-        k,
-        dt: p.tensor.dtype,
-        sdt: Dtype.f32,
-      });
+      if (p.quantized) {
+        const to = p.quantized.rows(0, n);
+        this.device.emit(quantizeWeight, { ...to, src: staging.range(), n, k, sdt: Dtype.f32 });
+      } else {
+        this.device.emit(packWeight, {
+          w: to.view,
+          lo: remainder?.view ?? null,
+          src: staging.range(),
+          n,
+          k,
+          dt: p.tensor.dtype,
+          sdt: Dtype.f32,
+        });
+      }
       this.device.finish();
     } finally {
       staging.free();

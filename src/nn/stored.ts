@@ -7,6 +7,7 @@ import type { Buffer, Device } from "../device/device.ts";
 import type { View } from "../device/operation.ts";
 import { Dtype, type DtypeCode, PANEL, packedLength, sizeOf } from "../ops/define.ts";
 import { cast, packWeight } from "../ops/elementwise.ts";
+import { quantizeWeight } from "../ops/quant.ts";
 import type { Parameter } from "./parameters.ts";
 
 /** Row-major values in an open file. */
@@ -85,6 +86,10 @@ function emit(device: Device, piece: Piece, src: View, remainders: boolean): voi
     return;
   }
   const k = p.shape[1]!;
+  if (p.quantized) {
+    device.emit(quantizeWeight, { ...p.quantized.rows(row, rows), src, n: rows, k, sdt: stored.dtype });
+    return;
+  }
   const { dtype } = p.tensor;
   const first = packedLength(row, k, dtype);
   const length = packedLength(rows, k, dtype);

@@ -12,6 +12,7 @@ import { Storage, Tensor } from "../tape/tensor.ts";
 import { adapterNames, adapterShapes, type LoraOptions, loraScale } from "./adapters.ts";
 import * as F from "./functional.ts";
 import { Parameters } from "./parameters.ts";
+import { type Quantization, QuantizedWeight, quantTypeOf } from "./quantized.ts";
 import { ropeTable } from "./rope.ts";
 import type { StoredValues } from "./stored.ts";
 
@@ -48,6 +49,8 @@ export interface TransformerOptions {
   readonly checkpointing?: boolean;
   /** Low-rank adapters: they are trained in the place of the model's own parameters. */
   readonly lora?: LoraOptions | null;
+  /** Frozen weights are quantized when they are loaded. */
+  readonly quantization?: Quantization | null;
 }
 
 interface Layer {
@@ -66,9 +69,9 @@ interface Layer {
 
 /** What a forward pass reads. */
 interface Network {
-  readonly embedding: Tensor;
+  readonly embedding: Tensor | QuantizedWeight;
   /** [V, C] of a language model, [1, C] of a reward model. */
-  readonly head: Tensor;
+  readonly head: Tensor | QuantizedWeight;
   readonly finalNorm: Tensor;
   readonly layers: readonly Layer[];
   readonly rope: F.RopeTable;
@@ -185,6 +188,16 @@ export class Decoder {
     return final.y;
   }
 
+  get #packedHead(): Tensor {
+    const { head } = this.network;
+    if (!(head instanceof QuantizedWeight)) return head;
+    throw new UsageError(
+      "log-probabilities need a head that is not quantized",
+      head.label,
+      "open the model with quantization.head false",
+    );
+  }
+
   /** Log-probabilities and entropies of targets at the rows `index` of hidden states. */
   score(
     g: Graph,
@@ -194,7 +207,7 @@ export class Decoder {
     temperature: number,
   ): { logprob: Tensor; entropy: Tensor } {
     const rows = F.gather(g, hidden, index);
-    const result = F.logprobs(g, rows, this.network.head, targets, temperature);
+    const result = F.logprobs(g, rows, this.#packedHead, targets, temperature);
     g.release(rows);
     return result;
   }
@@ -209,7 +222,7 @@ export class Decoder {
     sampled: F.SampledScores,
   ): { logprob: Tensor; entropy: Tensor; again: Tensor } {
     const rows = F.gather(g, hidden, index);
-    const result = F.assumedLogprobs(g, rows, this.network.head, targets, temperature, sampled);
+    const result = F.assumedLogprobs(g, rows, this.#packedHead, targets, temperature, sampled);
     g.release(rows);
     return result;
   }
@@ -238,7 +251,7 @@ export class Transformer extends Decoder {
 
   constructor(device: Device, config: ModelConfig, options: TransformerOptions, label = "model") {
     const { dtype, trainable, lora = null } = options;
-    const { momentDtype = Dtype.f32, gradientDtype = Dtype.f32 } = options;
+    const { momentDtype = Dtype.f32, gradientDtype = Dtype.f32, quantization } = options;
     const shapes = expectedTensors(config);
     const parameters = new Parameters(
       device,
@@ -249,6 +262,7 @@ export class Transformer extends Decoder {
         momentDtype,
         gradientDtype,
         roundsGradient: (name) => name.endsWith("_proj.weight"),
+        ...(quantization ? { quantize: (name: string) => quantTypeOf(name, quantization) } : {}),
       },
       label,
     );
@@ -266,7 +280,7 @@ export class Transformer extends Decoder {
     if (device.hasMemory) new Float32Array(ropeBuffer.view(0, bytes)).set(ropeTable(config, positions));
     const storage = Storage.inBuffer(ropeBuffer, 0, bytes);
     const table = new Tensor([positions, config.headDim], Dtype.f32, storage, "rope");
-    const embedding = parameters.tensor("model.embed_tokens.weight");
+    const embedding = parameters.weight("model.embed_tokens.weight");
     const network = {
       embedding,
       head: headOf(config, parameters, embedding),
@@ -335,9 +349,13 @@ export class Transformer extends Decoder {
   }
 }
 
-function headOf(config: ModelConfig, p: Parameters, embedding: Tensor): Tensor {
+function headOf(
+  config: ModelConfig,
+  p: Parameters,
+  embedding: Tensor | QuantizedWeight,
+): Tensor | QuantizedWeight {
   if (config.kind === "reward") return p.tensor("score.weight");
-  return config.tieWordEmbeddings ? embedding : p.tensor("lm_head.weight");
+  return config.tieWordEmbeddings ? embedding : p.weight("lm_head.weight");
 }
 
 function layersOf(
@@ -350,7 +368,7 @@ function layersOf(
     const at = (name: string) => p.tensor(`${stem}.${name}.weight`);
     const maybe = (name: string) => p.maybe(`${stem}.${name}`);
     const linear = (name: string) => ({
-      w: at(name),
+      w: p.weight(`${stem}.${name}.weight`),
       bias: maybe(`${name}.bias`),
       adapters: adaptersOf(`${stem}.${name}`),
     });

@@ -9,8 +9,21 @@ import * as lora from "./lora.ts";
 import * as mlp from "./mlp.ts";
 import * as norm from "./norm.ts";
 import * as optimizer from "./optimizer.ts";
+import * as quant from "./quant.ts";
 
-const families = { gemm, norm, attention, mlp, embedding, head, optimizer, elementwise, decode, lora };
+const families = {
+  gemm,
+  norm,
+  attention,
+  mlp,
+  embedding,
+  head,
+  optimizer,
+  elementwise,
+  decode,
+  lora,
+  quant,
+};
 
 function isOp(value: unknown): value is OpDef {
   return typeof value === "object" && value !== null && "tensors" in value;

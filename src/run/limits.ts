@@ -62,6 +62,8 @@ export class Costs {
   constructor(
     config: ModelConfig,
     readonly elementBytes: number,
+    /** Of an element of a weight, where it differs. */
+    readonly weightBytes = elementBytes,
   ) {
     const {
       hiddenSize: C,
@@ -78,7 +80,7 @@ export class Costs {
   }
 
   get #weightBytes(): number {
-    return (this.trunk + this.head) * this.elementBytes;
+    return (this.trunk + this.head) * this.weightBytes;
   }
 
   #flops({ tokens, pairs, scored }: Rows): number {

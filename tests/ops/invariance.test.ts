@@ -8,15 +8,17 @@ import fc from "fast-check";
 import { Random } from "../../src/core/rng.ts";
 import type { Device } from "../../src/device/device.ts";
 import { attnDecode, attnFwd } from "../../src/ops/attention.ts";
-import { Dtype, type OpDef, PAGE, packedLength } from "../../src/ops/define.ts";
+import { Dtype, type OpDef, PAGE, packedLength, QuantType } from "../../src/ops/define.ts";
 import { embedFwd } from "../../src/ops/embedding.ts";
 import { gemmNt, gemmTn } from "../../src/ops/gemm.ts";
 import { logprobBwd, logprobFwd, sample } from "../../src/ops/head.ts";
 import "../../src/ops/index.ts";
 import { swigluFwd } from "../../src/ops/mlp.ts";
 import { qkNormRopeFwd, rmsNormFwd } from "../../src/ops/norm.ts";
+import { quantLinear } from "../../src/ops/quant.ts";
 import { openTestDevice } from "../test-device.ts";
 import { caseOf } from "./row.ts";
+import { randomCodes } from "./rows-quant.ts";
 import { type Case, run } from "./run.ts";
 import { layout, type Part } from "./shapes.ts";
 import { type Data, f32, floats, normals, type Params, u32, valuesOf } from "./tensors.ts";
@@ -90,6 +92,26 @@ test("gemm_nt: a row alone is the row in a batch", () => {
         const params: Params = { m: rows, n, k, dt, ydt, accumulate: 0 };
         const c = caseOf(plain(gemmNt), { name: `${seed}`, params, with: bias ? ["bias"] : [] });
         expectRowsAlone(c, "m", ["x"], order);
+      },
+    ),
+    RUNS,
+  );
+});
+
+test("quant_linear: a row alone is the row in a batch", () => {
+  fc.assert(
+    fc.property(
+      batches(80),
+      size(70),
+      size(12),
+      fc.constantFrom<number>(QuantType.int8, QuantType.nf4),
+      dtype,
+      dtype,
+      ({ rows, order, seed }, n, blocks, qt, dt, ydt) => {
+        const k = qt === QuantType.nf4 ? 64 * blocks : 61 * blocks;
+        const params: Params = { m: rows, n, k, qt, dt, ydt };
+        const given = (rng: Random) => randomCodes(rng, n, k, qt);
+        expectRowsAlone(caseOf(plain(quantLinear), { name: `${seed}`, params, given }), "m", ["x"], order);
       },
     ),
     RUNS,

@@ -9,6 +9,7 @@ import * as lora from "../../src/ops/lora.ts";
 import * as mlp from "../../src/ops/mlp.ts";
 import * as norm from "../../src/ops/norm.ts";
 import * as optimizer from "../../src/ops/optimizer.ts";
+import * as quant from "../../src/ops/quant.ts";
 import { type CaseSpec, casesOf, type Row, scaledParam, withParam, withTensor } from "./row.ts";
 import { type Data, f32, f64, floats, i16, mapped, normals, valuesOf } from "./tensors.ts";
 
@@ -189,4 +190,5 @@ export const backwardRows = {
   embedBwd: backward(embedding.embedBwd, "embedFwd"),
   gatherRowsBwd: backward(embedding.gatherRowsBwd, "gatherRows"),
   logprobBwd: backward(head.logprobBwd, "logprobFwd"),
+  quantLinearBwd: backward(quant.quantLinearBwd, "quantLinear"),
 };

@@ -10,10 +10,12 @@ import type * as lora from "../../src/ops/lora.ts";
 import type * as mlp from "../../src/ops/mlp.ts";
 import type * as norm from "../../src/ops/norm.ts";
 import type * as optimizer from "../../src/ops/optimizer.ts";
+import type * as quant from "../../src/ops/quant.ts";
 import type { Row } from "./row.ts";
 import { decodeRows } from "./rows-decode.ts";
 import { denseRows } from "./rows-dense.ts";
 import { loraRows } from "./rows-lora.ts";
+import { quantRows } from "./rows-quant.ts";
 import { backwardRows, stateRows } from "./rows-state.ts";
 import { tokenRows } from "./rows-tokens.ts";
 
@@ -31,7 +33,8 @@ export type OpName =
   | OpsOf<typeof lora>
   | OpsOf<typeof mlp>
   | OpsOf<typeof norm>
-  | OpsOf<typeof optimizer>;
+  | OpsOf<typeof optimizer>
+  | OpsOf<typeof quant>;
 
 export const rows: Readonly<Record<OpName, Row>> = {
   ...denseRows,
@@ -39,5 +42,6 @@ export const rows: Readonly<Record<OpName, Row>> = {
   ...decodeRows,
   ...tokenRows,
   ...stateRows,
+  ...quantRows,
   ...backwardRows,
 };

@@ -102,7 +102,7 @@ export function elementOf(op: OpDef, tensor: string, params: Params): Element {
   if (sized) return dtypeName(params[sized[1]!]);
   if (/\*8$/.test(bytes) && !INTEGERS.has(tensor)) return "f64";
   if (/\*2$/.test(bytes)) return "i16";
-  if (bytes === "n") return "u8";
+  if (bytes === "n" || bytes.startsWith("quant_bytes")) return "u8";
   return INTEGERS.has(tensor) ? "u32" : "f32";
 }
 

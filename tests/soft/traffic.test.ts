@@ -53,14 +53,19 @@ describe.skipIf(!existsSync(library))("traffic of kernels (scripts/build-native 
   test("a GRPO step covers the catalogue", () => {
     const used = new Set(phases.flatMap(({ operations }) => operations.map(({ op }) => op.name)));
     const unused = catalogue.map(({ op }) => op.name).filter((name) => !used.has(name));
-    // Copies of pages and weights, biases, and what other jobs use.
+    // Copies of pages and weights, biases, quantized weights, and what other jobs use.
     expect(unused.sort()).toEqual([
       "bias_bwd",
       "cast",
       "copy",
+      "dequantize_weight",
       "fill",
       "kv_copy",
       "pack_weight",
+      "quant_embed",
+      "quant_linear",
+      "quant_linear_bwd",
+      "quantize_weight",
       "unpack_weight",
     ]);
   });

@@ -69,20 +69,24 @@ template <int MR, int NV>
 RLV_INLINE void chain(V (&acc)[MR][NV], const uint16_t* a, size_t lda, const uint16_t* panel,
                       uint32_t depth) {
   const uint32_t pairs = depth / 2;
-  auto step = [&](uint32_t p, auto pair) {
+  for (uint32_t p = 0; p < pairs; p++) {
     prefetch_step<MR, NV>(panel + size_t(p) * kPanel * 2);
     P b[NV];
     for (int v = 0; v < NV; v++) b[v] = load_pairs(panel + (size_t(p) * kPanel + size_t(v) * W) * 2);
 #pragma GCC unroll 12
     for (int r = 0; r < MR; r++) {
-      const P x = set1_pair(pair(a + size_t(r) * lda + size_t(p) * 2));
+      const P x = set1_pair(pair_at(a + size_t(r) * lda + size_t(p) * 2));
 #pragma GCC unroll 4
       for (int v = 0; v < NV; v++) acc[r][v] = dot_pairs(acc[r][v], x, b[v]);
     }
-  };
-  for (uint32_t p = 0; p < pairs; p++) step(p, pair_at);
+  }
+  if (depth % 2 == 0) return;
   // An odd depth ends with a pair whose high half is zero.
-  if (depth % 2) step(pairs, [](const uint16_t* x) { return uint32_t(*x); });
+  for (int v = 0; v < NV; v++) {
+    const P b = load_pairs(panel + (size_t(pairs) * kPanel + size_t(v) * W) * 2);
+    for (int r = 0; r < MR; r++)
+      acc[r][v] = dot_pairs(acc[r][v], set1_pair(a[size_t(r) * lda + depth - 1]), b);
+  }
 }
 
 // One tile: start(r, column) gives the initial vector, finish(r, column, value) takes the result; `column`

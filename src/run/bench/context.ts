@@ -7,6 +7,7 @@ import { threadCount } from "../../core/env.ts";
 import type { Device } from "../../device/device.ts";
 import { writeModelFolder } from "../../io/hf-folder.ts";
 import { initialiseAdapters, type LoraOptions } from "../../nn/adapters.ts";
+import type { Quantization } from "../../nn/quantized.ts";
 import { Transformer } from "../../nn/transformer.ts";
 import { Dtype, type DtypeCode } from "../../ops/define.ts";
 import { Costs, leastSeconds, type MachineLimit, type Work } from "../limits.ts";
@@ -123,6 +124,7 @@ export class Bench implements Disposable {
       readonly trainable: boolean;
       readonly checkpointing?: boolean;
       readonly lora?: LoraOptions | null;
+      readonly quantization?: Quantization | null;
       readonly momentDtype?: DtypeCode;
       readonly gradientDtype?: DtypeCode;
       readonly kind?: Kind;
@@ -163,8 +165,8 @@ export class Bench implements Disposable {
     return folder;
   }
 
-  costs(shape: Shape, kind?: Kind): Costs {
-    return new Costs(configOf(shape, kind), this.elementBytes);
+  costs(shape: Shape, kind?: Kind, weightBytes?: number): Costs {
+    return new Costs(configOf(shape, kind), this.elementBytes, weightBytes);
   }
 
   /** One warm-up, then `steps` repetitions with the limits measured between them; seconds of each. */

@@ -1,0 +1,70 @@
+#include "launch.h"
+
+namespace rlv {
+namespace metal {
+
+namespace {
+
+constexpr uint32_t kTile = 64, kThreads = 128, kSkinnyRows = 64, kColumns = 256, kRowsAGroup = 4;
+
+std::string typed(const char* name, uint32_t qt) {
+  return std::string(name) + (qt == RLV_NF4 ? "_nf4" : "_int8");
+}
+
+bool whole_blocks(Encoder& e, uint32_t qt, uint32_t k, const char* message) {
+  if (qt != RLV_NF4 || k % RLV_QUANT_BLOCK == 0) return true;
+  e.fail(message, k);
+  return false;
+}
+
+uint32_t row_fragments(uint32_t m) {
+  uint32_t fragments = 1;
+  while (fragments * 8 < m) fragments *= 2;
+  return fragments;
+}
+
+Grid tiles(uint32_t rows, uint32_t cols) {
+  const uint32_t r = groups_of(rows, kTile), c = groups_of(cols, kTile);
+  return rows <= cols ? Grid{r, c} : Grid{c, r};
+}
+
+}  // namespace
+
+void launch_quant_linear(Encoder& e, const rlv_op_quant_linear& a) {
+  if (!whole_blocks(e, a.qt, a.k, "quant_linear: nf4 needs k in blocks of 64")) return;
+  const std::string types = std::string(suffix(a.dt)) + suffix(a.ydt);
+  if (a.m > kSkinnyRows)
+    return e.run("quant", typed("quant_linear", a.qt) + types, tiles(a.m, a.n), {kThreads});
+  // As in gemm_tile.h: spans_of(k).
+  const uint32_t spans = a.k >= 512 ? 4 : 1;
+  const std::string name =
+      typed("quant_skinny", a.qt) + std::to_string(row_fragments(a.m)) + "_" + std::to_string(spans) + types;
+  e.run("quant", name, {a.m == 0 ? 0 : groups_of(a.n, kTile / spans)}, {kThreads});
+}
+
+void launch_quant_linear_bwd(Encoder& e, const rlv_op_quant_linear_bwd& a) {
+  if (!whole_blocks(e, a.qt, a.k, "quant_linear_bwd: nf4 needs k in blocks of 64")) return;
+  e.run("quant", typed("quant_linear_bwd", a.qt) + suffix(a.dt), tiles(a.m, a.k), {kThreads});
+}
+
+void launch_quant_embed(Encoder& e, const rlv_op_quant_embed& a) {
+  if (!whole_blocks(e, a.qt, a.cols, "quant_embed: nf4 needs columns in blocks of 64")) return;
+  e.run("quant", typed("quant_embed", a.qt) + suffix(a.dt), {groups_of(a.cols, kColumns), a.rows},
+        {kColumns});
+}
+
+void launch_quantize_weight(Encoder& e, const rlv_op_quantize_weight& a) {
+  if (!whole_blocks(e, a.qt, a.k, "quantize_weight: nf4 needs k in blocks of 64")) return;
+  const uint32_t rows = groups_of(a.n, RLV_PANEL) * (RLV_PANEL / kRowsAGroup);
+  const std::string name = typed("quantize", a.qt) + suffix(a.sdt);
+  if (a.qt == RLV_INT8) return e.run("quant", name, {rows}, {kThreads});
+  e.run("quant", name, {a.k / RLV_QUANT_BLOCK, rows}, {kThreads});
+}
+
+void launch_dequantize_weight(Encoder& e, const rlv_op_dequantize_weight& a) {
+  if (!whole_blocks(e, a.qt, a.k, "dequantize_weight: nf4 needs k in blocks of 64")) return;
+  e.run("quant", typed("dequantize", a.qt), {groups_of(a.k, kColumns), a.n}, {kColumns});
+}
+
+}  // namespace metal
+}  // namespace rlv

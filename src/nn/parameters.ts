@@ -197,7 +197,10 @@ export class Parameters {
     loadStored(this.device, sources, !exact);
   }
 
-  /** Copies values and remainders from parameters of the same names, shapes and dtype on the same device. */
+  /**
+   * Copies values and remainders from parameters of the same names, shapes and dtype on the same device; quantized ones
+   * are dequantized, and the other way round.
+   */
   copyFrom(other: Parameters): void {
     assert(
       other.device === this.device && other.options.dtype === this.options.dtype,
@@ -209,6 +212,10 @@ export class Parameters {
       "parameters are copied between models of one shape",
     );
     if (!this.device.hasMemory) return;
+    if (this.list.some((p) => p.quantized?.type !== other.get(p.name).quantized?.type)) {
+      for (const { name } of this.list) this.load(name, other.read(name));
+      return;
+    }
     this.#copy(this.#weights, other.#weights);
     if (this.#remainders) {
       assert(other.#remainders, "a frozen model has no remainders to copy");

@@ -11,11 +11,21 @@
 export const Dtype = { f32: 0, bf16: 1 } as const;
 export type DtypeCode = (typeof Dtype)[keyof typeof Dtype];
 
+/** Types of AdamW's moments: also 8-bit floats with a float32 scale for every block (src/ops/optimizer.ts). */
+export const MomentDtype = { ...Dtype, f8: 2 } as const;
+export type MomentCode = (typeof MomentDtype)[keyof typeof MomentDtype];
+/** The largest code that a parameter naming a type may have: moments alone know more than Dtype. */
+export function largestDtype(param: string): number {
+  return param === "mdt" ? MomentDtype.f8 : Dtype.bf16;
+}
+
 export const PANEL = 32;
 export const PAGE = 16;
 export const VOCAB_TILE = 512;
 export const ROW_BLOCK = 64;
 export const NORM_BLOCK = 65536;
+/** Neighbours in packed memory that share the scale of their 8-bit moments. */
+export const MOMENT_BLOCK = 256;
 /** u32 words of one segment record: start, len, parent, pos0, page_start, cached_len, root, 0. */
 export const SEGMENT_WORDS = 8;
 export const NONE = 0xffffffff;
@@ -98,7 +108,7 @@ export function operationId(op: { readonly name: string }): number {
 }
 
 export function sizeOf(dtype: number): number {
-  return dtype === Dtype.bf16 ? 2 : 4;
+  return dtype === Dtype.bf16 ? 2 : dtype === MomentDtype.f8 ? 1 : 4;
 }
 
 export function ceilDiv(a: number, b: number): number {

@@ -4,10 +4,21 @@
  * gradients is one operation.
  */
 import { assert } from "../core/errors.ts";
+import { f32ToBf16 } from "../core/float-formats.ts";
 import type { Buffer, Device } from "../device/device.ts";
-import { Dtype, type DtypeCode, packedLength, sizeOf } from "../ops/define.ts";
+import {
+  ceilDiv,
+  Dtype,
+  type DtypeCode,
+  MOMENT_BLOCK,
+  type MomentCode,
+  MomentDtype,
+  packedLength,
+  sizeOf,
+} from "../ops/define.ts";
 import { cast, fill, packWeight, unpackWeight } from "../ops/elementwise.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
+import { decodeMoments, encodeMoments, packRows, unpackRows } from "./moments.ts";
 
 const ALIGN = 64;
 const align = (bytes: number): number => Math.ceil(bytes / ALIGN) * ALIGN;
@@ -23,7 +34,11 @@ export interface Parameter {
   /** Low 16 bits of the float32 master of a trained bfloat16 matrix. */
   readonly remainder: Storage | null;
   readonly gradient: Storage | null;
+  readonly gradientDtype: DtypeCode;
   readonly moments: readonly [m: Storage, v: Storage] | null;
+  readonly momentDtype: MomentCode;
+  /** Scales of 8-bit moments. */
+  readonly momentScales: readonly [m: Storage, v: Storage] | null;
 }
 
 /** Row-major values in an open file. */
@@ -37,7 +52,8 @@ export interface StoredValues {
 export interface ParameterOptions {
   readonly dtype: DtypeCode;
   readonly trainable: boolean;
-  readonly momentDtype: DtypeCode;
+  /** Of matrices: moments of vectors are float32. */
+  readonly momentDtype: MomentCode;
 }
 
 export class Parameters {
@@ -73,10 +89,14 @@ export class Parameters {
     const weights = layout((p) => p.length * sizeOf(p.dtype), "weights");
     const remainders = split ? layout((p) => (p.matrix ? p.length * 2 : 0), "remainders") : null;
     const gradients = options.trainable ? layout((p) => p.length * 4, "gradients") : null;
-    const momentSize = (p: (typeof plans)[number]) =>
-      p.length * sizeOf(p.matrix ? options.momentDtype : Dtype.f32);
+    const momentDtype = (p: (typeof plans)[number]) => (p.matrix ? options.momentDtype : Dtype.f32);
+    const momentSize = (p: (typeof plans)[number]) => p.length * sizeOf(momentDtype(p));
     const firsts = options.trainable ? layout(momentSize, "first moments") : null;
     const seconds = options.trainable ? layout(momentSize, "second moments") : null;
+    const scaled = options.trainable && options.momentDtype === MomentDtype.f8;
+    const scaleSize = (p: (typeof plans)[number]) => (p.matrix ? ceilDiv(p.length, MOMENT_BLOCK) * 4 : 0);
+    const firstScales = scaled ? layout(scaleSize, "first moments' scales") : null;
+    const secondScales = scaled ? layout(scaleSize, "second moments' scales") : null;
     this.#gradients = gradients?.buffer ?? null;
     this.list = plans.map((p, i) => {
       const tensor = new Tensor(p.shape, p.dtype, weights.at(i), p.name);
@@ -90,7 +110,11 @@ export class Parameters {
         length: p.length,
         remainder: p.matrix ? (remainders?.at(i) ?? null) : null,
         gradient: tensor.gradient,
+        gradientDtype: Dtype.f32,
         moments: firsts && seconds ? [firsts.at(i), seconds.at(i)] : null,
+        momentDtype: momentDtype(p),
+        momentScales:
+          firstScales && secondScales && p.matrix ? [firstScales.at(i), secondScales.at(i)] : null,
       };
       this.#byName.set(p.name, parameter);
       return parameter;
@@ -98,7 +122,7 @@ export class Parameters {
     this.bytes = {
       weights: weights.total + (remainders?.total ?? 0),
       gradients: gradients?.total ?? 0,
-      optimizer: (firsts?.total ?? 0) + (seconds?.total ?? 0),
+      optimizer: [firsts, seconds, firstScales, secondScales].reduce((sum, l) => sum + (l?.total ?? 0), 0),
     };
   }
 
@@ -131,7 +155,7 @@ export class Parameters {
   /** Sets a parameter from row-major float32 values. Blocks until it is there. */
   load(name: string, values: Float32Array): void {
     const p = this.get(name);
-    this.#store(values, p, p.tensor.storage!, p.tensor.dtype, p.remainder);
+    this.#store(values, p);
   }
 
   /** Sets matrices and vectors straight from files, row-major float32 or bfloat16, through one staging buffer. */
@@ -198,13 +222,32 @@ export class Parameters {
   readMoment(name: string, which: 0 | 1): Float32Array {
     const p = this.get(name);
     assert(p.moments, `${name} is frozen`);
-    return this.#fetch(p, p.moments[which], p.matrix ? this.options.momentDtype : Dtype.f32, null);
+    const [storage, scales] = [p.moments[which], p.momentScales?.[which]];
+    if (p.momentDtype !== MomentDtype.f8) return this.#fetch(p, storage, p.momentDtype, null);
+    this.device.finish();
+    const values = decodeMoments(
+      new Uint8Array(storage.buffer.view(storage.offset, p.length)),
+      floatsOf(scales!),
+      which,
+    );
+    return unpackRows(values, p.shape[0]!, p.shape[1]!, p.tensor.dtype);
   }
 
   loadMoment(name: string, which: 0 | 1, values: Float32Array): void {
     const p = this.get(name);
     assert(p.moments, `${name} is frozen`);
-    this.#store(values, p, p.moments[which], p.matrix ? this.options.momentDtype : Dtype.f32, null);
+    const storage = p.moments[which];
+    const size = p.shape.reduce((a, b) => a * b, 1);
+    assert(values.length === size, `${name}: ${values.length} values for shape [${p.shape}]`);
+    if (!this.device.hasMemory) return;
+    this.device.finish();
+    // The layout is the parameter's own, whatever the type of the elements.
+    const packed = p.matrix ? packRows(values, p.shape[0]!, p.shape[1]!, p.tensor.dtype) : values;
+    const bytes = storage.buffer.view(storage.offset, storage.bytes);
+    if (p.momentDtype === MomentDtype.f8)
+      encodeMoments(packed, which, new Uint8Array(bytes), floatsOf(p.momentScales![which]));
+    else if (p.momentDtype === Dtype.bf16) f32ToBf16(packed, new Uint16Array(bytes));
+    else new Float32Array(bytes).set(packed);
   }
 
   /** Packed elements of dtype `edt` lie in the layout of the parameter's own dtype. */
@@ -233,7 +276,8 @@ export class Parameters {
     }
   }
 
-  #store(values: Float32Array, p: Parameter, to: Storage, edt: DtypeCode, remainder: Storage | null): void {
+  #store(values: Float32Array, p: Parameter): void {
+    const to = p.tensor.storage!;
     const size = p.shape.reduce((a, b) => a * b, 1);
     assert(values.length === size, `${p.name}: ${values.length} values for shape [${p.shape}]`);
     if (!this.device.hasMemory) return;
@@ -243,17 +287,12 @@ export class Parameters {
       return;
     }
     const [n, k] = [p.shape[0]!, p.shape[1]!];
-    // Moments of a bfloat16 matrix may be float32 in the bfloat16 layout: pack by layout, not by element type.
-    if (edt !== p.tensor.dtype) {
-      storeByLayout(values, n, k, new Float32Array(to.buffer.view(to.offset, p.length * 4)));
-      return;
-    }
     const staging = this.device.buffer(size * 4, `${p.name} staging`);
     try {
       new Float32Array(staging.view(0, size * 4)).set(values);
       this.device.emit(packWeight, {
         w: to.view,
-        lo: remainder?.view ?? null,
+        lo: p.remainder?.view ?? null,
         src: staging.range(),
         n,
         k,
@@ -272,12 +311,4 @@ export class Parameters {
   }
 }
 
-/** Row-major float32 to float32 elements in the bfloat16 layout [n/32][k/2][32][2]. */
-function storeByLayout(values: Float32Array, n: number, k: number, out: Float32Array): void {
-  out.fill(0);
-  const depth = Math.ceil(k / 2) * 2;
-  for (let row = 0; row < n; row++) {
-    const base = (row >> 5) * 32 * depth + (row & 31) * 2;
-    for (let col = 0; col < k; col++) out[base + (col >> 1) * 64 + (col & 1)] = values[row * k + col]!;
-  }
-}
+const floatsOf = (storage: Storage) => new Float32Array(storage.buffer.view(storage.offset, storage.bytes));

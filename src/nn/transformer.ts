@@ -6,7 +6,7 @@ import { closeSync, openSync } from "node:fs";
 import { UsageError } from "../core/errors.ts";
 import type { Device } from "../device/device.ts";
 import { expectedTensors, type ModelConfig, type Weights } from "../io/hf-folder.ts";
-import { Dtype, type DtypeCode } from "../ops/define.ts";
+import { Dtype, type DtypeCode, type MomentCode } from "../ops/define.ts";
 import type { Graph } from "../tape/tape.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
 import * as F from "./functional.ts";
@@ -37,7 +37,7 @@ export interface KvCache {
 export interface TransformerOptions {
   readonly dtype: DtypeCode;
   readonly trainable: boolean;
-  readonly momentDtype?: DtypeCode;
+  readonly momentDtype?: MomentCode;
   /** Positions for which RoPE is tabulated: the longest sequence of the run. */
   readonly maxPositions: number;
   /** Keep block inputs alone and run blocks again in the gradient pass. */

@@ -5,6 +5,7 @@ import { checkWeights, type ModelConfig, openWeights } from "../io/hf-folder.ts"
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { AdamW } from "../nn/optimizer.ts";
 import { Transformer } from "../nn/transformer.ts";
+import { MomentDtype } from "../ops/define.ts";
 import { loadOptimizer, readTrainState, type TrainState } from "../run/checkpoint.ts";
 import { dtypeCode, openTokenizer, readCausalConfig, weightsHash } from "../run/open-model.ts";
 import { bytesText, type RunControl } from "../run/reporter.ts";
@@ -72,7 +73,7 @@ export function openTrained(
     {
       dtype,
       trainable: true,
-      momentDtype: dtypeCode(settings.optimizer_dtype),
+      momentDtype: settings.optimizer_dtype === "8bit" ? MomentDtype.f8 : dtypeCode(settings.optimizer_dtype),
       maxPositions,
       checkpointing: settings.gradient_checkpointing,
     },
@@ -168,6 +169,6 @@ function refuseTooLarge(bytes: Readonly<Record<string, number>>): void {
   throw new UsageError(
     `the run needs ${bytesText(total)} (${parts.join(", ")}), ${bytesText(available)} are available`,
     "memory plan",
-    "lower --batch_size or --micro_batch_tokens, set --gradient_checkpointing true, --dtype bfloat16 or --optimizer_dtype bfloat16",
+    "lower --batch_size or --micro_batch_tokens, set --gradient_checkpointing true, --dtype bfloat16 or --optimizer_dtype 8bit",
   );
 }

@@ -232,7 +232,9 @@ kernel void adamw_blocks(constant rlv_op_adamw& a [[buffer(0)]], device P* p [[b
   const uint blocks = ceil_div(a.n, RLV_MOMENT_BLOCK);
   for (uint block = t / RLV_SIMD; block < blocks; block += threads / RLV_SIMD) {
     const ulong begin = ulong(block) * RLV_MOMENT_BLOCK + lane;
-    const float old_m_scale = m_scale[block], old_v_scale = v_scale[block];
+    // Lane 0 will overwrite them.
+    const float old_m_scale = simd_broadcast(lane == 0 ? m_scale[block] : 0.0f, 0);
+    const float old_v_scale = simd_broadcast(lane == 0 ? v_scale[block] : 0.0f, 0);
     float first[LANE_MOMENTS], second[LANE_MOMENTS], largest_m = 0.0f, largest_v = 0.0f;
     RLV_UNROLL
     for (uint j = 0; j < LANE_MOMENTS; j++) {

@@ -194,7 +194,7 @@ const adamw: Row = {
     adamSpec(300, { mdt: F8, g: ["zero but one", (_, i) => (i === 7 ? 1 : 0)] }),
     adamSpec(600, { mdt: F8, g: ["spread over decades", (x, i) => x * 10 ** -(i % 13)] }),
     adamSpec(300, { mdt: F8, g: ["cut v", (x) => 8e20 * (1 + 0.01 * x)] }),
-    adamSpec(300, { mdt: F8, g: ["below scales of v", (x) => 1e-15 * x] }),
+    adamSpec(300, { mdt: F8, g: ["below scales of v", (x, i) => 1e-13 * (1 + 0.1 * x) * 10 ** -(i % 4)] }),
     adamSpec(300, { mdt: F8, g: ["below scales of m", (x) => 1e-28 * x] }),
   ]),
   mutants: [

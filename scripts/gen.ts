@@ -6,6 +6,10 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import {
+  Dtype,
+  largestDtype,
+  MOMENT_BLOCK,
+  MomentDtype,
   NF4_CODES,
   NF4_LIMITS,
   NORM_BLOCK,
@@ -48,6 +52,7 @@ function header(): string {
     ["RLV_VOCAB_TILE", VOCAB_TILE],
     ["RLV_ROW_BLOCK", ROW_BLOCK],
     ["RLV_NORM_BLOCK", NORM_BLOCK],
+    ["RLV_MOMENT_BLOCK", MOMENT_BLOCK],
     ["RLV_SEGMENT_WORDS", SEGMENT_WORDS],
     ["RLV_HEAD_ROW_CHUNK", HEAD_ROW_CHUNK],
     ["RLV_HEAD_VOCAB_CHUNK", HEAD_VOCAB_CHUNK],
@@ -64,8 +69,9 @@ function header(): string {
 #define RLV_ASSERT_SIZE(type, bytes) static_assert(sizeof(type) == (bytes), #type)
 #endif
 
-#define RLV_F32 0u
-#define RLV_BF16 1u
+#define RLV_F32 ${Dtype.f32}u
+#define RLV_BF16 ${Dtype.bf16}u
+#define RLV_F8 ${MomentDtype.f8}u  // moments of AdamW alone
 #define RLV_INT8 0u
 #define RLV_NF4 1u
 #define RLV_NONE 0xffffffffu
@@ -118,7 +124,7 @@ function opFunctions(op: OpDef): string {
   return `inline int check_${op.name}(const void* record) {
   const auto& a = *static_cast<const rlv_op_${op.name}*>(record);
   (void)a;
-${dtypes.map((name) => `  if (a.${name} > RLV_BF16) return kBadDtype;\n`).join("")}${quantized}${checks.join("\n")}
+${dtypes.map((name) => `  if (a.${name} > ${largestDtype(name) === MomentDtype.f8 ? "RLV_F8" : "RLV_BF16"}) return kBadDtype;\n`).join("")}${quantized}${checks.join("\n")}
   return -1;
 }
 inline void resolve_${op.name}(const void* record, void* const* p, void* out) {
@@ -173,7 +179,7 @@ constexpr int kMaxParams = ${maxParams};
 constexpr int kMaxWords = ${maxWords};
 constexpr int kBadDtype = 100;
 
-inline uint64_t size(uint64_t dt) { return dt == RLV_BF16 ? 2 : 4; }
+inline uint64_t size(uint64_t dt) { return dt == RLV_BF16 ? 2 : dt == RLV_F8 ? 1 : 4; }
 inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 inline uint64_t packed_len(uint64_t n, uint64_t k, uint64_t dt) {

@@ -302,16 +302,19 @@ struct Sample {
   float min_p;
   uint32_t greedy;
 };
-// AdamW step scaled by result.coef; bf16 parameters carry a 16-bit remainder (exact float32 master); bf16 moments rounded stochastically; no change if result.nonfinite
+// AdamW step scaled by result.coef; bf16 parameters carry a 16-bit remainder (exact float32 master); bf16 and 8-bit moments rounded stochastically; no change if result.nonfinite
 struct Adamw {
   void* p;
   void* lo;
   const void* g;
   void* m;
   void* v;
+  void* m_scale;
+  void* v_scale;
   const void* result;
   uint32_t n;
   uint32_t wdt;
+  uint32_t gdt;
   uint32_t mdt;
   float lr;
   float beta1;
@@ -337,6 +340,7 @@ struct SqNorm {
   const void* g;
   void* partial;
   uint32_t n;
+  uint32_t gdt;
   uint32_t slots;
   uint32_t slot;
 };
@@ -600,11 +604,11 @@ struct QuantizeWeight {
 // Scratch is read and written, and laid out as its operation likes.
 enum Access : uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3, kScratch = 7 };
 constexpr int kMaxTensors = 12;
-constexpr int kMaxParams = 13;
+constexpr int kMaxParams = 14;
 constexpr int kMaxWords = 42;
 constexpr int kBadDtype = 100;
 
-inline uint64_t size(uint64_t dt) { return dt == RLV_BF16 ? 2 : 4; }
+inline uint64_t size(uint64_t dt) { return dt == RLV_BF16 ? 2 : dt == RLV_F8 ? 1 : 4; }
 inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 inline uint64_t packed_len(uint64_t n, uint64_t k, uint64_t dt) {
@@ -1069,18 +1073,21 @@ inline int check_adamw(const void* record) {
   const auto& a = *static_cast<const rlv_op_adamw*>(record);
   (void)a;
   if (a.wdt > RLV_BF16) return kBadDtype;
-  if (a.mdt > RLV_BF16) return kBadDtype;
+  if (a.gdt > RLV_BF16) return kBadDtype;
+  if (a.mdt > RLV_F8) return kBadDtype;
   if (!a.p.buffer || bytes_of(a.p) < uint64_t(a.n)*size(uint64_t(a.wdt))) return 0;
   if (a.lo.buffer && bytes_of(a.lo) < uint64_t(a.n)*2) return 1;
-  if (!a.g.buffer || bytes_of(a.g) < uint64_t(a.n)*4) return 2;
+  if (!a.g.buffer || bytes_of(a.g) < uint64_t(a.n)*size(uint64_t(a.gdt))) return 2;
   if (!a.m.buffer || bytes_of(a.m) < uint64_t(a.n)*size(uint64_t(a.mdt))) return 3;
   if (!a.v.buffer || bytes_of(a.v) < uint64_t(a.n)*size(uint64_t(a.mdt))) return 4;
-  if (!a.result.buffer || bytes_of(a.result) < 16) return 5;
+  if (a.m_scale.buffer && bytes_of(a.m_scale) < ceil_div(uint64_t(a.n),256)*4) return 5;
+  if (a.v_scale.buffer && bytes_of(a.v_scale) < ceil_div(uint64_t(a.n),256)*4) return 6;
+  if (!a.result.buffer || bytes_of(a.result) < 16) return 7;
   return -1;
 }
 inline void resolve_adamw(const void* record, void* const* p, void* out) {
   const auto& a = *static_cast<const rlv_op_adamw*>(record);
-  *static_cast<args::Adamw*>(out) = args::Adamw{p[0], p[1], p[2], p[3], p[4], p[5], a.n, a.wdt, a.mdt, a.lr, a.beta1, a.beta2, a.eps, a.weight_decay, a.c1, a.c2, a.seed, a.tensor, a.step};
+  *static_cast<args::Adamw*>(out) = args::Adamw{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], a.n, a.wdt, a.gdt, a.mdt, a.lr, a.beta1, a.beta2, a.eps, a.weight_decay, a.c1, a.c2, a.seed, a.tensor, a.step};
 }
 inline double flops_adamw(const void* record) {
   const auto& a = *static_cast<const rlv_op_adamw*>(record);
@@ -1106,14 +1113,15 @@ inline double flops_clip_coef(const void* record) {
 inline int check_sq_norm(const void* record) {
   const auto& a = *static_cast<const rlv_op_sq_norm*>(record);
   (void)a;
+  if (a.gdt > RLV_BF16) return kBadDtype;
   if (!a.sums.buffer || bytes_of(a.sums) < uint64_t(a.slots)*8) return 0;
-  if (!a.g.buffer || bytes_of(a.g) < uint64_t(a.n)*4) return 1;
+  if (!a.g.buffer || bytes_of(a.g) < uint64_t(a.n)*size(uint64_t(a.gdt))) return 1;
   if (!a.partial.buffer || bytes_of(a.partial) < ceil_div(uint64_t(a.n),65536)*8) return 2;
   return -1;
 }
 inline void resolve_sq_norm(const void* record, void* const* p, void* out) {
   const auto& a = *static_cast<const rlv_op_sq_norm*>(record);
-  *static_cast<args::SqNorm*>(out) = args::SqNorm{p[0], p[1], p[2], a.n, a.slots, a.slot};
+  *static_cast<args::SqNorm*>(out) = args::SqNorm{p[0], p[1], p[2], a.n, a.gdt, a.slots, a.slot};
 }
 inline double flops_sq_norm(const void* record) {
   const auto& a = *static_cast<const rlv_op_sq_norm*>(record);
@@ -1514,9 +1522,9 @@ inline const OpInfo& op_info(uint32_t id) {
     {"logprob_bwd", "head", sizeof(rlv_op_logprob_bwd), sizeof(args::LogprobBwd), 11, {{"dx", kWrite}, {"dw", kReadWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"lse", kRead}, {"entropy", kRead}, {"dlogprob", kRead}, {"dentropy", kRead}, {"work", kScratch}, {"logprob", kWrite}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_bwd, resolve_logprob_bwd, flops_logprob_bwd},
     {"logprob_fwd", "head", sizeof(rlv_op_logprob_fwd), sizeof(args::LogprobFwd), 8, {{"logprob", kWrite}, {"lse", kWrite}, {"entropy", kWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"partial", kScratch}, {"again", kWrite}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_fwd, resolve_logprob_fwd, flops_logprob_fwd},
     {"sample", "head", sizeof(rlv_op_sample), sizeof(args::Sample), 7, {{"ids", kWrite}, {"logprob", kWrite}, {"logits", kRead}, {"counters", kRead}, {"work", kScratch}, {"lse", kWrite}, {"entropy", kWrite}}, 9, {{"batch", false}, {"vocab", false}, {"seed", false}, {"purpose", false}, {"inv_temp", true}, {"top_k", false}, {"top_p", true}, {"min_p", true}, {"greedy", false}}, check_sample, resolve_sample, flops_sample},
-    {"adamw", "optimizer", sizeof(rlv_op_adamw), sizeof(args::Adamw), 6, {{"p", kReadWrite}, {"lo", kReadWrite}, {"g", kRead}, {"m", kReadWrite}, {"v", kReadWrite}, {"result", kRead}}, 13, {{"n", false}, {"wdt", false}, {"mdt", false}, {"lr", true}, {"beta1", true}, {"beta2", true}, {"eps", true}, {"weight_decay", true}, {"c1", true}, {"c2", true}, {"seed", false}, {"tensor", false}, {"step", false}}, check_adamw, resolve_adamw, flops_adamw},
+    {"adamw", "optimizer", sizeof(rlv_op_adamw), sizeof(args::Adamw), 8, {{"p", kReadWrite}, {"lo", kReadWrite}, {"g", kRead}, {"m", kReadWrite}, {"v", kReadWrite}, {"m_scale", kReadWrite}, {"v_scale", kReadWrite}, {"result", kRead}}, 14, {{"n", false}, {"wdt", false}, {"gdt", false}, {"mdt", false}, {"lr", true}, {"beta1", true}, {"beta2", true}, {"eps", true}, {"weight_decay", true}, {"c1", true}, {"c2", true}, {"seed", false}, {"tensor", false}, {"step", false}}, check_adamw, resolve_adamw, flops_adamw},
     {"clip_coef", "optimizer", sizeof(rlv_op_clip_coef), sizeof(args::ClipCoef), 2, {{"result", kWrite}, {"sums", kRead}}, 2, {{"slots", false}, {"max_norm", true}}, check_clip_coef, resolve_clip_coef, flops_clip_coef},
-    {"sq_norm", "optimizer", sizeof(rlv_op_sq_norm), sizeof(args::SqNorm), 3, {{"sums", kReadWrite}, {"g", kRead}, {"partial", kScratch}}, 3, {{"n", false}, {"slots", false}, {"slot", false}}, check_sq_norm, resolve_sq_norm, flops_sq_norm},
+    {"sq_norm", "optimizer", sizeof(rlv_op_sq_norm), sizeof(args::SqNorm), 3, {{"sums", kReadWrite}, {"g", kRead}, {"partial", kScratch}}, 4, {{"n", false}, {"gdt", false}, {"slots", false}, {"slot", false}}, check_sq_norm, resolve_sq_norm, flops_sq_norm},
     {"add", "elementwise", sizeof(rlv_op_add), sizeof(args::Add), 3, {{"y", kWrite}, {"a", kRead}, {"b", kRead}}, 2, {{"n", false}, {"dt", false}}, check_add, resolve_add, flops_add},
     {"cast", "elementwise", sizeof(rlv_op_cast), sizeof(args::Cast), 2, {{"y", kWrite}, {"x", kRead}}, 3, {{"n", false}, {"dt", false}, {"ydt", false}}, check_cast, resolve_cast, flops_cast},
     {"copy", "elementwise", sizeof(rlv_op_copy), sizeof(args::Copy), 2, {{"y", kWrite}, {"x", kRead}}, 1, {{"n", false}}, check_copy, resolve_copy, flops_copy},

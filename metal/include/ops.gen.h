@@ -13,6 +13,7 @@
 
 #define RLV_F32 0u
 #define RLV_BF16 1u
+#define RLV_F8 2u  // moments of AdamW alone
 #define RLV_INT8 0u
 #define RLV_NF4 1u
 #define RLV_NONE 0xffffffffu
@@ -22,6 +23,7 @@
 #define RLV_VOCAB_TILE 512u
 #define RLV_ROW_BLOCK 64u
 #define RLV_NORM_BLOCK 65536u
+#define RLV_MOMENT_BLOCK 256u
 #define RLV_SEGMENT_WORDS 8u
 #define RLV_HEAD_ROW_CHUNK 256u
 #define RLV_HEAD_VOCAB_CHUNK 4096u
@@ -419,16 +421,19 @@ typedef struct {
 } rlv_op_sample;
 RLV_ASSERT_SIZE(rlv_op_sample, 120);
 
-// AdamW step scaled by result.coef; bf16 parameters carry a 16-bit remainder (exact float32 master); bf16 moments rounded stochastically; no change if result.nonfinite
+// AdamW step scaled by result.coef; bf16 parameters carry a 16-bit remainder (exact float32 master); bf16 and 8-bit moments rounded stochastically; no change if result.nonfinite
 typedef struct {
   rlv_ref p;
   rlv_ref lo;
   rlv_ref g;
   rlv_ref m;
   rlv_ref v;
+  rlv_ref m_scale;
+  rlv_ref v_scale;
   rlv_ref result;
   uint32_t n;
   uint32_t wdt;
+  uint32_t gdt;
   uint32_t mdt;
   float lr;
   float beta1;
@@ -441,7 +446,7 @@ typedef struct {
   uint32_t tensor;
   uint32_t step;
 } rlv_op_adamw;
-RLV_ASSERT_SIZE(rlv_op_adamw, 124);
+RLV_ASSERT_SIZE(rlv_op_adamw, 152);
 
 // result = {norm f32, coef f32 = min(1, max_norm/(norm+1e-6)) (1 when max_norm = 0), nonfinite u32, 0}; norm = sqrt(sum of sums, in order)
 typedef struct {
@@ -458,10 +463,11 @@ typedef struct {
   rlv_ref g;
   rlv_ref partial;
   uint32_t n;
+  uint32_t gdt;
   uint32_t slots;
   uint32_t slot;
 } rlv_op_sq_norm;
-RLV_ASSERT_SIZE(rlv_op_sq_norm, 48);
+RLV_ASSERT_SIZE(rlv_op_sq_norm, 52);
 
 // y = a + b over n elements; y may be a or b
 typedef struct {

@@ -33,7 +33,8 @@ METAL_FUNC Two group_sum(Two x, threadgroup float2* scratch, uint t, uint lane, 
 }
 
 // partial[block] = sum of g^2 over 65536 elements, as the bits of a double. One group of 256 threads has a block.
-kernel void square_blocks(constant rlv_op_sq_norm& a [[buffer(0)]], device const float* g [[buffer(2)]],
+template <typename G>
+kernel void square_blocks(constant rlv_op_sq_norm& a [[buffer(0)]], device const G* g [[buffer(2)]],
                           device ulong* partial [[buffer(3)]], uint block [[threadgroup_position_in_grid]],
                           uint t [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
                           uint simdgroup [[simdgroup_index_in_threadgroup]]) {
@@ -44,7 +45,7 @@ kernel void square_blocks(constant rlv_op_sq_norm& a [[buffer(0)]], device const
   const ulong first = ulong(block) * RLV_NORM_BLOCK;
   const uint count = uint(min(ulong(RLV_NORM_BLOCK), a.n - first));
   for (uint i = t; i < count; i += NORM_THREADS) {
-    const float x = g[first + i], size = abs(x);
+    const float x = widen(g[first + i]), size = abs(x);
     if (size < RANGE_SMALL) sums.small = with_square(sums.small, ldexp(x, SCALE_SMALL));
     else if (size < RANGE_LARGE) sums.medium = with_square(sums.medium, x);
     else if (size < INFINITY) sums.large = with_square(sums.large, ldexp(x, SCALE_LARGE));
@@ -65,6 +66,8 @@ kernel void square_blocks(constant rlv_op_sq_norm& a [[buffer(0)]], device const
   if (seen != 0) sum = (seen & 2u) != 0 ? DOUBLE_NAN : DOUBLE_INFINITY;
   partial[block] = sum;
 }
+RLV_KERNEL("square_blocks_f32", square_blocks, float)
+RLV_KERNEL("square_blocks_bf16", square_blocks, bf16)
 
 // sums[slot] = sum of the blocks: lane l of one simdgroup takes blocks l, l + 32, ..; lane 0 adds the lanes in order.
 kernel void square_sum(constant rlv_op_sq_norm& a [[buffer(0)]], device ulong* sums [[buffer(1)]],
@@ -141,26 +144,138 @@ METAL_FUNC void store_moment(device bf16* m, ulong i, float x, constant rlv_op_a
   m[i] = bf16((as_type<uint>(x) + random) >> 16);
 }
 
+// One element: moments and master of the next step.
+struct Updated {
+  float first, second, master;
+};
+METAL_FUNC Updated updated(constant Adam& k, float gradient, float m, float v, float master) {
+  Updated u;
+  u.first = fma(k.rest1, gradient, k.beta1 * m);
+  u.second = fma(k.rest2 * gradient, gradient, k.beta2 * v);
+  const float scale = sqrt(u.second) / k.root_c2 + k.eps;
+  u.master = master * k.decay - (k.rate * u.first) / scale;
+  return u;
+}
+
 // AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with torch.optim.AdamW's formulas, in place; nothing happens
 // after a gradient that is not finite. Threads go over the elements in strides of the grid.
-template <typename P, typename M>
+template <typename P, typename G, typename M>
 kernel void adamw(constant rlv_op_adamw& a [[buffer(0)]], device P* p [[buffer(1)]], device short* lo [[buffer(2)]],
-                  device const float* g [[buffer(3)]], device M* m [[buffer(4)]], device M* v [[buffer(5)]],
-                  device const ClipResult* result [[buffer(6)]], constant Adam& k [[buffer(RLV_EXTRA)]],
+                  device const G* g [[buffer(3)]], device M* m [[buffer(4)]], device M* v [[buffer(5)]],
+                  device const ClipResult* result [[buffer(8)]], constant Adam& k [[buffer(RLV_EXTRA)]],
                   uint t [[thread_position_in_grid]], uint threads [[threads_per_grid]]) {
   if (result->nonfinite != 0) return;
   const float coef = result->coef;
   for (ulong i = t; i < a.n; i += threads) {
-    const float gradient = g[i] * coef;
-    const float first = fma(k.rest1, gradient, k.beta1 * widen(m[i]));
-    const float second = fma(k.rest2 * gradient, gradient, k.beta2 * widen(v[i]));
-    const float scale = sqrt(second) / k.root_c2 + k.eps;
-    store_master(p, lo, i, load_master(p, lo, i) * k.decay - (k.rate * first) / scale);
-    store_moment(m, i, first, a, 0);
-    store_moment(v, i, second, a, 1);
+    const Updated u = updated(k, widen(g[i]) * coef, widen(m[i]), widen(v[i]), load_master(p, lo, i));
+    store_master(p, lo, i, u.master);
+    store_moment(m, i, u.first, a, 0);
+    store_moment(v, i, u.second, a, 1);
   }
 }
-RLV_KERNEL("adamw_f32_f32", adamw, float, float)
-RLV_KERNEL("adamw_f32_bf16", adamw, float, bf16)
-RLV_KERNEL("adamw_bf16_f32", adamw, bf16, float)
-RLV_KERNEL("adamw_bf16_bf16", adamw, bf16, bf16)
+RLV_KERNEL("adamw_f32_f32_f32", adamw, float, float, float)
+RLV_KERNEL("adamw_f32_f32_bf16", adamw, float, float, bf16)
+RLV_KERNEL("adamw_f32_bf16_f32", adamw, float, bf16, float)
+RLV_KERNEL("adamw_f32_bf16_bf16", adamw, float, bf16, bf16)
+RLV_KERNEL("adamw_bf16_f32_f32", adamw, bf16, float, float)
+RLV_KERNEL("adamw_bf16_f32_bf16", adamw, bf16, float, bf16)
+RLV_KERNEL("adamw_bf16_bf16_f32", adamw, bf16, bf16, float)
+RLV_KERNEL("adamw_bf16_bf16_bf16", adamw, bf16, bf16, bf16)
+
+// Moments of 8 bits: floats relative to the largest of their block, which is kept as its float32 scale. The codes and
+// why they are so: src/ops/optimizer.ts.
+#define CODE_SHIFT 20
+#define FIRST_ZERO 0x37900000   // where code 0 of m would be: the bits of 1 less 127 codes
+#define SECOND_ZERO 0x2f900000  // of v: less 255 codes
+#define FIRST_LEAST 0x37a00000  // code 1 of m: 1.25 * 2^-16
+#define PER_FIRST_LEAST (0.8f * 4294967296.0f)  // 2^16 / (1.25 * 2^-16)
+#define LEAST_SCALE 8.077935669463161e-28f      // 2^-90
+#define LARGEST_MOMENT 8.507059173023462e37f    // 2^126
+
+METAL_FUNC float decode_first(uint code, float scale) {
+  const uint k = code & 127u;
+  const uint bits = k == 0 ? 0u : uint(FIRST_ZERO) + (k << CODE_SHIFT);
+  return as_type<float>(bits | (code >> 7 << 31)) * scale;
+}
+METAL_FUNC float decode_second(uint k, float scale) {
+  return as_type<float>(k == 0 ? 0u : uint(SECOND_ZERO) + (k << CODE_SHIFT)) * scale;
+}
+// A product with the scale's inverse may miss 1 by some units of the last place: half of the 16 values that the random
+// bits do not reach, added below them, brings it to code 1 and not beyond.
+METAL_FUNC uchar encode_first(float x, float inverse, uint noise) {
+  const float part = min(abs(x) * inverse, 1.0f);
+  const int bits = as_type<int>(part);
+  const int least = part * PER_FIRST_LEAST > float(noise) + 0.5f ? 1 : 0;
+  const int k = bits < FIRST_LEAST ? least : (bits - FIRST_ZERO + int(noise << 4) + 8) >> CODE_SHIFT;
+  return uchar(k == 0 ? 0u : uint(k) | (as_type<uint>(x) >> 31 << 7));
+}
+METAL_FUNC uchar encode_second(float x, float inverse, uint noise) {
+  const int bits = as_type<int>(min(x * inverse, 1.0f));
+  const int k = (bits - SECOND_ZERO + int(noise << 4) + 8) >> CODE_SHIFT;
+  return uchar(max(k, x > 0.0f ? 1 : 0));
+}
+
+#define LANE_MOMENTS (RLV_MOMENT_BLOCK / RLV_SIMD)
+
+// The same with moments of 8 bits. A simdgroup has a block of 256 elements, lane l every 32nd from l on; simdgroups go
+// over the blocks in strides of the grid.
+template <typename P, typename G>
+kernel void adamw_blocks(constant rlv_op_adamw& a [[buffer(0)]], device P* p [[buffer(1)]],
+                         device short* lo [[buffer(2)]], device const G* g [[buffer(3)]],
+                         device uchar* m [[buffer(4)]], device uchar* v [[buffer(5)]],
+                         device float* m_scale [[buffer(6)]], device float* v_scale [[buffer(7)]],
+                         device const ClipResult* result [[buffer(8)]], constant Adam& k [[buffer(RLV_EXTRA)]],
+                         uint t [[thread_position_in_grid]], uint threads [[threads_per_grid]],
+                         uint lane [[thread_index_in_simdgroup]]) {
+  if (result->nonfinite != 0) return;
+  const float coef = result->coef;
+  const uint blocks = ceil_div(a.n, RLV_MOMENT_BLOCK);
+  for (uint block = t / RLV_SIMD; block < blocks; block += threads / RLV_SIMD) {
+    const ulong begin = ulong(block) * RLV_MOMENT_BLOCK + lane;
+    // Lane 0 will overwrite them.
+    const float old_m_scale = simd_broadcast(lane == 0 ? m_scale[block] : 0.0f, 0);
+    const float old_v_scale = simd_broadcast(lane == 0 ? v_scale[block] : 0.0f, 0);
+    float first[LANE_MOMENTS], second[LANE_MOMENTS], largest_m = 0.0f, largest_v = 0.0f;
+    RLV_UNROLL
+    for (uint j = 0; j < LANE_MOMENTS; j++) {
+      const ulong i = begin + j * RLV_SIMD;
+      first[j] = 0.0f;
+      second[j] = 0.0f;
+      if (i >= a.n) continue;
+      const Updated u = updated(k, widen(g[i]) * coef, decode_first(m[i], old_m_scale),
+                                decode_second(v[i], old_v_scale), load_master(p, lo, i));
+      store_master(p, lo, i, u.master);
+      first[j] = u.first;
+      second[j] = u.second;
+      largest_m = max(largest_m, abs(u.first));
+      largest_v = max(largest_v, u.second);
+    }
+    largest_m = min(simd_max(largest_m), LARGEST_MOMENT);
+    largest_v = min(simd_max(largest_v), LARGEST_MOMENT);
+    const float new_m_scale = largest_m < LEAST_SCALE ? 0.0f : largest_m;
+    const float new_v_scale = largest_v == 0.0f ? 0.0f : max(largest_v, LEAST_SCALE);
+    const float m_inverse = new_m_scale > 0.0f ? 1.0f / new_m_scale : 0.0f;
+    const float v_inverse = new_v_scale > 0.0f ? 1.0f / new_v_scale : 0.0f;
+    if (lane == 0) {
+      m_scale[block] = new_m_scale;
+      v_scale[block] = new_v_scale;
+    }
+    // Word w of counter lane + 32h is that of element 64w + 32h + lane.
+    RLV_UNROLL
+    for (uint h = 0; h < 2; h++) {
+      const uint4 words = philox_block(a.seed, a.tensor, block * 64 + h * RLV_SIMD + lane, a.step, 2, 0);
+      RLV_UNROLL
+      for (uint w = 0; w < 4; w++) {
+        const uint j = 2 * w + h;
+        const ulong i = begin + j * RLV_SIMD;
+        if (i >= a.n) continue;
+        m[i] = encode_first(first[j], m_inverse, words[w] >> 16);
+        v[i] = encode_second(second[j], v_inverse, words[w] & 0xffffu);
+      }
+    }
+  }
+}
+RLV_KERNEL("adamw_blocks_f32_f32", adamw_blocks, float, float)
+RLV_KERNEL("adamw_blocks_f32_bf16", adamw_blocks, float, bf16)
+RLV_KERNEL("adamw_blocks_bf16_f32", adamw_blocks, bf16, float)
+RLV_KERNEL("adamw_blocks_bf16_bf16", adamw_blocks, bf16, bf16)

@@ -3,7 +3,7 @@
 #pragma once
 #include "common.h"
 
-METAL_FUNC uint philox_word(uint key0, uint key1, uint c0, uint c1, uint c2, uint c3) {
+METAL_FUNC uint4 philox_block(uint key0, uint key1, uint c0, uint c1, uint c2, uint c3) {
   for (uint round = 0; round < 10; round++) {
     const uint high0 = mulhi(0xd2511f53u, c0), low0 = 0xd2511f53u * c0;
     const uint high1 = mulhi(0xcd9e8d57u, c2), low1 = 0xcd9e8d57u * c2;
@@ -14,5 +14,8 @@ METAL_FUNC uint philox_word(uint key0, uint key1, uint c0, uint c1, uint c2, uin
     key0 += 0x9e3779b9u;
     key1 += 0xbb67ae85u;
   }
-  return c0;
+  return uint4(c0, c1, c2, c3);
+}
+METAL_FUNC uint philox_word(uint key0, uint key1, uint c0, uint c1, uint c2, uint c3) {
+  return philox_block(key0, key1, c0, c1, c2, c3).x;
 }

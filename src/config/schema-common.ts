@@ -65,9 +65,9 @@ export const optimizerShape = {
   adam_epsilon: field(positive(), 1e-8, "added to the root of the second moment"),
   max_grad_norm: field(nonNegative(), 1, "global norm to which gradients are clipped; 0 = off"),
   optimizer_dtype: field(
-    z.enum(["float32", "bfloat16"]),
+    z.enum(["float32", "bfloat16", "8bit"]),
     "float32",
-    "type of AdamW's moments; the master weights are exact float32 either way",
+    "type of AdamW's moments (8bit: 8-bit floats with a scale for every 256); the master weights are exact float32 in any case",
   ),
   gradient_dtype: field(
     z.enum(["float32", "bfloat16"]),

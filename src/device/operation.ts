@@ -15,6 +15,13 @@ export type DtypeCode = (typeof Dtype)[keyof typeof Dtype];
 /** How frozen weights are quantized (src/ops/quant.ts). Values are part of the ABI. */
 export const QuantType = { int8: 0, nf4: 1 } as const;
 export type QuantCode = (typeof QuantType)[keyof typeof QuantType];
+/** Types of AdamW's moments: also 8-bit floats with a float32 scale for every block (src/ops/optimizer.ts). */
+export const MomentDtype = { ...Dtype, f8: 2 } as const;
+export type MomentCode = (typeof MomentDtype)[keyof typeof MomentDtype];
+/** The largest code that a parameter naming a type may have: moments alone know more than Dtype. */
+export function largestDtype(param: string): number {
+  return param === "mdt" ? MomentDtype.f8 : Dtype.bf16;
+}
 
 export const PANEL = 32;
 /** Values of an nf4 weight along k that share a scale. */
@@ -35,6 +42,8 @@ export const NF4_LIMITS: readonly number[] = [
   -0.13791173323988914, -0.045525018125772476, 0.03979014977812767, 0.1202552504837513, 0.2035212516784668,
   0.2920137718319893, 0.3893125355243683, 0.5016634166240692, 0.6427869200706482, 0.8614784181118011,
 ];
+/** Neighbours in packed memory that share the scale of their 8-bit moments. */
+export const MOMENT_BLOCK = 256;
 /** u32 words of one segment record: start, len, parent, pos0, page_start, cached_len, root, 0. */
 export const SEGMENT_WORDS = 8;
 export const NONE = 0xffffffff;
@@ -117,7 +126,7 @@ export function operationId(op: { readonly name: string }): number {
 }
 
 export function sizeOf(dtype: number): number {
-  return dtype === Dtype.bf16 ? 2 : 4;
+  return dtype === Dtype.bf16 ? 2 : dtype === MomentDtype.f8 ? 1 : 4;
 }
 
 export function ceilDiv(a: number, b: number): number {

@@ -1,4 +1,4 @@
-import { Dtype, NORM_BLOCK } from "../ops/define.ts";
+import { NORM_BLOCK } from "../ops/define.ts";
 import { adamw, clipCoef, sqNorm } from "../ops/optimizer.ts";
 import type { StepMemory } from "../tape/tape.ts";
 import { Storage } from "../tape/tensor.ts";
@@ -37,7 +37,15 @@ export class AdamW {
     list.forEach((p, slot) => {
       const partial = Storage.inArena(memory.arena, Math.ceil(p.length / NORM_BLOCK) * 8);
       const g = p.gradient!.view;
-      device.emit(sqNorm, { sums: sums.view, g, partial: partial.view, n: p.length, slots, slot });
+      device.emit(sqNorm, {
+        sums: sums.view,
+        g,
+        partial: partial.view,
+        n: p.length,
+        gdt: p.gradientDtype,
+        slots,
+        slot,
+      });
       partial.release();
     });
     device.emit(clipCoef, { result: result.view, sums: sums.view, slots, max_norm: options.maxGradNorm });
@@ -48,10 +56,13 @@ export class AdamW {
         g: p.gradient!.view,
         m: p.moments![0].view,
         v: p.moments![1].view,
+        m_scale: p.momentScales?.[0].view ?? null,
+        v_scale: p.momentScales?.[1].view ?? null,
         result: result.view,
         n: p.length,
         wdt: p.tensor.dtype,
-        mdt: p.matrix ? this.parameters.options.momentDtype : Dtype.f32,
+        gdt: p.gradientDtype,
+        mdt: p.momentDtype,
         lr,
         beta1: options.beta1,
         beta2: options.beta2,

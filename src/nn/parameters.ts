@@ -6,10 +6,21 @@
 import { assert } from "../core/errors.ts";
 import { f32ToBf16 } from "../core/float-formats.ts";
 import type { Buffer, Device } from "../device/device.ts";
-import { Dtype, type DtypeCode, packedLength, type QuantCode, sizeOf } from "../ops/define.ts";
+import {
+  ceilDiv,
+  Dtype,
+  type DtypeCode,
+  MOMENT_BLOCK,
+  type MomentCode,
+  MomentDtype,
+  packedLength,
+  type QuantCode,
+  sizeOf,
+} from "../ops/define.ts";
 import { copy, fill, packWeight, unpackWeight } from "../ops/elementwise.ts";
 import { dequantizeWeight, quantizeWeight } from "../ops/quant.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
+import { decodeMoments, encodeMoments, packRows, unpackRows } from "./moments.ts";
 import { QuantizedWeight } from "./quantized.ts";
 import { loadStored, type StoredValues } from "./stored.ts";
 
@@ -35,12 +46,16 @@ export interface Parameter {
   readonly gradient: Storage | null;
   readonly gradientDtype: DtypeCode;
   readonly moments: readonly [m: Storage, v: Storage] | null;
+  readonly momentDtype: MomentCode;
+  /** Scales of 8-bit moments. */
+  readonly momentScales: readonly [m: Storage, v: Storage] | null;
 }
 
 export interface ParameterOptions {
   readonly dtype: DtypeCode;
   readonly trainable: boolean;
-  readonly momentDtype: DtypeCode;
+  /** Of matrices: moments of vectors are float32. */
+  readonly momentDtype: MomentCode;
   /** Of the matrices that `roundsGradient` names; float32 elsewhere. Only bfloat16 weights have bfloat16 gradients. */
   readonly gradientDtype?: DtypeCode;
   readonly roundsGradient?: (name: string) => boolean;
@@ -95,10 +110,14 @@ export class Parameters {
     const gradients = options.trainable
       ? layout((p) => p.length * sizeOf(p.gradientDtype), "gradients")
       : null;
-    const momentSize = (p: (typeof plans)[number]) =>
-      p.length * sizeOf(p.matrix ? options.momentDtype : Dtype.f32);
+    const momentDtype = (p: (typeof plans)[number]) => (p.matrix ? options.momentDtype : Dtype.f32);
+    const momentSize = (p: (typeof plans)[number]) => p.length * sizeOf(momentDtype(p));
     const firsts = options.trainable ? layout(momentSize, "first moments") : null;
     const seconds = options.trainable ? layout(momentSize, "second moments") : null;
+    const scaled = options.trainable && options.momentDtype === MomentDtype.f8;
+    const scaleSize = (p: (typeof plans)[number]) => (p.matrix ? ceilDiv(p.length, MOMENT_BLOCK) * 4 : 0);
+    const firstScales = scaled ? layout(scaleSize, "first moments' scales") : null;
+    const secondScales = scaled ? layout(scaleSize, "second moments' scales") : null;
     this.#weights = weights.buffer;
     this.#remainders = remainders?.buffer ?? null;
     this.#gradients = gradients?.buffer ?? null;
@@ -123,6 +142,9 @@ export class Parameters {
         gradient: tensor.gradient,
         gradientDtype: p.gradientDtype,
         moments: firsts && seconds ? [firsts.at(i), seconds.at(i)] : null,
+        momentDtype: momentDtype(p),
+        momentScales:
+          firstScales && secondScales && p.matrix ? [firstScales.at(i), secondScales.at(i)] : null,
       };
       this.#byName.set(p.name, parameter);
       return parameter;
@@ -130,7 +152,7 @@ export class Parameters {
     this.bytes = {
       weights: weights.total + (remainders?.total ?? 0),
       gradients: gradients?.total ?? 0,
-      optimizer: (firsts?.total ?? 0) + (seconds?.total ?? 0),
+      optimizer: [firsts, seconds, firstScales, secondScales].reduce((sum, l) => sum + (l?.total ?? 0), 0),
     };
   }
 
@@ -185,7 +207,7 @@ export class Parameters {
   /** Sets a parameter from row-major float32 values. Blocks until it is there. */
   load(name: string, values: Float32Array): void {
     const p = this.get(name);
-    this.#store(values, p, p.tensor.storage!, p.tensor.dtype, p.remainder);
+    this.#store(values, p);
   }
 
   /** Sets parameters straight from files, row-major float32 or bfloat16. Blocks until they are there. */
@@ -267,13 +289,32 @@ export class Parameters {
   readMoment(name: string, which: 0 | 1): Float32Array {
     const p = this.get(name);
     assert(p.moments, `${name} is frozen`);
-    return this.#fetch(p, p.moments[which], p.matrix ? this.options.momentDtype : Dtype.f32, null);
+    const [storage, scales] = [p.moments[which], p.momentScales?.[which]];
+    if (p.momentDtype !== MomentDtype.f8) return this.#fetch(p, storage, p.momentDtype, null);
+    this.device.finish();
+    const values = decodeMoments(
+      new Uint8Array(storage.buffer.view(storage.offset, p.length)),
+      floatsOf(scales!),
+      which,
+    );
+    return unpackRows(values, p.shape[0]!, p.shape[1]!, p.tensor.dtype);
   }
 
   loadMoment(name: string, which: 0 | 1, values: Float32Array): void {
     const p = this.get(name);
     assert(p.moments, `${name} is frozen`);
-    this.#store(values, p, p.moments[which], p.matrix ? this.options.momentDtype : Dtype.f32, null);
+    const storage = p.moments[which];
+    const size = p.shape.reduce((a, b) => a * b, 1);
+    assert(values.length === size, `${name}: ${values.length} values for shape [${p.shape}]`);
+    if (!this.device.hasMemory) return;
+    this.device.finish();
+    // The layout is the parameter's own, whatever the type of the elements.
+    const packed = p.matrix ? packRows(values, p.shape[0]!, p.shape[1]!, p.tensor.dtype) : values;
+    const bytes = storage.buffer.view(storage.offset, storage.bytes);
+    if (p.momentDtype === MomentDtype.f8)
+      encodeMoments(packed, which, new Uint8Array(bytes), floatsOf(p.momentScales![which]));
+    else if (p.momentDtype === Dtype.bf16) f32ToBf16(packed, new Uint16Array(bytes));
+    else new Float32Array(bytes).set(packed);
   }
 
   /** Packed elements of dtype `edt` lie in the layout of the parameter's own dtype. */
@@ -321,7 +362,8 @@ export class Parameters {
     }
   }
 
-  #store(values: Float32Array, p: Parameter, to: Storage, edt: DtypeCode, remainder: Storage | null): void {
+  #store(values: Float32Array, p: Parameter): void {
+    const to = p.tensor.storage!;
     const size = p.shape.reduce((a, b) => a * b, 1);
     assert(values.length === size, `${p.name}: ${values.length} values for shape [${p.shape}]`);
     if (!this.device.hasMemory) return;
@@ -331,21 +373,16 @@ export class Parameters {
       return;
     }
     const [n, k] = [p.shape[0]!, p.shape[1]!];
-    // Moments of a bfloat16 matrix may be float32 in the bfloat16 layout: pack by layout, not by element type.
-    if (!p.quantized && edt !== p.tensor.dtype) {
-      storeByLayout(values, n, k, new Float32Array(to.buffer.view(to.offset, p.length * 4)));
-      return;
-    }
     const staging = this.device.buffer(size * 4, `${p.name} staging`);
     try {
       new Float32Array(staging.view(0, size * 4)).set(values);
       if (p.quantized) {
-        const to = p.quantized.rows(0, n);
-        this.device.emit(quantizeWeight, { ...to, src: staging.range(), n, k, sdt: Dtype.f32 });
+        const codes = p.quantized.rows(0, n);
+        this.device.emit(quantizeWeight, { ...codes, src: staging.range(), n, k, sdt: Dtype.f32 });
       } else {
         this.device.emit(packWeight, {
           w: to.view,
-          lo: remainder?.view ?? null,
+          lo: p.remainder?.view ?? null,
           src: staging.range(),
           n,
           k,
@@ -365,12 +402,4 @@ export class Parameters {
   }
 }
 
-/** Row-major float32 to float32 elements in the bfloat16 layout [n/32][k/2][32][2]. */
-function storeByLayout(values: Float32Array, n: number, k: number, out: Float32Array): void {
-  out.fill(0);
-  const depth = Math.ceil(k / 2) * 2;
-  for (let row = 0; row < n; row++) {
-    const base = (row >> 5) * 32 * depth + (row & 31) * 2;
-    for (let col = 0; col < k; col++) out[base + (col >> 1) * 64 + (col & 1)] = values[row * k + col]!;
-  }
-}
+const floatsOf = (storage: Storage) => new Float32Array(storage.buffer.view(storage.offset, storage.bytes));

@@ -6,7 +6,7 @@ import { closeSync, openSync } from "node:fs";
 import { UsageError } from "../core/errors.ts";
 import type { Buffer, Device } from "../device/device.ts";
 import { expectedTensors, type ModelConfig, type Weights } from "../io/hf-folder.ts";
-import { Dtype, type DtypeCode } from "../ops/define.ts";
+import { Dtype, type DtypeCode, type MomentCode } from "../ops/define.ts";
 import type { Graph } from "../tape/tape.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
 import { adapterNames, adapterShapes, type LoraOptions, loraScale } from "./adapters.ts";
@@ -40,7 +40,7 @@ export interface KvCache {
 export interface TransformerOptions {
   readonly dtype: DtypeCode;
   readonly trainable: boolean;
-  readonly momentDtype?: DtypeCode;
+  readonly momentDtype?: MomentCode;
   /** Of the linear maps of a trained bfloat16 model; what embedding and head add up stays float32. */
   readonly gradientDtype?: DtypeCode;
   /** Positions for which RoPE is tabulated: the longest sequence of the run. */

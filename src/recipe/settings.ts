@@ -18,7 +18,7 @@ export interface OptimizerSettings {
   readonly adam_beta2: number;
   readonly adam_epsilon: number;
   readonly max_grad_norm: number;
-  readonly optimizer_dtype: "float32" | "bfloat16";
+  readonly optimizer_dtype: "float32" | "bfloat16" | "8bit";
   readonly gradient_dtype: "float32" | "bfloat16";
 }
 

@@ -6,7 +6,7 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import { AdamW } from "../nn/optimizer.ts";
 import { Transformer } from "../nn/transformer.ts";
 import { loadOptimizer, readTrainState, type TrainState } from "../run/checkpoint.ts";
-import { dtypeCode, openTokenizer, readCausalConfig, weightsHash } from "../run/open-model.ts";
+import { dtypeCode, momentCode, openTokenizer, readCausalConfig, weightsHash } from "../run/open-model.ts";
 import { Reference } from "../run/reference.ts";
 import { bytesText, type RunControl } from "../run/reporter.ts";
 import { StepMemory } from "../tape/tape.ts";
@@ -73,7 +73,7 @@ export function openTrained(
     {
       dtype,
       trainable: true,
-      momentDtype: dtypeCode(settings.optimizer_dtype),
+      momentDtype: momentCode(settings.optimizer_dtype),
       gradientDtype: dtypeCode(settings.gradient_dtype),
       maxPositions,
       checkpointing: settings.gradient_checkpointing,
@@ -173,6 +173,6 @@ function refuseTooLarge(bytes: Readonly<Record<string, number>>): void {
   throw new UsageError(
     `the run needs ${bytesText(total)} (${parts.join(", ")}), ${bytesText(available)} are available`,
     "memory plan",
-    "lower --batch_size or --micro_batch_tokens, set --gradient_checkpointing true, --dtype bfloat16, --optimizer_dtype bfloat16, --gradient_dtype bfloat16 or --reference_offload true",
+    "lower --batch_size or --micro_batch_tokens, set --gradient_checkpointing true, --dtype bfloat16, --optimizer_dtype 8bit, --gradient_dtype bfloat16 or --reference_offload true",
   );
 }

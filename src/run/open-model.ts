@@ -16,10 +16,15 @@ import {
 } from "../io/hf-folder.ts";
 import { Tokenizer } from "../io/tokenizer.ts";
 import { Transformer, type TransformerOptions } from "../nn/transformer.ts";
-import { Dtype, type DtypeCode } from "../ops/define.ts";
+import { Dtype, type DtypeCode, type MomentCode, MomentDtype } from "../ops/define.ts";
 
 export function dtypeCode(name: "float32" | "bfloat16"): DtypeCode {
   return name === "bfloat16" ? Dtype.bf16 : Dtype.f32;
+}
+
+/** The type of AdamW's moments. */
+export function momentCode(name: "float32" | "bfloat16" | "8bit"): MomentCode {
+  return name === "8bit" ? MomentDtype.f8 : dtypeCode(name);
 }
 
 /** The device a command asked for. `auto` is Metal on a Mac with Apple silicon, else the CPU. */

@@ -10,7 +10,7 @@ namespace {
 double square_sum(const vector<float>& g, uint32_t threads = 1) {
   const uint32_t n = uint32_t(g.size());
   vector<double> sums = {-1, -1, -1}, partial(n / RLV_NORM_BLOCK + 1, 1e300);
-  run(sq_norm, args::SqNorm{sums.data(), g.data(), partial.data(), n, 3, 1}, threads);
+  run(sq_norm, args::SqNorm{sums.data(), g.data(), partial.data(), n, RLV_F32, 3, 1}, threads);
   check(sums[0] == -1 && sums[2] == -1, "sq_norm: other slots stay");
   return sums[1];
 }
@@ -76,10 +76,28 @@ struct Hyper {
 std::string step(State& s, const vector<float>& g, const Hyper& h, uint32_t t,
                  ClipResult result = {1, 1, 0, 0}, uint32_t threads = 1, uint32_t seed = 3) {
   return run(adamw,
-             args::Adamw{s.p.ptr(), s.wdt == RLV_BF16 ? s.lo.ptr() : nullptr, g.data(), s.m.ptr(), s.v.ptr(),
-                         &result, s.n, s.wdt, s.mdt, float(h.lr), float(h.beta1), float(h.beta2),
-                         float(h.eps), float(h.decay), float(1 - std::pow(h.beta1, t)),
-                         float(1 - std::pow(h.beta2, t)), seed, 4, t},
+             args::Adamw{s.p.ptr(),
+                         s.wdt == RLV_BF16 ? s.lo.ptr() : nullptr,
+                         g.data(),
+                         s.m.ptr(),
+                         s.v.ptr(),
+                         nullptr,
+                         nullptr,
+                         &result,
+                         s.n,
+                         s.wdt,
+                         RLV_F32,
+                         s.mdt,
+                         float(h.lr),
+                         float(h.beta1),
+                         float(h.beta2),
+                         float(h.eps),
+                         float(h.decay),
+                         float(1 - std::pow(h.beta1, t)),
+                         float(1 - std::pow(h.beta2, t)),
+                         seed,
+                         4,
+                         t},
              threads);
 }
 
@@ -161,8 +179,28 @@ void test_split_master() {
   check(split.m == wide.m && split.v == wide.v, "split master: moments");
   State missing(RLV_BF16, RLV_F32, init);
   ClipResult one{1, 1, 0, 0};
-  check(!run(adamw, args::Adamw{missing.p.ptr(), nullptr, g.data(), missing.m.ptr(), missing.v.ptr(), &one,
-                                missing.n, RLV_BF16, RLV_F32, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1})
+  check(!run(adamw, args::Adamw{missing.p.ptr(),
+                                nullptr,
+                                g.data(),
+                                missing.m.ptr(),
+                                missing.v.ptr(),
+                                nullptr,
+                                nullptr,
+                                &one,
+                                missing.n,
+                                RLV_BF16,
+                                RLV_F32,
+                                RLV_F32,
+                                1,
+                                0,
+                                0,
+                                1,
+                                0,
+                                1,
+                                1,
+                                0,
+                                0,
+                                1})
              .empty(),
         "adamw: bfloat16 without remainder is an error");
 }
@@ -224,6 +262,59 @@ void test_layout_and_refusal() {
     }
 }
 
+// Blocks of the codes of m and v, the first of them the largest.
+void test_codes() {
+  for (float scale : {1.0f, 0.37f, 1.9999999f, 3e-9f, 0x1p-90f, 0x1p126f}) {
+    uint8_t first[256], second[256], again[256];
+    for (int i = 0; i < 256; i++)
+      first[i] = uint8_t(i == 0 ? 127 : i == 128 ? 0 : i), second[i] = uint8_t(255 - i);
+    float m[256], v[256];
+    for (int part = 0; part < 256; part += 64) {
+      decode_first<64>(m + part, first + part, scale);
+      decode_second<64>(v + part, second + part, scale);
+    }
+    check(m[0] == scale && m[255] == -scale && m[128] == 0 && v[0] == scale && v[255] == 0,
+          "8-bit moments: 1 and 0 are exact");
+    bool normal_values = true;
+    for (int i = 0; i < 255; i++) normal_values = normal_values && std::isnormal(v[i]);
+    check(normal_values, "8-bit moments: no value is subnormal");
+    for (uint32_t word : {0u, 0x80008000u, 0xffffffffu}) {
+      const vector<uint32_t> random(256, word);
+      check(encode_first(again, m, random.data()) == scale && std::memcmp(again, first, 256) == 0,
+            "8-bit moments: m keeps its codes");
+      check(encode_second(again, v, random.data()) == scale && std::memcmp(again, second, 256) == 0,
+            "8-bit moments: v keeps its codes");
+    }
+  }
+  // Stored again and again, a value is kept on average; below the smallest code too, but v is never 0.
+  uint32_t rounds = 4000;
+  for (float x : {0.3137f, 0.0491f, 2.7e-5f, 1.7e-5f, 3e-6f}) {
+    float values[256], got[256];
+    for (int i = 0; i < 256; i++) values[i] = i == 0 ? 1 : i % 2 ? x : -x;
+    double m_sum = 0, m_squares = 0;
+    for (uint32_t round = 0; round < rounds / 256; round++) {
+      uint32_t random[256];
+      for (int part = 0; part < 4; part++) moment_words(random, {3, round, 5}, 512, part);
+      uint8_t codes[256];
+      const float scale = encode_first(codes, values, random);
+      for (int part = 0; part < 256; part += 64) decode_first<64>(got + part, codes + part, scale);
+      for (int i = 1; i < 256; i++) {
+        const double error = (i % 2 ? got[i] : -got[i]) - double(x);
+        m_sum += error, m_squares += error * error;
+      }
+    }
+    check(std::abs(m_sum) < 4 * std::sqrt(m_squares), "8-bit moments: unbiased at " + std::to_string(x));
+  }
+  float values[256] = {1};
+  for (int i = 1; i < 256; i++) values[i] = i % 2 ? 1e-38f : 0;
+  uint8_t codes[256];
+  const vector<uint32_t> down(256, 0);
+  encode_second(codes, values, down.data());
+  bool sound = codes[0] == 255;
+  for (int i = 1; i < 256; i++) sound = sound && codes[i] == i % 2;
+  check(sound, "8-bit moments: v is 0 only where it was");
+}
+
 }  // namespace
 
 int main() {
@@ -232,5 +323,6 @@ int main() {
   test_split_master();
   test_stochastic_moments();
   test_layout_and_refusal();
+  test_codes();
   return report();
 }

@@ -2,7 +2,7 @@
 import { f32ToBf16 } from "../../src/core/float-formats.ts";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { bytesNeeded } from "../../src/device/device.ts";
-import { Dtype, type OpDef, PANEL, packedLength } from "../../src/ops/define.ts";
+import { Dtype, MomentDtype, type OpDef, PANEL, packedLength } from "../../src/ops/define.ts";
 
 export type Element = "f32" | "bf16" | "u32" | "i16" | "f64" | "u8";
 
@@ -94,12 +94,13 @@ const INTEGERS = new Set([
 ]);
 
 const dtypeName = (code: number | undefined): "f32" | "bf16" => (code === Dtype.bf16 ? "bf16" : "f32");
+export const u8 = (values: Iterable<number>): Data => ({ element: "u8", bytes: Uint8Array.from(values) });
 
 /** Element type of an operation's tensor, from how its size is written. */
 export function elementOf(op: OpDef, tensor: string, params: Params): Element {
   const { bytes } = op.tensors[tensor]!;
   const sized = /size\((\w+)\)/.exec(bytes);
-  if (sized) return dtypeName(params[sized[1]!]);
+  if (sized) return params[sized[1]!] === MomentDtype.f8 ? "u8" : dtypeName(params[sized[1]!]);
   if (/\*8$/.test(bytes) && !INTEGERS.has(tensor)) return "f64";
   if (/\*2$/.test(bytes)) return "i16";
   if (bytes === "n" || bytes.startsWith("quant_bytes")) return "u8";

@@ -92,18 +92,28 @@ test("Ctrl-C: the step is finished and saved, 130, and the run goes on from ther
   checkRecords(run);
 }, 60_000);
 
-test("bfloat16 with bfloat16 moments: matrices, norms and moments resume to the same bits", async () => {
-  const args = (name: string, steps: number) => [
-    ...["train", "--dtype", "bfloat16", "--optimizer_dtype", "bfloat16", "--num_train_steps", String(steps)],
-    ...["--batch_size", "4", "--group_size", "4", "--eval_every", "-1", "--learning_rate", "1e-3"],
-    ...["--lr_schedule", "constant", "--output_dir", scratch, "--run_name", name],
-  ];
-  expect((await rlv(args("bf16", 8))).err).toBe("");
-  expect((await rlv(args("bf16-part", 4))).err).toBe("");
-  const more = await rlv(["train", "--resume_from", join(scratch, "bf16-part"), "--num_train_steps", "8"]);
-  expect([more.err, more.code]).toEqual(["", 0]);
-  const [whole, part] = ["bf16", "bf16-part"].map((name) => digest(join(scratch, name, "checkpoints/final")));
-  for (const name of ["model.safetensors", "optimizer.safetensors", "train_state.json"]) {
-    expect(part![name]).toBe(whole![name]!);
-  }
-}, 60_000);
+test.each([
+  ["bfloat16", "bfloat16"],
+  ["bfloat16", "8bit"],
+  ["float32", "bfloat16"],
+  ["float32", "8bit"],
+])(
+  "%s with %s moments: matrices, norms and moments resume to the same bits",
+  async (dtype, moments) => {
+    const args = (name: string, steps: number) => [
+      ...["train", "--dtype", dtype, "--optimizer_dtype", moments, "--num_train_steps", String(steps)],
+      ...["--batch_size", "4", "--group_size", "4", "--eval_every", "-1", "--learning_rate", "1e-3"],
+      ...["--lr_schedule", "constant", "--output_dir", scratch, "--run_name", name],
+    ];
+    const names = [`${dtype}-${moments}`, `${dtype}-${moments}-part`] as const;
+    expect((await rlv(args(names[0], 8))).err).toBe("");
+    expect((await rlv(args(names[1], 4))).err).toBe("");
+    const more = await rlv(["train", "--resume_from", join(scratch, names[1]), "--num_train_steps", "8"]);
+    expect([more.err, more.code]).toEqual(["", 0]);
+    const [whole, part] = names.map((name) => digest(join(scratch, name, "checkpoints/final")));
+    for (const name of ["model.safetensors", "optimizer.safetensors", "train_state.json"]) {
+      expect(part![name]).toBe(whole![name]!);
+    }
+  },
+  60_000,
+);

@@ -21,7 +21,7 @@ const phases = capture({
 
 const described = ({ op, params }: Repeated) =>
   `${op.name} ${Object.entries(params)
-    .filter(([name]) => !["dt", "ydt", "wdt", "mdt", "eps", "seed"].includes(name))
+    .filter(([name]) => !["dt", "ydt", "wdt", "gdt", "mdt", "eps", "seed"].includes(name))
     .map(([name, value]) => `${name}=${value}`)
     .join(" ")}`;
 

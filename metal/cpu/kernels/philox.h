@@ -53,28 +53,44 @@ inline PhiloxLanes mul_low(PhiloxLanes a, uint32_t m) {
 }
 #endif
 
-// The first words of N consecutive counters (first + i, c1, c2, c3), N a multiple of 8. The high halves of
-// lanes collect rubbish that no multiplication reads.
-template <int N>
-inline void philox_row(uint32_t* out, uint32_t key0, uint32_t key1, uint32_t first, uint32_t c1, uint32_t c2,
-                       uint32_t c3) {
+// The high halves of lanes collect rubbish that no multiplication reads.
+inline void philox_lanes(PhiloxLanes& x0, PhiloxLanes& x1, PhiloxLanes& x2, PhiloxLanes& x3, uint32_t k0,
+                         uint32_t k1) {
+  for (int round = 0; round < 10; round++) {
+    const PhiloxLanes p0 = mul_low(x0, 0xd2511f53u), p1 = mul_low(x2, 0xcd9e8d57u);
+    x0 = (p1 >> 32) ^ x1 ^ k0;
+    x1 = p1;
+    x2 = (p0 >> 32) ^ x3 ^ k1;
+    x3 = p0;
+    k0 += 0x9e3779b9u;
+    k1 += 0xbb67ae85u;
+  }
+}
+inline void store_low(uint32_t* out, PhiloxLanes x) {
+  typedef uint32_t Words __attribute__((vector_size(sizeof(PhiloxLanes) / 2)));
+  const Words low = __builtin_convertvector(x, Words);
+  std::memcpy(out, &low, sizeof low);
+}
+
+// Words of N consecutive counters (first + i, c1, c2, c3), N a multiple of 8: out[w * stride + i] is word
+// w < words.
+template <int N, int words>
+inline void philox_rows(uint32_t* out, int stride, uint32_t key0, uint32_t key1, uint32_t first, uint32_t c1,
+                        uint32_t c2, uint32_t c3) {
   const PhiloxLanes none = {};
   PhiloxLanes steps;
   for (int j = 0; j < kPhiloxLanes; j++) steps[j] = uint64_t(j);
   for (int i = 0; i < N; i += kPhiloxLanes) {
-    PhiloxLanes x0 = none + (first + uint32_t(i)) + steps, x1 = none + c1, x2 = none + c2, x3 = none + c3;
-    uint32_t k0 = key0, k1 = key1;
-    for (int round = 0; round < 10; round++) {
-      const PhiloxLanes p0 = mul_low(x0, 0xd2511f53u), p1 = mul_low(x2, 0xcd9e8d57u);
-      x0 = (p1 >> 32) ^ x1 ^ k0;
-      x1 = p1;
-      x2 = (p0 >> 32) ^ x3 ^ k1;
-      x3 = p0;
-      k0 += 0x9e3779b9u;
-      k1 += 0xbb67ae85u;
-    }
-    for (int j = 0; j < kPhiloxLanes; j++) out[i + j] = uint32_t(x0[j]);
+    PhiloxLanes x[4] = {none + (first + uint32_t(i)) + steps, none + c1, none + c2, none + c3};
+    philox_lanes(x[0], x[1], x[2], x[3], key0, key1);
+    for (int w = 0; w < words; w++) store_low(out + w * stride + i, x[w]);
   }
+}
+// Their first words.
+template <int N>
+inline void philox_row(uint32_t* out, uint32_t key0, uint32_t key1, uint32_t first, uint32_t c1, uint32_t c2,
+                       uint32_t c3) {
+  philox_rows<N, 1>(out, N, key0, key1, first, c1, c2, c3);
 }
 
 // Uniform in (0, 1): never 0 and never 1.

@@ -9,7 +9,7 @@ import { writeModelFolder } from "../../io/hf-folder.ts";
 import { initialiseAdapters, type LoraOptions } from "../../nn/adapters.ts";
 import type { Quantization } from "../../nn/quantized.ts";
 import { Transformer } from "../../nn/transformer.ts";
-import { Dtype, type DtypeCode } from "../../ops/define.ts";
+import { Dtype, type DtypeCode, type MomentCode } from "../../ops/define.ts";
 import { Costs, leastSeconds, type MachineLimit, type Work } from "../limits.ts";
 import { dtypeCode, openDevice } from "../open-model.ts";
 import { configOf, type Kind, type Shape } from "./shapes.ts";
@@ -125,7 +125,7 @@ export class Bench implements Disposable {
       readonly checkpointing?: boolean;
       readonly lora?: LoraOptions | null;
       readonly quantization?: Quantization | null;
-      readonly momentDtype?: DtypeCode;
+      readonly momentDtype?: MomentCode;
       readonly gradientDtype?: DtypeCode;
       readonly kind?: Kind;
     },

@@ -9,7 +9,7 @@ import { AdamW } from "../../nn/optimizer.ts";
 import { Transformer } from "../../nn/transformer.ts";
 import { StepMemory } from "../../tape/tape.ts";
 import { type Costs, groupRows, type Work } from "../limits.ts";
-import { dtypeCode } from "../open-model.ts";
+import { dtypeCode, momentCode } from "../open-model.ts";
 import { PolicyStep } from "../policy-step.ts";
 import { Reference } from "../reference.ts";
 import { Bench, type Context, median, type Phase, type Result } from "./context.ts";
@@ -51,7 +51,7 @@ export class GrpoSubject {
       readonly beta: number;
       readonly checkpointing: boolean;
       readonly lora_r?: number;
-      readonly optimizer_dtype?: "float32" | "bfloat16";
+      readonly optimizer_dtype?: "float32" | "bfloat16" | "8bit";
       readonly gradient_dtype?: "float32" | "bfloat16";
       readonly reference_offload?: boolean;
     },
@@ -62,7 +62,7 @@ export class GrpoSubject {
       trainable: true,
       checkpointing,
       lora,
-      momentDtype: dtypeCode(options.optimizer_dtype ?? "float32"),
+      momentDtype: momentCode(options.optimizer_dtype ?? "float32"),
       gradientDtype: dtypeCode(options.gradient_dtype ?? "float32"),
     });
     this.memory = new StepMemory(bench.device);

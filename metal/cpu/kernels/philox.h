@@ -67,9 +67,11 @@ inline void philox_lanes(PhiloxLanes& x0, PhiloxLanes& x1, PhiloxLanes& x2, Phil
   }
 }
 inline void store_low(uint32_t* out, PhiloxLanes x) {
-  typedef uint32_t Words __attribute__((vector_size(sizeof(PhiloxLanes) / 2)));
-  const Words low = __builtin_convertvector(x, Words);
-  std::memcpy(out, &low, sizeof low);
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi64_epi32((__m512i)x));
+#else
+  for (int j = 0; j < kPhiloxLanes; j++) out[j] = uint32_t(x[j]);
+#endif
 }
 
 // Words of N consecutive counters (first + i, c1, c2, c3), N a multiple of 8: out[w * stride + i] is word

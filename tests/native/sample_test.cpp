@@ -54,11 +54,11 @@ Drawn draw_rows(const vector<float>& logits, uint32_t vocab, const Settings& s, 
   Drawn d{vector<uint32_t>(batch), vector<float>(batch), ""};
   vector<uint32_t> counters;
   for (uint32_t b = 0; b < batch; b++) counters.insert(counters.end(), {first + b, 1, 2, 3});
-  d.error =
-      run(sample,
-          args::Sample{d.ids.data(), d.logprob.data(), logits.data(), counters.data(), nullptr, batch, vocab,
-                       s.seed, 1, s.inv_temp, s.filter.top_k, s.filter.top_p, s.filter.min_p, s.greedy},
-          threads);
+  d.error = run(sample,
+                args::Sample{d.ids.data(), d.logprob.data(), logits.data(), counters.data(), nullptr, nullptr,
+                             nullptr, batch, vocab, s.seed, 1, s.inv_temp, s.filter.top_k, s.filter.top_p,
+                             s.filter.min_p, s.greedy},
+                threads);
   return d;
 }
 

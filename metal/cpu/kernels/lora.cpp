@@ -13,10 +13,10 @@ namespace RLV_ISA {
 
 namespace {
 
-// Row tiles of which every thread gets one as long as there are rows.
+// Row tiles of which every thread gets equally many as long as there are rows.
 RowTiles tiles_for(const Ctx& c, uint32_t m) {
   RowTiles rows(m);
-  rows.count = std::max(rows.count, std::min(m, c.threads));
+  rows.count = std::min(m, (rows.count + c.threads - 1) / c.threads * c.threads);
   return rows;
 }
 

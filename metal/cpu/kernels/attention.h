@@ -43,20 +43,22 @@ struct PagedKeys {
   const T* values(uint32_t j) const {
     return store + pages[j / kPage] * page_size + head + size_t(dim) * kPage + size_t(j % kPage) * dim;
   }
-  typename Link<T>::Vec key(uint32_t p, uint32_t i, int v) const {
+  RLV_INLINE typename Link<T>::Vec key(uint32_t p, uint32_t i, int v) const {
     const uint32_t d = i * Link<T>::kWide;
     return at(keys(p) + size_t(d) * kPage + v * W, d + 1 < dim);
   }
-  typename Link<T>::Vec value(uint32_t i, uint32_t d) const {
+  RLV_INLINE typename Link<T>::Vec value(uint32_t i, uint32_t d) const {
     const uint32_t j = i * Link<T>::kWide;
     return row(values(j) + d, j + 1 < count ? j + 1 : RLV_NONE, d, int(std::min<uint32_t>(W, dim - d)));
   }
 
  private:
-  static V at(const float* p, bool) { return load(p); }
-  static P at(const uint16_t* p, bool two) { return interleaved_bf16(p, two ? p + kPage : nullptr, W); }
-  V row(const float* p, uint32_t, uint32_t, int n) const { return load_part(p, n); }
-  P row(const uint16_t* p, uint32_t next, uint32_t d, int n) const {
+  static RLV_INLINE V at(const float* p, bool) { return load(p); }
+  static RLV_INLINE P at(const uint16_t* p, bool two) {
+    return interleaved_bf16(p, two ? p + kPage : nullptr, W);
+  }
+  RLV_INLINE V row(const float* p, uint32_t, uint32_t, int n) const { return load_part(p, n); }
+  RLV_INLINE P row(const uint16_t* p, uint32_t next, uint32_t d, int n) const {
     return interleaved_bf16(p, next == RLV_NONE ? nullptr : values(next) + d, n);
   }
 };
@@ -68,11 +70,11 @@ struct PackedKeys {
   const T* panels;
   const T* rows;
   uint32_t dim, padded;
-  typename Link<T>::Vec key(uint32_t p, uint32_t i, int v) const {
+  RLV_INLINE typename Link<T>::Vec key(uint32_t p, uint32_t i, int v) const {
     return Link<T>::load(panels + size_t(p) * even(dim) * kPage +
                          (size_t(i) * kPage + size_t(v) * W) * Link<T>::kWide);
   }
-  typename Link<T>::Vec value(uint32_t i, uint32_t d) const {
+  RLV_INLINE typename Link<T>::Vec value(uint32_t i, uint32_t d) const {
     return Link<T>::load(rows + (size_t(i) * padded + d) * Link<T>::kWide);
   }
 };
@@ -131,8 +133,8 @@ inline void pack_row(const T* row, uint32_t dim, uint32_t padded, T* to) {
 
 // s[r][j] = scale*(a_r . k_j) for R rows of a and N neighbouring panels.
 template <int R, int N, class T, class Keys>
-inline void score_panels(const T* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t p0, float scale,
-                         float* s, size_t lds) {
+RLV_INLINE void score_panels(const T* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t p0, float scale,
+                             float* s, size_t lds) {
   using L = Link<T>;
   V acc[R][N][kPanelVecs];
   for (int r = 0; r < R; r++)

@@ -38,9 +38,10 @@ void product_nn(Ctx& c, const args::GemmNn& a) {
   T* dx = static_cast<T*>(a.dx);
   const Schedule schedule(c, a.m, (a.k + kPanel - 1) / kPanel, panel_elements<T>(a.n) * sizeof(T));
   TransposedPanels<T> panels(c, 0, schedule, w, a.n, a.k);
+  const SpacedRows<T> rows_of_dy(c, dy, a.m, a.n);
   schedule.run(c, [&](uint32_t panel, uint32_t r0, uint32_t rows) {
     const uint32_t k0 = panel * kPanel;
-    panel_product(int(rows), dy + size_t(r0) * a.n, a.n, panels.at(panel), a.n, start_zero,
+    panel_product(int(rows), rows_of_dy.at(r0), rows_of_dy.ld, panels.at(panel), a.n, start_zero,
                   [&](int r, uint32_t column, V value) {
                     const uint32_t k = k0 + column;
                     if (k >= a.k) return;

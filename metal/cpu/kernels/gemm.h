@@ -198,13 +198,30 @@ struct Schedule {
   }
 };
 
+// Rows as register tiles read them. Rows that lie a multiple of 1 KiB apart fall into the same few sets of
+// the first-level cache and drive each other out, so such a matrix is copied with gaps, by every thread.
+template <class T>
+struct SpacedRows {
+  static constexpr int kSlot = 7;
+  const T* data;
+  size_t ld;
+  SpacedRows(Ctx& c, const T* x, uint32_t m, uint32_t k) : data(x), ld(k) {
+    if (m < 3 || k * sizeof(T) % 1024 != 0) return;
+    ld = k + 64 / sizeof(T);
+    T* to = static_cast<T*>(c.local(kSlot, m * ld * sizeof(T)));
+    for (uint32_t r = 0; r < m; r++) std::memcpy(to + r * ld, x + size_t(r) * k, k * sizeof(T));
+    data = to;
+  }
+  const T* at(uint32_t row) const { return data + row * ld; }
+};
+
 // x*w^T of m rows: finish(row, column, value, count) takes each vector of outputs, count <= W of them real.
 template <class T, class Finish>
-inline void product(const Ctx& c, const T* x, const T* w, uint32_t m, uint32_t n, uint32_t k,
-                    Finish&& finish) {
+inline void product(Ctx& c, const T* x, const T* w, uint32_t m, uint32_t n, uint32_t k, Finish&& finish) {
+  const SpacedRows<T> rows_of_x(c, x, m, k);
   const Schedule schedule(c, m, (n + kPanel - 1) / kPanel, panel_elements<T>(k) * sizeof(T));
   schedule.run(c, [&](uint32_t panel, uint32_t r0, uint32_t rows) {
-    panel_product(int(rows), x + size_t(r0) * k, k, w + panel * panel_elements<T>(k), k, start_zero,
+    panel_product(int(rows), rows_of_x.at(r0), rows_of_x.ld, w + panel * panel_elements<T>(k), k, start_zero,
                   [&](int r, uint32_t column, V value) {
                     const uint32_t at = panel * kPanel + column;
                     if (at < n) finish(r0 + uint32_t(r), at, value, int(std::min<uint32_t>(W, n - at)));

@@ -4,7 +4,7 @@
 //   logprob_fwd  a tile of 512 columns for a block of rows at a time in thread-local memory (slot 0), reduced
 //   to
 //                {max, sum, zsum} in `partial`; then rows merge their tiles in ascending order.
-//   logprob_bwd  chunks of 512 rows x 1024 columns: logits again, dz into `work`; then dw += dz^T*x and dx +=
+//   logprob_bwd  chunks of 512 rows x 992 columns: logits again, dz into `work`; then dw += dz^T*x and dx +=
 //   dz*w
 //                (float32 in the front of `work`, one chain over the vocabulary, rounded once). In bfloat16
 //                dz is rounded to bfloat16 for the two products.
@@ -19,7 +19,8 @@ namespace {
 constexpr uint32_t kTile = RLV_VOCAB_TILE;
 constexpr uint32_t kRowBlock = 4 * kTileRows;
 // A piece of the logits whose gradient stays in the second-level cache, if `work` has room for it.
-constexpr uint32_t kVocabChunk = 1024, kRowChunk = 512;
+// 992 columns are no multiple of 1 KiB: rows of dz spread over the first-level cache.
+constexpr uint32_t kVocabChunk = 992, kRowChunk = 512;
 inline uint32_t row_chunk(uint32_t rows, uint32_t vocab) {
   const uint32_t tiles = (vocab + kTile - 1) / kTile * kTile;
   const uint32_t room =
@@ -49,6 +50,7 @@ void forward(Ctx& c, const args::LogprobFwd& a) {
   const uint32_t tiles = (a.vocab + kTile - 1) / kTile;
   const uint32_t blocks = (a.rows + kRowBlock - 1) / kRowBlock;
   float* logits = static_cast<float*>(c.local(0, size_t(kRowBlock) * kTile * sizeof(float)));
+  const SpacedRows<T> rows_of_x(c, x, a.rows, a.cols);
 
   const uint64_t all = uint64_t(tiles) * blocks;
   const uint64_t begin = all * c.tid / c.threads, end = all * (c.tid + 1) / c.threads;
@@ -61,7 +63,7 @@ void forward(Ctx& c, const args::LogprobFwd& a) {
       const RowTiles split_rows(rows);
       for (uint32_t t = 0; t < split_rows.count; t++) {
         float* out = logits + size_t(split_rows.begin(t)) * kTile + n;
-        panel_product(int(split_rows.size(t)), x + size_t(r0 + split_rows.begin(t)) * a.cols, a.cols, panel,
+        panel_product(int(split_rows.size(t)), rows_of_x.at(r0 + split_rows.begin(t)), rows_of_x.ld, panel,
                       a.cols, start_zero, [&](int r, uint32_t column, V value) {
                         store(out + size_t(r) * kTile + column, value);
                       });
@@ -108,6 +110,7 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
   const uint32_t depth = uint32_t(per_panel / kPanel);
 
   const uint32_t most = row_chunk(a.rows, a.vocab);
+  const SpacedRows<T> rows_of_x(c, x, a.rows, a.cols);
   for (uint32_t r0 = 0; r0 < a.rows; r0 += most) {
     const uint32_t rows = std::min(most, a.rows - r0);
     for (uint32_t v0 = 0; v0 < a.vocab; v0 += kVocabChunk) {
@@ -119,7 +122,7 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
       by_logits.run(c, [&](uint32_t panel, uint32_t first, uint32_t count) {
         alignas(64) float logits[kTileRows * kPanel];
         panel_product(
-            int(count), x + size_t(r0 + first) * a.cols, a.cols, w0 + panel * per_panel, a.cols, start_zero,
+            int(count), rows_of_x.at(r0 + first), rows_of_x.ld, w0 + panel * per_panel, a.cols, start_zero,
             [&](int r, uint32_t column, V value) { store(logits + size_t(r) * kPanel + column, value); });
         const uint32_t n0 = panel * kPanel;
         for (uint32_t r = 0; r < count; r++) {

@@ -236,13 +236,14 @@ void linear_gradient(Ctx& c, const args::QuantLinearBwd& a) {
   const Quantized<Q> w(a.codes, a.scales, a.k);
   T* panel_t = static_cast<T*>(c.local(0, panel_elements<T>(a.n) * sizeof(T)));
   uint32_t ready = RLV_NONE;
+  const SpacedRows<T> rows_of_dy(c, dy, a.m, a.n);
   // A panel is made once, for all rows: threads take panels.
   const Schedule schedule(c, a.m, uint32_t(ceil_div(a.k, kPanel)), kCachedWeights + 1);
   schedule.run(c, [&](uint32_t panel, uint32_t r0, uint32_t rows) {
     const uint32_t k0 = panel * kPanel;
     if (panel != ready) transpose_codes(w, a.n, k0, panel_t);
     ready = panel;
-    panel_product(int(rows), dy + size_t(r0) * a.n, a.n, panel_t, a.n, start_zero,
+    panel_product(int(rows), rows_of_dy.at(r0), rows_of_dy.ld, panel_t, a.n, start_zero,
                   [&](int r, uint32_t column, V value) {
                     const uint32_t k = k0 + column;
                     if (k >= a.k) return;

@@ -38,24 +38,24 @@ void gated_product(Ctx& c, const args::NormSwiglu& a, const T* x) {
   const T* up = static_cast<const T*>(a.wup);
   T* y = static_cast<T*>(a.y);
   const size_t per_panel = panel_elements<T>(a.cols);
-  const Schedule schedule(c, a.m, (a.n + kPanel - 1) / kPanel, per_panel * sizeof(T));
+  const Schedule schedule(c, a.m, (a.n + kPanel - 1) / kPanel, per_panel * sizeof(T), true);
   const SpacedRows<T> rows_of_x(c, x, a.m, a.cols);
   schedule.run(c, [&](uint32_t panel, uint32_t r0, uint32_t rows) {
-    alignas(64) float gates[kTileRows * kPanel];
+    alignas(64) float gates[kMostRows * kPanel];
     const T* from = rows_of_x.at(r0);
-    panel_product(int(rows), from, rows_of_x.ld, gate + panel * per_panel, a.cols, start_zero,
-                  [&](int r, uint32_t column, V value) {
-                    const V g = rounded(value, T());
-                    store(gates + size_t(r) * kPanel + column, mul(g, sigmoid(g)));
-                  });
-    panel_product(int(rows), from, rows_of_x.ld, up + panel * per_panel, a.cols, start_zero,
-                  [&](int r, uint32_t column, V value) {
-                    const uint32_t at = panel * kPanel + column;
-                    if (at >= a.n) return;
-                    const V silu = load(gates + size_t(r) * kPanel + column);
-                    store_part(y + size_t(r0 + uint32_t(r)) * a.n + at, mul(silu, rounded(value, T())),
-                               int(std::min<uint32_t>(W, a.n - at)));
-                  });
+    rows_product(rows, from, rows_of_x.ld, gate + panel * per_panel, a.cols,
+                 [&](int r, uint32_t column, V value) {
+                   const V g = rounded(value, T());
+                   store(gates + size_t(r) * kPanel + column, mul(g, sigmoid(g)));
+                 });
+    rows_product(rows, from, rows_of_x.ld, up + panel * per_panel, a.cols,
+                 [&](int r, uint32_t column, V value) {
+                   const uint32_t at = panel * kPanel + column;
+                   if (at >= a.n) return;
+                   const V silu = load(gates + size_t(r) * kPanel + column);
+                   store_part(y + size_t(r0 + uint32_t(r)) * a.n + at, mul(silu, rounded(value, T())),
+                              int(std::min<uint32_t>(W, a.n - at)));
+                 });
   });
 }
 

@@ -43,17 +43,18 @@ inline size_t panel_elements(uint32_t depth) {
 // Asks for the weights of a later step. A row or two leave the hardware's own prefetching enough time.
 constexpr size_t kAhead = 6 << 10;
 template <int MR, int NV, class T>
-inline void prefetch_step(const T* at) {
+inline void prefetch_step(const T* at, size_t ahead) {
   if (MR < 6) return;
   for (int v = 0; v < NV; v++)
-    __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead + size_t(v) * W * 4);
+    __builtin_prefetch(reinterpret_cast<const char*>(at) + ahead + size_t(v) * W * 4);
 }
 
 // acc[r][v] for rows r < MR and NV vectors of the panel's columns.
 template <int MR, int NV>
-RLV_INLINE void chain(V (&acc)[MR][NV], const float* a, size_t lda, const float* panel, uint32_t depth) {
+RLV_INLINE void chain(V (&acc)[MR][NV], const float* a, size_t lda, const float* panel, uint32_t depth,
+                      size_t ahead = kAhead) {
   for (uint32_t p = 0; p < depth; p++) {
-    prefetch_step<MR, NV>(panel + size_t(p) * kPanel);
+    prefetch_step<MR, NV>(panel + size_t(p) * kPanel, ahead);
     V b[NV];
     for (int v = 0; v < NV; v++) b[v] = load(panel + size_t(p) * kPanel + v * W);
 #pragma GCC unroll 12
@@ -66,11 +67,11 @@ RLV_INLINE void chain(V (&acc)[MR][NV], const float* a, size_t lda, const float*
 }
 
 template <int MR, int NV>
-RLV_INLINE void chain(V (&acc)[MR][NV], const uint16_t* a, size_t lda, const uint16_t* panel,
-                      uint32_t depth) {
+RLV_INLINE void chain(V (&acc)[MR][NV], const uint16_t* a, size_t lda, const uint16_t* panel, uint32_t depth,
+                      size_t ahead = kAhead) {
   const uint32_t pairs = depth / 2;
   for (uint32_t p = 0; p < pairs; p++) {
-    prefetch_step<MR, NV>(panel + size_t(p) * kPanel * 2);
+    prefetch_step<MR, NV>(panel + size_t(p) * kPanel * 2, ahead);
     P b[NV];
     for (int v = 0; v < NV; v++) b[v] = load_pairs(panel + (size_t(p) * kPanel + size_t(v) * W) * 2);
 #pragma GCC unroll 12
@@ -152,6 +153,49 @@ inline void few_columns(int rows, const T* a, size_t lda, const T* panel, uint32
 
 inline V start_zero(int, uint32_t) { return zero(); }
 
+// Two tiles of MR rows that share weights as these come from memory: a piece of the panel serves both while
+// the next one is on its way.
+template <int MR, class T, class Finish>
+inline void twin_tile(const T* x, size_t lda, const T* panel, uint32_t depth, Finish&& finish) {
+  constexpr uint32_t kPiece = 128;  // of depth: 8 KiB of bfloat16, 16 of float32
+  constexpr size_t kBytes = size_t(kPiece) * kPanel * sizeof(T);
+  for (uint32_t column = 0; column < kPanel; column += kTileCols) {
+    V upper[MR][kTileVecs], lower[MR][kTileVecs];
+    for (int r = 0; r < MR; r++)
+      for (int v = 0; v < kTileVecs; v++) upper[r][v] = lower[r][v] = zero();
+    for (uint32_t k = 0; k < depth; k += kPiece) {
+      const uint32_t length = std::min(kPiece, depth - k);
+      const T* from = panel + size_t(k) * kPanel + size_t(column) * Depth<T>::kWide;
+      chain(upper, x + k, lda, from, length);
+      chain(lower, x + size_t(MR) * lda + k, lda, from, length, kBytes);
+    }
+    for (int r = 0; r < MR; r++)
+      for (int v = 0; v < kTileVecs; v++) {
+        finish(r, column + uint32_t(v * W), upper[r][v]);
+        finish(r + MR, column + uint32_t(v * W), lower[r][v]);
+      }
+  }
+}
+// Whether m rows are two equal tiles, and the most rows that `rows_product` takes at once.
+inline bool twins(uint32_t m) { return W == 16 && m > uint32_t(kTileRows) && m <= 24 && m % 2 == 0; }
+constexpr uint32_t kMostRows = W == 16 ? 24 : kTileRows;
+
+// Rows as Schedule gives them, from zero.
+template <class T, class Finish>
+inline void rows_product(uint32_t rows, const T* x, size_t lda, const T* panel, uint32_t depth,
+                         Finish&& finish) {
+#if defined(__AVX512F__)
+  // clang-format off
+  if (twins(rows)) switch (rows / 2) {
+#define CASE(n) case n: return twin_tile<n>(x, lda, panel, depth, finish);
+    CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#undef CASE
+  }
+    // clang-format on
+#endif
+  panel_product(int(rows), x, lda, panel, depth, start_zero, finish);
+}
+
 // Rows of a matrix of m in tiles of nearly equal height: no tile is left with a single row when it can be
 // helped.
 struct RowTiles {
@@ -168,10 +212,15 @@ struct Schedule {
   static constexpr uint32_t kBlock = 8;  // tiles whose rows stay close while the panels pass
   uint32_t m, panels;
   bool by_rows;
-  Schedule(const Ctx& c, uint32_t rows, uint32_t panel_count, size_t panel_bytes)
-      : m(rows), panels(panel_count), by_rows(product_by_rows(c.threads, rows, panel_count * panel_bytes)) {}
+  bool takes_twins;  // the body hands its rows to rows_product
+  Schedule(const Ctx& c, uint32_t rows, uint32_t panel_count, size_t panel_bytes, bool twin_rows = false)
+      : m(rows),
+        panels(panel_count),
+        by_rows(product_by_rows(c.threads, rows, panel_count * panel_bytes)),
+        takes_twins(twin_rows) {}
 
-  // Calls body(panel, first row, rows) for this thread's share; a tile has at most kTileRows.
+  // Calls body(panel, first row, rows) for this thread's share; a tile has at most kTileRows, twins
+  // kMostRows.
   template <class F>
   void run(const Ctx& c, F&& body) const {
     if (by_rows) {
@@ -181,6 +230,11 @@ struct Schedule {
         for (uint32_t p = 0; p < panels; p++)
           for (uint32_t t = t0; t < std::min(tiles.count, t0 + kBlock); t++)
             body(p, mine.begin + tiles.begin(t), tiles.size(t));
+      return;
+    }
+    if (takes_twins && twins(m) && panels >= c.threads) {
+      const Range mine = split(panels, c);
+      for (uint32_t p = mine.begin; p < mine.end; p++) body(p, 0u, m);
       return;
     }
     const RowTiles tiles(m);
@@ -219,13 +273,13 @@ struct SpacedRows {
 template <class T, class Finish>
 inline void product(Ctx& c, const T* x, const T* w, uint32_t m, uint32_t n, uint32_t k, Finish&& finish) {
   const SpacedRows<T> rows_of_x(c, x, m, k);
-  const Schedule schedule(c, m, (n + kPanel - 1) / kPanel, panel_elements<T>(k) * sizeof(T));
+  const Schedule schedule(c, m, (n + kPanel - 1) / kPanel, panel_elements<T>(k) * sizeof(T), true);
   schedule.run(c, [&](uint32_t panel, uint32_t r0, uint32_t rows) {
-    panel_product(int(rows), rows_of_x.at(r0), rows_of_x.ld, w + panel * panel_elements<T>(k), k, start_zero,
-                  [&](int r, uint32_t column, V value) {
-                    const uint32_t at = panel * kPanel + column;
-                    if (at < n) finish(r0 + uint32_t(r), at, value, int(std::min<uint32_t>(W, n - at)));
-                  });
+    rows_product(rows, rows_of_x.at(r0), rows_of_x.ld, w + panel * panel_elements<T>(k), k,
+                 [&](int r, uint32_t column, V value) {
+                   const uint32_t at = panel * kPanel + column;
+                   if (at < n) finish(r0 + uint32_t(r), at, value, int(std::min<uint32_t>(W, n - at)));
+                 });
   });
 }
 

@@ -118,11 +118,11 @@ void backward(Ctx& c, const args::LogprobBwd& a) {
       const uint32_t panels = (columns + kPanel - 1) / kPanel;
       const size_t ld = size_t(panels) * kPanel;
       const T* w0 = w + size_t(v0 / kPanel) * per_panel;
-      const Schedule by_logits(c, rows, panels, per_panel * sizeof(T));
+      const Schedule by_logits(c, rows, panels, per_panel * sizeof(T), true);
       by_logits.run(c, [&](uint32_t panel, uint32_t first, uint32_t count) {
-        alignas(64) float logits[kTileRows * kPanel];
-        panel_product(
-            int(count), rows_of_x.at(r0 + first), rows_of_x.ld, w0 + panel * per_panel, a.cols, start_zero,
+        alignas(64) float logits[kMostRows * kPanel];
+        rows_product(
+            count, rows_of_x.at(r0 + first), rows_of_x.ld, w0 + panel * per_panel, a.cols,
             [&](int r, uint32_t column, V value) { store(logits + size_t(r) * kPanel + column, value); });
         const uint32_t n0 = panel * kPanel;
         for (uint32_t r = 0; r < count; r++) {

@@ -53,7 +53,7 @@ describe.skipIf(!existsSync(library))("traffic of kernels (scripts/build-native 
   test("a GRPO step covers the catalogue", () => {
     const used = new Set(phases.flatMap(({ operations }) => operations.map(({ op }) => op.name)));
     const unused = catalogue.map(({ op }) => op.name).filter((name) => !used.has(name));
-    // Copies of pages and weights, biases, quantized weights, and what other jobs use.
+    // Copies of pages and weights, biases, adapters, quantized weights, and what other jobs use.
     expect(unused.sort()).toEqual([
       "bias_bwd",
       "cast",
@@ -61,6 +61,8 @@ describe.skipIf(!existsSync(library))("traffic of kernels (scripts/build-native 
       "dequantize_weight",
       "fill",
       "kv_copy",
+      "lora_bwd",
+      "lora_fwd",
       "pack_weight",
       "quant_embed",
       "quant_linear",

@@ -12,6 +12,8 @@ export interface AdamWOptions {
   /** Global L2 norm to clip to; 0 = no clipping (the norm is still reported). */
   readonly maxGradNorm: number;
   readonly seed: number;
+  /** Gives large gradients' memory back after a step: what needs memory in between has it, the next step pays for it. */
+  readonly dropsGradients?: boolean;
   /** Weight decay of one parameter; all alike without it. */
   readonly decayOf?: (name: string) => number;
 }
@@ -83,7 +85,7 @@ export class AdamW {
     }
     sums.release();
     result.release();
-    this.parameters.dropGradients();
+    if (this.options.dropsGradients) this.parameters.dropGradients();
     return outcome;
   }
 }

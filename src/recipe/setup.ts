@@ -121,6 +121,7 @@ export function openTrained(
     weightDecay: settings.weight_decay,
     maxGradNorm: settings.max_grad_norm,
     seed: settings.seed,
+    dropsGradients: settings.reference_offload ?? false,
     decayOf: (name) => (model.trained.get(name).matrix ? settings.weight_decay : 0),
   });
   return {

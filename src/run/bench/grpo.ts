@@ -66,7 +66,11 @@ export class GrpoSubject {
       gradientDtype: dtypeCode(options.gradient_dtype ?? "float32"),
     });
     this.memory = new StepMemory(bench.device);
-    this.#optimizer = new AdamW(this.model.trained, { ...TRAIN_OPTIONS, seed: bench.options.seed });
+    this.#optimizer = new AdamW(this.model.trained, {
+      ...TRAIN_OPTIONS,
+      seed: bench.options.seed,
+      dropsGradients: options.reference_offload ?? false,
+    });
     this.#copy = null;
     if (options.beta > 0 && !lora) {
       const frozen = { ...this.model.options, trainable: false };

@@ -253,13 +253,18 @@ void test_barriers() {
     rlv_stats(device, after, 10);
     return after[5] - before[5];
   };
-  std::vector<uint32_t> free_, chained;
+  std::vector<uint32_t> free_, chained, even, shifted;
   for (uint32_t i = 0; i < 6; i++) {
-    append(free_, RLV_OP_ADD, add_op(part(10 + i), part(0), part(1), 64));
-    append(chained, RLV_OP_ADD, add_op(part(i + 1), part(i), part(i), 64));
+    append(free_, RLV_OP_ADD, add_op(part(10 + i), part(0), part(1), 60));
+    append(chained, RLV_OP_ADD, add_op(part(i + 1), part(i), part(i), 60));
+    append(even, RLV_OP_ADD, add_op(part(i + 1), part(i), part(i), 64));
+    // Half of what the link before wrote: another thread may have it.
+    append(shifted, RLV_OP_ADD, add_op(part(i + 1), ref(buffer, i * 16, 8), ref(buffer, i * 16, 8), 32));
   }
   check(barriers(free_) == 0, "independent operations run without a barrier");
   check(barriers(chained) == 5, "each link of a chain waits for the one before");
+  check(barriers(even) == 0, "links that divide evenly stay with their threads");
+  check(barriers(shifted) == 5, "a part of an evenly divided range waits");
   rlv_close(device);
 }
 

@@ -283,20 +283,19 @@ inline void load_interleaved(const float* at, V& even, V& odd) {
 #endif
 }
 
-// Pairs {even[i], odd[i]} for i < n <= W, zero beyond; `odd` null reads as zero.
-inline P interleaved_bf16(const uint16_t* even, const uint16_t* odd, int n) {
+// Pairs of the first n <= W elements of two rows, zero beyond; `high` null reads as zero.
+inline P join_pairs(const uint16_t* low, const uint16_t* high, int n) {
+  if (n == W && high) return join_pairs(low, high);
 #if defined(__AVX512F__)
-  const __m512i e = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask_n(n), even));
-  if (!odd) return e;
+  const __m512i l = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask_n(n), low));
+  if (!high) return l;
   return _mm512_or_si512(
-      e, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask_n(n), odd)), 16));
+      l, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask_n(n), high)), 16));
 #else
-  uint16_t pairs[2 * W] = {};
-  for (int i = 0; i < n; i++) {
-    pairs[2 * i] = even[i];
-    if (odd) pairs[2 * i + 1] = odd[i];
-  }
-  return load_pairs(pairs);
+  uint16_t l[W] = {}, h[W] = {};
+  std::memcpy(l, low, size_t(n) * sizeof(uint16_t));
+  if (high) std::memcpy(h, high, size_t(n) * sizeof(uint16_t));
+  return join_pairs(l, h);
 #endif
 }
 
@@ -306,14 +305,10 @@ inline P rounded_pairs(V low, V high) {
   return _mm512_or_si512(_mm512_cvtepu16_epi32(narrow_bf16(low)),
                          _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow_bf16(high)), 16));
 #else
-  uint16_t l[W], h[W], pairs[2 * W];
+  uint16_t l[W], h[W];
   store_bf16(l, low);
   store_bf16(h, high);
-  for (int i = 0; i < W; i++) {
-    pairs[2 * i] = l[i];
-    pairs[2 * i + 1] = h[i];
-  }
-  return load_pairs(pairs);
+  return join_pairs(l, h);
 #endif
 }
 inline void store_pairs(uint16_t* p, P v) { std::memcpy(p, &v, sizeof v); }

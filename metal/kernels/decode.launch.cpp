@@ -1,31 +1,12 @@
-#include <algorithm>
-#include "launch.h"
+#include "product.launch.h"
 
 namespace rlv {
 namespace metal {
 
-namespace {
-
-constexpr uint32_t kThreads = 128;
-
-// A variant of a product of few rows: fragments of 8 rows and, as in gemm_tile.h, spans of K.
-struct Skinny {
-  uint32_t fragments = 1, spans, columns, chunks;
-  Skinny(uint32_t m, uint32_t k) : spans(k >= 512 ? 4 : 1), columns(64 / spans) {
-    while (fragments < 8 && fragments * 8 < m) fragments *= 2;
-    chunks = groups_of(m, fragments * 8);
-  }
-  std::string name(const char* kernel, uint32_t dt) const {
-    return std::string(kernel) + std::to_string(fragments) + "_" + std::to_string(spans) + suffix(dt);
-  }
-};
-
-}  // namespace
-
 void launch_norm_qkv(Encoder& e, const rlv_op_norm_qkv& a) {
   const Skinny s(a.m, a.cols);
   const uint32_t tiles = groups_of(a.nq, s.columns) + 2 * groups_of(a.nkv, s.columns);
-  e.run("decode", s.name("norm_qkv", a.dt), {tiles, s.chunks}, {kThreads});
+  e.run("decode", s.name("norm_qkv", suffix(a.dt)), {tiles, s.chunks}, {kThreads});
 }
 
 void launch_rope_append(Encoder& e, const rlv_op_rope_append& a) {
@@ -36,12 +17,12 @@ void launch_rope_append(Encoder& e, const rlv_op_rope_append& a) {
 
 void launch_linear_residual(Encoder& e, const rlv_op_linear_residual& a) {
   const Skinny s(a.m, a.k);
-  e.run("decode", s.name("linear_residual", a.dt), {groups_of(a.n, s.columns), s.chunks}, {kThreads});
+  e.run("decode", s.name("linear_residual", suffix(a.dt)), {groups_of(a.n, s.columns), s.chunks}, {kThreads});
 }
 
 void launch_norm_swiglu(Encoder& e, const rlv_op_norm_swiglu& a) {
   const Skinny s(a.m, a.cols);
-  e.run("decode", s.name("norm_swiglu", a.dt), {groups_of(a.n, s.columns), s.chunks}, {kThreads});
+  e.run("decode", s.name("norm_swiglu", suffix(a.dt)), {groups_of(a.n, s.columns), s.chunks}, {kThreads});
 }
 
 }  // namespace metal

@@ -1,12 +1,12 @@
 #include <algorithm>
-#include "launch.h"
+#include "product.launch.h"
 
 namespace rlv {
 namespace metal {
 
 namespace {
 
-constexpr uint32_t kTile = 64, kThreads = 128, kRowsPerDispatch = 512;
+constexpr uint32_t kRowsPerDispatch = 512;
 
 // As in head.metal.
 struct HeadChunk {

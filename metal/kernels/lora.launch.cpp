@@ -1,26 +1,19 @@
-#include "launch.h"
+#include "product.launch.h"
 
 namespace rlv {
 namespace metal {
 
 namespace {
 
-constexpr uint32_t kThreads = 128, kColumns = 16, kTile = 64, kGradientRows = 16;
-
-// Fragments of 8 rows of a simdgroup.
-uint32_t fragments(uint32_t m) {
-  uint32_t rows = 1;
-  while (rows < 8 && rows * 8 < m) rows *= 2;
-  return rows;
-}
+constexpr uint32_t kColumns = 16, kGradientRows = 16;
 
 }  // namespace
 
 void launch_lora_fwd(Encoder& e, const rlv_op_lora_fwd& a) {
-  const uint32_t rows = fragments(a.m);
+  const Skinny s(a.m, a.k);
+  const uint32_t rows = s.fragments;
   const std::string types = std::to_string(rows) + suffix(a.dt);
-  // As in gemm_tile.h: spans_of(k).
-  if (a.k >= 512)
+  if (s.spans > 1)
     e.run("lora", "lora_u_spans" + types, {groups_of(a.r, kColumns), groups_of(a.m, rows * 8)}, {kThreads});
   else
     e.run("lora", "lora_u" + types, {groups_of(a.r, kColumns), groups_of(a.m, rows * 32)}, {kThreads});

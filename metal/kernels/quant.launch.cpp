@@ -1,11 +1,11 @@
-#include "launch.h"
+#include "product.launch.h"
 
 namespace rlv {
 namespace metal {
 
 namespace {
 
-constexpr uint32_t kTile = 64, kThreads = 128, kSkinnyRows = 64, kColumns = 256, kRowsAGroup = 4;
+constexpr uint32_t kColumns = 256, kRowsAGroup = 4;
 
 std::string typed(const char* name, uint32_t qt) {
   return std::string(name) + (qt == RLV_NF4 ? "_nf4" : "_int8");
@@ -17,17 +17,6 @@ bool whole_blocks(Encoder& e, uint32_t qt, uint32_t k, const char* message) {
   return false;
 }
 
-uint32_t row_fragments(uint32_t m) {
-  uint32_t fragments = 1;
-  while (fragments * 8 < m) fragments *= 2;
-  return fragments;
-}
-
-Grid tiles(uint32_t rows, uint32_t cols) {
-  const uint32_t r = groups_of(rows, kTile), c = groups_of(cols, kTile);
-  return rows <= cols ? Grid{r, c} : Grid{c, r};
-}
-
 }  // namespace
 
 void launch_quant_linear(Encoder& e, const rlv_op_quant_linear& a) {
@@ -35,11 +24,9 @@ void launch_quant_linear(Encoder& e, const rlv_op_quant_linear& a) {
   const std::string types = std::string(suffix(a.dt)) + suffix(a.ydt);
   if (a.m > kSkinnyRows)
     return e.run("quant", typed("quant_linear", a.qt) + types, tiles(a.m, a.n), {kThreads});
-  // As in gemm_tile.h: spans_of(k).
-  const uint32_t spans = a.k >= 512 ? 4 : 1;
-  const std::string name =
-      typed("quant_skinny", a.qt) + std::to_string(row_fragments(a.m)) + "_" + std::to_string(spans) + types;
-  e.run("quant", name, {a.m == 0 ? 0 : groups_of(a.n, kTile / spans)}, {kThreads});
+  const Skinny s(a.m, a.k);
+  e.run("quant", s.name(typed("quant_skinny", a.qt), types), {groups_of(a.n, s.columns), s.chunks},
+        {kThreads});
 }
 
 void launch_quant_linear_bwd(Encoder& e, const rlv_op_quant_linear_bwd& a) {

@@ -288,6 +288,13 @@ export interface SampledScores {
   readonly entropy: Float32Array;
 }
 
+/** Log-probabilities and entropies [R] of targets, and where they were assumed what finds them `again`. */
+export interface Scores {
+  readonly logprob: Tensor;
+  readonly entropy: Tensor;
+  readonly again: Tensor | null;
+}
+
 /** `logprobs` without its forward pass; `again` holds, after the gradient pass, the log-probability found there. */
 export function assumedLogprobs(
   g: Graph,

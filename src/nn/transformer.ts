@@ -205,24 +205,13 @@ export class Decoder {
     index: Tensor,
     targets: Tensor,
     temperature: number,
-  ): { logprob: Tensor; entropy: Tensor } {
+    sampled: F.SampledScores | null = null,
+  ): F.Scores {
     const rows = F.gather(g, hidden, index);
-    const result = F.logprobs(g, rows, this.#packedHead, targets, temperature);
-    g.release(rows);
-    return result;
-  }
-
-  /** The same where the sampler has recorded them: only the gradient pass goes through the head. */
-  assumeScores(
-    g: Graph,
-    hidden: Tensor,
-    index: Tensor,
-    targets: Tensor,
-    temperature: number,
-    sampled: F.SampledScores,
-  ): { logprob: Tensor; entropy: Tensor; again: Tensor } {
-    const rows = F.gather(g, hidden, index);
-    const result = F.assumedLogprobs(g, rows, this.#packedHead, targets, temperature, sampled);
+    const head = this.#packedHead;
+    const result = sampled
+      ? F.assumedLogprobs(g, rows, head, targets, temperature, sampled)
+      : { ...F.logprobs(g, rows, head, targets, temperature), again: null };
     g.release(rows);
     return result;
   }

@@ -1,5 +1,5 @@
 /** Log-probabilities of given completions by the packed forward pass: reference, scoring API and training alike. */
-import type { SampledScores } from "../nn/functional.ts";
+import type { SampledScores, Scores } from "../nn/functional.ts";
 import type { Decoder } from "../nn/transformer.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
@@ -39,32 +39,20 @@ export function uploadRow(g: Graph, row: PackedRow) {
   return { ...tokens, index, targets, release };
 }
 
-/** Runs the forward pass of one packed row up to log-probabilities and entropies. The caller releases them. */
+/**
+ * Runs the forward pass of one packed row up to log-probabilities and entropies, or with what the sampler
+ * recorded for every target of the row in their place. The caller releases them.
+ */
 export function forwardRow(
   g: Graph,
   model: Decoder,
   row: PackedRow,
   temperature: number,
-): { logprob: Tensor; entropy: Tensor } {
+  sampled: SampledScores | null = null,
+): Scores {
   const input = uploadRow(g, row);
   const hidden = model.forward(g, input);
-  const result = model.score(g, hidden, input.index, input.targets, temperature);
-  g.release(hidden);
-  input.release();
-  return result;
-}
-
-/** The same with what the sampler recorded for every target of the row. */
-export function assumeRow(
-  g: Graph,
-  model: Decoder,
-  row: PackedRow,
-  temperature: number,
-  sampled: SampledScores,
-): { logprob: Tensor; entropy: Tensor; again: Tensor } {
-  const input = uploadRow(g, row);
-  const hidden = model.forward(g, { ...input, write: null });
-  const result = model.assumeScores(g, hidden, input.index, input.targets, temperature, sampled);
+  const result = model.score(g, hidden, input.index, input.targets, temperature, sampled);
   g.release(hidden);
   input.release();
   return result;

@@ -16,7 +16,7 @@ import type { AdamW } from "../nn/optimizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { type Group, type GroupPart, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
-import { assumeRow, forwardRow, scoreGroups } from "../rollout/score.ts";
+import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import type { Reference } from "./reference.ts";
@@ -258,9 +258,7 @@ export class PolicyStep {
       const sampled = recorded?.logprob ?? concat(members.map((m) => generation.scored[m]!.logprobs));
       const g = new Graph(memory, true);
       const row = packGroups(selectGroups(groups, kept), options.sharePrefix);
-      const { logprob, entropy, again } = recorded
-        ? assumeRow(g, model, row, options.sampling.temperature, recorded)
-        : { ...forwardRow(g, model, row, options.sampling.temperature), again: null };
+      const { logprob, entropy, again } = forwardRow(g, model, row, options.sampling.temperature, recorded);
       if (again) rechecks.push({ again, sampled });
       else memory.finish();
       const masked = kept.length === batch.length ? masks[i]! : this.#mask(generation, kept, rowAt);

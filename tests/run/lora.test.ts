@@ -1,21 +1,17 @@
 /** A model with low-rank adapters: what it computes, what it learns, and that its own weights stay. */
 import { describe, expect, test } from "bun:test";
 import { Purpose, Random } from "../../src/core/rng.ts";
-import type { Tokenizer } from "../../src/io/tokenizer.ts";
-import { TRL_ADVANTAGE } from "../../src/loss/advantage.ts";
-import { policyOptions } from "../../src/loss/options.ts";
 import { initialiseAdapters, type LoraOptions } from "../../src/nn/adapters.ts";
-import { AdamW } from "../../src/nn/optimizer.ts";
 import type { Parameters } from "../../src/nn/parameters.ts";
 import type { Decoder, Transformer, TransformerOptions } from "../../src/nn/transformer.ts";
 import { Dtype } from "../../src/ops/define.ts";
 import { RolloutEngine } from "../../src/rollout/engine.ts";
 import { type Group, packGroups } from "../../src/rollout/pack.ts";
 import { forwardRow, scoreGroups } from "../../src/rollout/score.ts";
-import { PolicyStep } from "../../src/run/policy-step.ts";
 import { Reference } from "../../src/run/reference.ts";
 import { Graph, type StepMemory } from "../../src/tape/tape.ts";
 import { type Family, promptOf, Tiny } from "./tiny.ts";
+import { tinyPolicyStep, tinyPrompts } from "./tiny-policy.ts";
 
 const lora: LoraOptions = { r: 5, alpha: 10, targets: "all-linear" };
 const some: LoraOptions = { r: 8, alpha: 4, targets: ["q_proj", "down_proj"], rslora: true };
@@ -234,43 +230,8 @@ describe.each([Dtype.f32, Dtype.bf16])("GRPO, dtype %p", (dtype) => {
     const { model, memory } = tiny;
     const [weights, adapters] = [valuesOf(model.parameters), valuesOf(model.adapters!)];
     const reference = scored(memory, model.base);
-    const step = new PolicyStep(
-      memory,
-      model,
-      Reference.kept(model.base),
-      { decode: () => "" } as unknown as Tokenizer,
-      new AdamW(model.trained, {
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weightDecay: 0,
-        maxGradNorm: 1,
-        seed: 1,
-      }),
-      async (rollouts) => rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} })),
-      {
-        seed: 1,
-        groupSize: 4,
-        numIterations: 1,
-        stepsPerGeneration: 1,
-        gradAccumSteps: 1,
-        sampling: { temperature: 1, topK: 0, topP: 1, minP: 0, maxNewTokens: 10, eosIds: [] },
-        loss: policyOptions({ lossType: "grpo", beta: 0.02 }),
-        advantage: TRL_ADVANTAGE,
-        gamma: 1,
-        maskTruncated: false,
-        microBatchTokens: 64,
-        sharePrefix: true,
-        exactSampler: true,
-      },
-      { maxBatch: 8, maxLength: 40, prefillTokens: 64 },
-    );
-    const prompts = [0, 1, 2].map((index) => ({
-      index,
-      text: "",
-      ids: promptOf(9 + index, model.config.vocabSize, index),
-      fields: {},
-    }));
+    const step = tinyPolicyStep(memory, model, Reference.kept(model.base));
+    const prompts = tinyPrompts(model.config.vocabSize);
     const divergence: number[] = [];
     for (let i = 1; i <= 3; i++) {
       await step.generate(i, prompts);

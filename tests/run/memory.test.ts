@@ -2,22 +2,16 @@ import { describe, expect, test } from "bun:test";
 import { OutOfMemory, Stale } from "../../src/core/errors.ts";
 import { Device } from "../../src/device/device.ts";
 import { lib } from "../../src/device/lib.ts";
-import type { Tokenizer } from "../../src/io/tokenizer.ts";
-import { TRL_ADVANTAGE } from "../../src/loss/advantage.ts";
-import { policyOptions } from "../../src/loss/options.ts";
-import { AdamW } from "../../src/nn/optimizer.ts";
 import { Transformer } from "../../src/nn/transformer.ts";
 import { Dtype } from "../../src/ops/define.ts";
 import { packGroups } from "../../src/rollout/pack.ts";
 import { forwardRow } from "../../src/rollout/score.ts";
-import { PolicyStep, type Score } from "../../src/run/policy-step.ts";
+import type { PolicyStep } from "../../src/run/policy-step.ts";
 import { Reference } from "../../src/run/reference.ts";
 import { Graph, StepMemory } from "../../src/tape/tape.ts";
 import { openTestDevice } from "../test-device.ts";
 import { promptOf, Tiny } from "./tiny.ts";
-
-const alternate: Score = async (rollouts) =>
-  rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} }));
+import { tinyPolicyStep, tinyPrompts } from "./tiny-policy.ts";
 
 function policyStep(memory: StepMemory, model: Transformer): PolicyStep {
   const reference = new Transformer(
@@ -27,46 +21,10 @@ function policyStep(memory: StepMemory, model: Transformer): PolicyStep {
     "reference",
   );
   if (memory.device.hasMemory) reference.copyFrom(model);
-  const optimizer = new AdamW(model.parameters, {
-    beta1: 0.9,
-    beta2: 0.999,
-    eps: 1e-8,
-    weightDecay: 0,
-    maxGradNorm: 1,
-    seed: 1,
-  });
-  return new PolicyStep(
-    memory,
-    model,
-    Reference.kept(reference),
-    { decode: () => "" } as unknown as Tokenizer,
-    optimizer,
-    alternate,
-    {
-      seed: 1,
-      groupSize: 4,
-      numIterations: 1,
-      stepsPerGeneration: 1,
-      gradAccumSteps: 1,
-      sampling: { temperature: 1, topK: 0, topP: 1, minP: 0, maxNewTokens: 10, eosIds: [] },
-      loss: policyOptions({ lossType: "grpo", beta: 0.02 }),
-      advantage: TRL_ADVANTAGE,
-      gamma: 1,
-      maskTruncated: false,
-      microBatchTokens: 64,
-      sharePrefix: true,
-      exactSampler: true,
-    },
-    { maxBatch: 8, maxLength: 40, prefillTokens: 64 },
-  );
+  return tinyPolicyStep(memory, model, Reference.kept(reference));
 }
 
-const prompts = [0, 1, 2].map((index) => ({
-  index,
-  text: "",
-  ids: promptOf(9 + index, 97, index),
-  fields: {},
-}));
+const prompts = tinyPrompts(97);
 
 describe("memory", () => {
   test("50 steps: live bytes and buffers stay, everything is freed at the end", async () => {

@@ -54,12 +54,10 @@ struct PagedKeys {
 
  private:
   static RLV_INLINE V at(const float* p, bool) { return load(p); }
-  static RLV_INLINE P at(const uint16_t* p, bool two) {
-    return interleaved_bf16(p, two ? p + kPage : nullptr, W);
-  }
+  static RLV_INLINE P at(const uint16_t* p, bool two) { return join_pairs(p, two ? p + kPage : nullptr, W); }
   RLV_INLINE V row(const float* p, uint32_t, uint32_t, int n) const { return load_part(p, n); }
   RLV_INLINE P row(const uint16_t* p, uint32_t next, uint32_t d, int n) const {
-    return interleaved_bf16(p, next == RLV_NONE ? nullptr : values(next) + d, n);
+    return join_pairs(p, next == RLV_NONE ? nullptr : values(next) + d, n);
   }
 };
 
@@ -121,8 +119,8 @@ inline void pack_rows(const uint16_t* const* rows, uint32_t keys, uint32_t dim, 
   for (uint32_t j = 0; j < keys; j += 2)
     for (uint32_t d = 0; d < padded; d += W)
       store_pairs(out + size_t(j) * padded + 2 * size_t(d),
-                  interleaved_bf16(rows[j] + d, j + 1 < keys ? rows[j + 1] + d : nullptr,
-                                   d < dim ? int(std::min<uint32_t>(W, dim - d)) : 0));
+                  join_pairs(rows[j] + d, j + 1 < keys ? rows[j + 1] + d : nullptr,
+                             d < dim ? int(std::min<uint32_t>(W, dim - d)) : 0));
 }
 // A query row, zeros up to `padded`.
 template <class T>

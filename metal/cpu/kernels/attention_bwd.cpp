@@ -77,7 +77,7 @@ inline void side_by_side(const uint16_t* rows, uint16_t* to, uint32_t padded) {
   for (int r = 0; r < kRows<uint16_t>; r += 2)
     for (uint32_t d = 0; d < padded; d += W)
       store_pairs(to + size_t(r) * padded + 2 * size_t(d),
-                  interleaved_bf16(rows + size_t(r) * padded + d, rows + size_t(r + 1) * padded + d, W));
+                  join_pairs(rows + size_t(r) * padded + d, rows + size_t(r + 1) * padded + d, W));
 }
 
 // P = exp(s - lse) and dS = scale*P*(dP - D) of `keys` keys, from s in p32 and dP in ds32.

@@ -1,8 +1,8 @@
 // Register tiles of the matrix products. One accumulation chain per output element, over the depth in
 // ascending order (pairs for bfloat16), whatever the tile, its position, the batch or the number of threads.
 //
-//   panel_product   C[rows][32] (+)= A[rows][depth] * B, B a packed panel [depth][32]
-//   token_product   C[rows][32] += sum_t A[t][rows] * B[t][32]: gradients of weights
+//   panel_product     C[rows][32] (+)= A[rows][depth] * B, B a packed panel [depth][32]
+//   weight_gradient   C[rows][32] += sum_t A[t][rows] * B[t][32]
 //
 // Tiles: 12 x 32 (AVX-512), 6 x 16 (AVX2), 6 x 16 (128 bits).
 #pragma once
@@ -24,16 +24,9 @@ constexpr uint32_t kPanel = RLV_PANEL;
 
 // Elements of one row of depth in a packed panel of type T, and steps of the chain.
 template <class T>
-struct Depth;
-template <>
-struct Depth<float> {
-  static constexpr uint32_t kWide = 1;
-  static uint32_t steps(uint32_t depth) { return depth; }
-};
-template <>
-struct Depth<uint16_t> {
-  static constexpr uint32_t kWide = 2;
-  static uint32_t steps(uint32_t depth) { return (depth + 1) / 2; }
+struct Depth {
+  static constexpr uint32_t kWide = Link<T>::kWide;
+  static uint32_t steps(uint32_t depth) { return (depth + kWide - 1) / kWide; }
 };
 template <class T>
 inline size_t panel_elements(uint32_t depth) {
@@ -177,8 +170,8 @@ inline void twin_tile(const T* x, size_t lda, const T* panel, uint32_t depth, Fi
   }
 }
 // Whether m rows are two equal tiles, and the most rows that `rows_product` takes at once.
-inline bool twins(uint32_t m) { return W == 16 && m > uint32_t(kTileRows) && m <= 24 && m % 2 == 0; }
-constexpr uint32_t kMostRows = W == 16 ? 24 : kTileRows;
+constexpr uint32_t kMostRows = W == 16 ? 2 * kTileRows : kTileRows;
+inline bool twins(uint32_t m) { return m > uint32_t(kTileRows) && m <= kMostRows && m % 2 == 0; }
 
 // Rows as Schedule gives them, from zero.
 template <class T, class Finish>

@@ -159,30 +159,30 @@ RLV_INLINE void score_panels(const T* a, size_t lda, uint32_t dim, const Keys& k
         store(s + size_t(r) * lds + (p0 + uint32_t(n)) * kPage + v * W, mul(acc[r][n][v], set1(scale)));
 }
 
-// The same over `panels` panels; few rows take several panels at once to hide the latency of the chain.
+// The same over panels [p, panels); few rows take several panels at once to hide the latency of the chain.
 template <int R, class T, class Keys>
-inline void scores(const T* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t panels, float scale,
-                   float* s, size_t lds) {
+inline void scores(const T* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t p, uint32_t panels,
+                   float scale, float* s, size_t lds) {
   constexpr int kMost = W == 16 ? 16 : 8;  // accumulators that leave registers for the operands
   constexpr int kAtOnce = std::max(1, std::min(4, kMost / (R * kPanelVecs)));
-  uint32_t p = 0;
   for (; p + kAtOnce <= panels; p += kAtOnce) score_panels<R, kAtOnce>(a, lda, dim, keys, p, scale, s, lds);
   for (; p < panels; p++) score_panels<R, 1>(a, lda, dim, keys, p, scale, s, lds);
 }
 
-// out[r][d] = factor_r * sum_j w[r][j]*value_j[d] over `count` keys, one chain over j; w is zero up to an
-// even count.
+// out[r][d] = factor_r * sum_j w[r][j]*value_j[d] over keys [first, count), one chain over j that begins with
+// what out holds if first > 0; factor null: 1. `first` is even, and w zero up to an even count.
 template <int R, class T, class Keys>
-inline void weighted_rows(const T* w, size_t ldw, uint32_t count, const Keys& keys, uint32_t padded,
-                          const float* factor, float* out, size_t ldo) {
+inline void weighted_rows(const T* w, size_t ldw, uint32_t first, uint32_t count, const Keys& keys,
+                          uint32_t padded, const float* factor, float* out, size_t ldo) {
   using L = Link<T>;
   const uint32_t links = (count + L::kWide - 1) / L::kWide;
   auto block = [&](uint32_t d, auto vecs) {
     constexpr int kVecs = decltype(vecs)::value;
     V acc[R][kVecs];
     for (int r = 0; r < R; r++)
-      for (int v = 0; v < kVecs; v++) acc[r][v] = zero();
-    for (uint32_t i = 0; i < links; i++) {
+      for (int v = 0; v < kVecs; v++)
+        acc[r][v] = first > 0 ? load(out + size_t(r) * ldo + d + v * W) : zero();
+    for (uint32_t i = first / L::kWide; i < links; i++) {
       typename L::Vec x[kVecs];
       for (int v = 0; v < kVecs; v++) x[v] = keys.value(i, d + uint32_t(v * W));
 #pragma GCC unroll 16
@@ -194,7 +194,7 @@ inline void weighted_rows(const T* w, size_t ldw, uint32_t count, const Keys& ke
     }
     for (int r = 0; r < R; r++)
       for (int v = 0; v < kVecs; v++)
-        store(out + size_t(r) * ldo + d + v * W, mul(acc[r][v], set1(factor[r])));
+        store(out + size_t(r) * ldo + d + v * W, factor ? mul(acc[r][v], set1(factor[r])) : acc[r][v]);
   };
   uint32_t d = 0;
   for (; d + kDimVecs * W <= padded; d += kDimVecs * W) block(d, std::integral_constant<int, kDimVecs>());

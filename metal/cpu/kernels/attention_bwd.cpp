@@ -213,12 +213,12 @@ struct Backward {
       side_by_side(tile.q, tile.q_sided, padded);
       side_by_side(tile.dout, tile.dout_sided, padded);
       const uint32_t used = pages_of(most);
-      scores<kTile>(tile.q, padded, D, keys, used, a.scale, tile.p32, tile.ld);
-      scores<kTile>(tile.dout, padded, D, values, used, 1.0f, tile.ds32, tile.ld);
+      scores<kTile>(tile.q, padded, D, keys, 0, used, a.scale, tile.p32, tile.ld);
+      scores<kTile>(tile.dout, padded, D, values, 0, used, 1.0f, tile.ds32, tile.ld);
       for (int r = 0; r < kTile; r++)
         for (uint32_t i = valid[r]; i < used * kPage; i++) tile.p32[size_t(r) * tile.ld + i] = kMasked;
       weigh(tile, used * kPage, lse, delta, a.scale);
-      weighted_rows<kTile>(tile.ds_rows, tile.ld, most, keys, padded, one, tile.dq, padded);
+      weighted_rows<kTile>(tile.ds_rows, tile.ld, 0, most, keys, padded, one, tile.dq, padded);
       add_outer(tile.p, tile.ld, most, tile.dout_sided, padded, dv);
       add_outer(tile.ds, tile.ld, most, tile.q_sided, padded, dk);
       for (int r = 0; r < rows; r++) {

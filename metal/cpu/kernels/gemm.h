@@ -33,21 +33,48 @@ inline size_t panel_elements(uint32_t depth) {
   return size_t(Depth<T>::steps(depth)) * Depth<T>::kWide * kPanel;
 }
 
-// Asks for the weights of a later step. A row or two leave the hardware's own prefetching enough time.
-constexpr size_t kAhead = 6 << 10;
-template <int MR, int NV, class T>
-inline void prefetch_step(const T* at, size_t ahead) {
-  if (MR < 6) return;
-  for (int v = 0; v < NV; v++)
-    __builtin_prefetch(reinterpret_cast<const char*>(at) + ahead + size_t(v) * W * 4);
+// Asks for the weights of later steps: far ahead into the second-level cache, whose queue is long enough for
+// memory, and from there into the first.
+constexpr size_t kNear = 2 << 10, kFar = 32 << 10;
+template <int LEVEL>
+inline void fetch(const void* at, size_t ahead, int vectors) {
+  for (int v = 0; v < vectors; v++)
+    __builtin_prefetch(static_cast<const char*>(at) + ahead + size_t(v) * W * 4, 0, LEVEL == 1 ? 3 : 2);
+}
+template <int NV>
+inline void fetch_ahead(const void* step) {
+  fetch<1>(step, kNear, NV);
+  fetch<2>(step, kFar, NV);
 }
 
+// What a chain of MR rows and NV vectors asks for at each step. A row or two leave the hardware's own
+// prefetching enough time.
+struct NearAndFar {
+  template <int MR, int NV>
+  static RLV_INLINE void at(const void* step) {
+    if (MR >= 6) fetch_ahead<NV>(step);
+  }
+};
+// The two halves of it, for two passes over the same weights.
+struct Far {
+  template <int MR, int NV>
+  static RLV_INLINE void at(const void* step) {
+    fetch<2>(step, kFar, NV);
+  }
+};
+template <size_t BYTES>
+struct Near {
+  template <int MR, int NV>
+  static RLV_INLINE void at(const void* step) {
+    fetch<1>(step, BYTES, NV);
+  }
+};
+
 // acc[r][v] for rows r < MR and NV vectors of the panel's columns.
-template <int MR, int NV>
-RLV_INLINE void chain(V (&acc)[MR][NV], const float* a, size_t lda, const float* panel, uint32_t depth,
-                      size_t ahead = kAhead) {
+template <class Fetch = NearAndFar, int MR, int NV>
+RLV_INLINE void chain(V (&acc)[MR][NV], const float* a, size_t lda, const float* panel, uint32_t depth) {
   for (uint32_t p = 0; p < depth; p++) {
-    prefetch_step<MR, NV>(panel + size_t(p) * kPanel, ahead);
+    Fetch::template at<MR, NV>(panel + size_t(p) * kPanel);
     V b[NV];
     for (int v = 0; v < NV; v++) b[v] = load(panel + size_t(p) * kPanel + v * W);
 #pragma GCC unroll 12
@@ -59,12 +86,12 @@ RLV_INLINE void chain(V (&acc)[MR][NV], const float* a, size_t lda, const float*
   }
 }
 
-template <int MR, int NV>
-RLV_INLINE void chain(V (&acc)[MR][NV], const uint16_t* a, size_t lda, const uint16_t* panel, uint32_t depth,
-                      size_t ahead = kAhead) {
+template <class Fetch = NearAndFar, int MR, int NV>
+RLV_INLINE void chain(V (&acc)[MR][NV], const uint16_t* a, size_t lda, const uint16_t* panel,
+                      uint32_t depth) {
   const uint32_t pairs = depth / 2;
   for (uint32_t p = 0; p < pairs; p++) {
-    prefetch_step<MR, NV>(panel + size_t(p) * kPanel * 2, ahead);
+    Fetch::template at<MR, NV>(panel + size_t(p) * kPanel * 2);
     P b[NV];
     for (int v = 0; v < NV; v++) b[v] = load_pairs(panel + (size_t(p) * kPanel + size_t(v) * W) * 2);
 #pragma GCC unroll 12
@@ -159,8 +186,8 @@ inline void twin_tile(const T* x, size_t lda, const T* panel, uint32_t depth, Fi
     for (uint32_t k = 0; k < depth; k += kPiece) {
       const uint32_t length = std::min(kPiece, depth - k);
       const T* from = panel + size_t(k) * kPanel + size_t(column) * Depth<T>::kWide;
-      chain(upper, x + k, lda, from, length);
-      chain(lower, x + size_t(MR) * lda + k, lda, from, length, kBytes);
+      chain<Far>(upper, x + k, lda, from, length);
+      chain<Near<kBytes>>(lower, x + size_t(MR) * lda + k, lda, from, length);
     }
     for (int r = 0; r < MR; r++)
       for (int v = 0; v < kTileVecs; v++) {

@@ -11,6 +11,12 @@ namespace RLV_ISA {
 namespace {
 
 template <class T>
+inline void fetch_keys(const T* head, uint32_t dim) {
+  const char* at = reinterpret_cast<const char*>(head);
+  for (size_t i = 0; i < size_t(dim) * RLV_PAGE * sizeof(T); i += 64) __builtin_prefetch(at + i, 1);
+}
+
+template <class T>
 void append(Ctx& c, const args::KvAppend& a) {
   const T* k = static_cast<const T*>(a.k);
   const T* v = static_cast<const T*>(a.v);
@@ -29,6 +35,10 @@ void append(Ctx& c, const args::KvAppend& a) {
     for (uint32_t h = 0; h < K; h++) {
       T* head = kv + (size_t(page) * K + h) * per_head;
       const size_t from = (size_t(t) * K + h) * D;
+      // One element of each line of K is written: the next head's lines come while this one's are filled.
+      const uint32_t next = h + 1 < K ? slots[t] : t + 1 < mine.end ? slots[t + 1] : RLV_NONE;
+      if (next != RLV_NONE && next / RLV_PAGE < a.kv_pages)
+        fetch_keys(kv + (size_t(next / RLV_PAGE) * K + (h + 1) % K) * per_head, D);
       for (uint32_t d = 0; d < D; d++) head[size_t(d) * RLV_PAGE + at] = k[from + d];
       std::memcpy(head + size_t(D) * RLV_PAGE + size_t(at) * D, v + from, D * sizeof(T));
     }

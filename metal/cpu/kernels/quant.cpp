@@ -49,7 +49,7 @@ void few_rows(Int8, const uint16_t* x, uint32_t k, const int8_t* panel, const fl
   V acc[MR][2];
   for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = zero();
   auto step = [&](uint32_t p, auto pair) {
-    __builtin_prefetch(panel + size_t(p) * 2 * kPanel + kAhead);
+    fetch_ahead<1>(panel + size_t(p) * 2 * kPanel);
     const P b0 = widen_codes(panel + size_t(p) * 2 * kPanel),
             b1 = widen_codes(panel + size_t(p) * 2 * kPanel + 32);
 #pragma GCC unroll 12
@@ -81,8 +81,7 @@ void few_rows(Nf4, const uint16_t* x, uint32_t k, const uint16_t* codes, const f
     for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = zero();
     for (uint32_t k1 = k0; k1 < k0 + kBlock; k1 += 8) {
       const uint16_t* at = codes + Nf4::codes_at(k1);
-      __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead);
-      __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead + 64);
+      fetch_ahead<2>(at);
       const P words[2] = {load_pairs(at), load_pairs(at + kPanel)};
 #pragma GCC unroll 4
       for (int s = 0; s < 4; s++) {

@@ -123,10 +123,10 @@ void forward(Ctx& c, const args::AttnFwd& a) {
                                 D,  root.cached_len};
       uint32_t j = 0;
       for (; j < root.cached_len; j++, copies += D) {
-        const T* lane = cached.keys(j / kPage) + j % kPage;
+        const T* lane = cached.page(j / kPage) + j % kPage;
         for (uint32_t d = 0; d < D; d++) copies[d] = lane[size_t(d) * kPage];
         k_rows[j] = copies;
-        v_rows[j] = cached.values(j);
+        v_rows[j] = cached.values(j / kPage).from + size_t(j % kPage) * D;
       }
       Lineage line;
       line.walk(segs, s);

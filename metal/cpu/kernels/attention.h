@@ -28,8 +28,8 @@ inline uint32_t pages_of(uint32_t positions) { return (positions + kPage - 1) / 
 inline uint32_t padded_dim(uint32_t head_dim) { return (head_dim + W - 1) / W * W; }
 inline uint32_t even(uint32_t n) { return (n + 1) / 2 * 2; }
 
-// Where keys lie: key(p, i, v) is vector v of link i of the chain over d, for the 16 keys of panel p;
-// value(i, d) the columns [d, d + W) of link i of the chain over keys.
+// Where keys lie. Of panel p, 16 keys: keys(p).at(i, v) is vector v of link i of the chain over d, and
+// values(p).at(i, d) the columns [d, d + W) of link i of the chain over the panel's keys.
 
 // Pages of the cache: per kv head K [D][16], then V [16][D].
 template <class T>
@@ -39,25 +39,49 @@ struct PagedKeys {
   size_t page_size;  // elements of a page of all kv heads
   size_t head;       // first element of this kv head within a page
   uint32_t dim, count;
-  const T* keys(uint32_t p) const { return store + pages[p] * page_size + head; }
-  const T* values(uint32_t j) const {
-    return store + pages[j / kPage] * page_size + head + size_t(dim) * kPage + size_t(j % kPage) * dim;
-  }
-  RLV_INLINE typename Link<T>::Vec key(uint32_t p, uint32_t i, int v) const {
-    const uint32_t d = i * Link<T>::kWide;
-    return at(keys(p) + size_t(d) * kPage + v * W, d + 1 < dim);
-  }
-  RLV_INLINE typename Link<T>::Vec value(uint32_t i, uint32_t d) const {
-    const uint32_t j = i * Link<T>::kWide;
-    return row(values(j) + d, j + 1 < count ? j + 1 : RLV_NONE, d, int(std::min<uint32_t>(W, dim - d)));
+
+  const T* page(uint32_t p) const { return store + pages[p] * page_size + head; }
+  // What follows a head's keys and values within a page is the next head's: it is asked for in passing.
+  static RLV_INLINE void fetch_next_head(const T* at, uint32_t dim) {
+    __builtin_prefetch(at + size_t(dim) * 2 * kPage, 0, 2);
   }
 
- private:
-  static RLV_INLINE V at(const float* p, bool) { return load(p); }
-  static RLV_INLINE P at(const uint16_t* p, bool two) { return join_pairs(p, two ? p + kPage : nullptr, W); }
-  RLV_INLINE V row(const float* p, uint32_t, uint32_t, int n) const { return load_part(p, n); }
-  RLV_INLINE P row(const uint16_t* p, uint32_t next, uint32_t d, int n) const {
-    return join_pairs(p, next == RLV_NONE ? nullptr : values(next) + d, n);
+  struct Panel {
+    const T* from;
+    uint32_t dim;
+    RLV_INLINE typename Link<T>::Vec at(uint32_t i, int v) const {
+      const uint32_t d = i * Link<T>::kWide;
+      const T* line = from + size_t(d) * kPage + v * W;
+      if (v == 0) fetch_next_head(line, dim);
+      return pair(line, d + 1 < dim);
+    }
+
+   private:
+    static RLV_INLINE V pair(const float* p, bool) { return load(p); }
+    static RLV_INLINE P pair(const uint16_t* p, bool two) {
+      return join_pairs(p, two ? p + kPage : nullptr, W);
+    }
+  };
+  Panel keys(uint32_t p) const { return {page(p), dim}; }
+
+  struct Rows {
+    const T* from;
+    uint32_t dim, count;
+    RLV_INLINE typename Link<T>::Vec at(uint32_t i, uint32_t d) const {
+      const uint32_t j = i * Link<T>::kWide;
+      const T* row = from + size_t(j) * dim + d;
+      if (d % (64 / sizeof(T)) == 0) fetch_next_head(row, dim);
+      return pair(row, j + 1 < count ? row + dim : nullptr, int(std::min<uint32_t>(W, dim - d)));
+    }
+
+   private:
+    static RLV_INLINE V pair(const float* p, const float*, int n) { return load_part(p, n); }
+    static RLV_INLINE P pair(const uint16_t* p, const uint16_t* next, int n) {
+      return join_pairs(p, next, n);
+    }
+  };
+  Rows values(uint32_t p) const {
+    return {page(p) + size_t(dim) * kPage, dim, std::min(kPage, count - p * kPage)};
   }
 };
 
@@ -68,13 +92,23 @@ struct PackedKeys {
   const T* panels;
   const T* rows;
   uint32_t dim, padded;
-  RLV_INLINE typename Link<T>::Vec key(uint32_t p, uint32_t i, int v) const {
-    return Link<T>::load(panels + size_t(p) * even(dim) * kPage +
-                         (size_t(i) * kPage + size_t(v) * W) * Link<T>::kWide);
-  }
-  RLV_INLINE typename Link<T>::Vec value(uint32_t i, uint32_t d) const {
-    return Link<T>::load(rows + (size_t(i) * padded + d) * Link<T>::kWide);
-  }
+
+  struct Panel {
+    const T* from;
+    RLV_INLINE typename Link<T>::Vec at(uint32_t i, int v) const {
+      return Link<T>::load(from + (size_t(i) * kPage + size_t(v) * W) * Link<T>::kWide);
+    }
+  };
+  Panel keys(uint32_t p) const { return {panels + size_t(p) * even(dim) * kPage}; }
+
+  struct Rows {
+    const T* from;
+    uint32_t padded;
+    RLV_INLINE typename Link<T>::Vec at(uint32_t i, uint32_t d) const {
+      return Link<T>::load(from + (size_t(i) * padded + d) * Link<T>::kWide);
+    }
+  };
+  Rows values(uint32_t p) const { return {rows + size_t(p) * kPage * padded, padded}; }
 };
 
 template <class T>
@@ -134,16 +168,21 @@ template <int R, int N, class T, class Keys>
 RLV_INLINE void score_panels(const T* a, size_t lda, uint32_t dim, const Keys& keys, uint32_t p0, float scale,
                              float* s, size_t lds) {
   using L = Link<T>;
+  decltype(keys.keys(0)) panel[N];
+  for (int n = 0; n < N; n++) panel[n] = keys.keys(p0 + uint32_t(n));
   V acc[R][N][kPanelVecs];
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
     for (int n = 0; n < N; n++)
+#pragma GCC unroll 4
       for (int v = 0; v < kPanelVecs; v++) acc[r][n][v] = zero();
   for (uint32_t i = 0; i < (dim + L::kWide - 1) / L::kWide; i++) {
     typename L::Vec k[N][kPanelVecs];
 #pragma GCC unroll 4
     for (int n = 0; n < N; n++)
 #pragma GCC unroll 4
-      for (int v = 0; v < kPanelVecs; v++) k[n][v] = keys.key(p0 + uint32_t(n), i, v);
+      for (int v = 0; v < kPanelVecs; v++) k[n][v] = panel[n].at(i, v);
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
       const typename L::Vec x = L::broadcast(a + size_t(r) * lda + size_t(i) * L::kWide);
@@ -153,8 +192,11 @@ RLV_INLINE void score_panels(const T* a, size_t lda, uint32_t dim, const Keys& k
         for (int v = 0; v < kPanelVecs; v++) acc[r][n][v] = L::mac(acc[r][n][v], x, k[n][v]);
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
     for (int n = 0; n < N; n++)
+#pragma GCC unroll 4
       for (int v = 0; v < kPanelVecs; v++)
         store(s + size_t(r) * lds + (p0 + uint32_t(n)) * kPage + v * W, mul(acc[r][n][v], set1(scale)));
 }
@@ -170,29 +212,37 @@ inline void scores(const T* a, size_t lda, uint32_t dim, const Keys& keys, uint3
 }
 
 // out[r][d] = factor_r * sum_j w[r][j]*value_j[d] over keys [first, count), one chain over j that begins with
-// what out holds if first > 0; factor null: 1. `first` is even, and w zero up to an even count.
+// what out holds if first > 0; factor null: 1. `first` is a multiple of 16, and w zero up to an even count.
 template <int R, class T, class Keys>
 inline void weighted_rows(const T* w, size_t ldw, uint32_t first, uint32_t count, const Keys& keys,
                           uint32_t padded, const float* factor, float* out, size_t ldo) {
   using L = Link<T>;
-  const uint32_t links = (count + L::kWide - 1) / L::kWide;
   auto block = [&](uint32_t d, auto vecs) {
     constexpr int kVecs = decltype(vecs)::value;
     V acc[R][kVecs];
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
       for (int v = 0; v < kVecs; v++)
         acc[r][v] = first > 0 ? load(out + size_t(r) * ldo + d + v * W) : zero();
-    for (uint32_t i = first / L::kWide; i < links; i++) {
-      typename L::Vec x[kVecs];
-      for (int v = 0; v < kVecs; v++) x[v] = keys.value(i, d + uint32_t(v * W));
-#pragma GCC unroll 16
-      for (int r = 0; r < R; r++) {
-        const typename L::Vec p = L::broadcast(w + size_t(r) * ldw + size_t(i) * L::kWide);
+    for (uint32_t j = first; j < count; j += kPage) {
+      const auto rows = keys.values(j / kPage);
+      const uint32_t links = (std::min(kPage, count - j) + L::kWide - 1) / L::kWide;
+      for (uint32_t i = 0; i < links; i++) {
+        typename L::Vec x[kVecs];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVecs; v++) acc[r][v] = L::mac(acc[r][v], p, x[v]);
+        for (int v = 0; v < kVecs; v++) x[v] = rows.at(i, d + uint32_t(v * W));
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+          const typename L::Vec p = L::broadcast(w + size_t(r) * ldw + j + size_t(i) * L::kWide);
+#pragma GCC unroll 4
+          for (int v = 0; v < kVecs; v++) acc[r][v] = L::mac(acc[r][v], p, x[v]);
+        }
       }
     }
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
       for (int v = 0; v < kVecs; v++)
         store(out + size_t(r) * ldo + d + v * W, factor ? mul(acc[r][v], set1(factor[r])) : acc[r][v]);
   };

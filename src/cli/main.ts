@@ -28,6 +28,11 @@ const COMMANDS: Readonly<
     summary: "talk to a model in the terminal",
     load: () => import("./chat.ts"),
   },
+  download: {
+    usage: "download REPO [FILE]",
+    summary: "fetch a model or a dataset from the hub",
+    load: () => import("./download.ts"),
+  },
   bench: {
     usage: "bench [NAME]",
     summary: "measure speed against this machine's limits",

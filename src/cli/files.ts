@@ -58,7 +58,7 @@ async function fromHub(name: string, type: RepoType, include: Include): Promise<
   const context = hubContext(talk);
   const repo = repoOf(name, type);
   const cached = cachedSnapshot(context, repo, include);
-  if (cached !== null) return cached;
+  if (cached?.listed) return cached.folder;
   talk(`${name}: looking on the hub`);
   return downloadSnapshot(context, repo, include);
 }

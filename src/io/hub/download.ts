@@ -11,16 +11,25 @@ export type Include = (path: string) => boolean;
 
 const OFFLINE = "unset HF_HUB_OFFLINE, or fetch it with rlv download where there is a network";
 
-/** A folder of the cache with the wanted files of a repository, or null if some or all are not there. No request. */
-export function cachedSnapshot(context: HubContext, repo: Repo, include: Include): string | null {
+export interface Cached {
+  readonly folder: string;
+  /** Whether it was checked against the commit's listing; older programs leave none. */
+  readonly listed: boolean;
+}
+
+/**
+ * The folder that the cache has of a repository's revision; null if it has none, or if wanted files are known to be
+ * missing. No request is made.
+ */
+export function cachedSnapshot(context: HubContext, repo: Repo, include: Include): Cached | null {
   const cache = new RepoCache(context.cache, repo);
   const commit = cache.commit();
   if (commit === null || !existsSync(cache.snapshot(commit))) return null;
+  const folder = cache.snapshot(commit);
   const tree = cache.tree(commit);
-  // Without a listing, as older programs leave it, what is there counts as whole.
-  if (tree === null) return cache.snapshot(commit);
+  if (tree === null) return { folder, listed: false };
   const wanted = [...tree.keys()].filter(include);
-  return wanted.length > 0 && wanted.every((file) => cache.has(commit, file)) ? cache.snapshot(commit) : null;
+  return wanted.length > 0 && wanted.every((file) => cache.has(commit, file)) ? { folder, listed: true } : null;
 }
 
 /**
@@ -29,16 +38,15 @@ export function cachedSnapshot(context: HubContext, repo: Repo, include: Include
  */
 export async function downloadSnapshot(context: HubContext, repo: Repo, include: Include): Promise<string> {
   const cached = cachedSnapshot(context, repo, include);
-  if (cached !== null && (context.offline || (isCommit(repo.revision) && isListed(context, repo))))
-    return cached;
-  if (context.offline) throw new UsageError("not in the cache, and the hub is off", repo.name, OFFLINE);
+  if (cached !== null && (context.offline || (isCommit(repo.revision) && cached.listed))) return cached.folder;
+  if (context.offline) throw new UsageError("not whole in the cache, and the hub is off", repo.name, OFFLINE);
   let commit: string;
   try {
     commit = await commitOf(context, repo);
   } catch (error) {
     if (cached === null || !(error instanceof HubError)) throw error;
     context.progress(`${error.message.split("\n")[0]}; taking ${repo.name} from the cache`);
-    return cached;
+    return cached.folder;
   }
   const cache = new RepoCache(context.cache, repo);
   const tree = cache.tree(commit) ?? (await list(context, repo, commit));
@@ -65,11 +73,6 @@ export async function downloadSnapshot(context: HubContext, repo: Repo, include:
     else await fetchFile(context, cache, commit, path, file);
   }
   return cache.snapshot(commit);
-}
-
-function isListed(context: HubContext, repo: Repo): boolean {
-  const cache = new RepoCache(context.cache, repo);
-  return cache.tree(repo.revision) !== null;
 }
 
 /** One file of a repository, as Python's hf_hub_download finds it: no listing is made. */

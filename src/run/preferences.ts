@@ -50,11 +50,11 @@ export async function openPreferences(dataset: string, split: Split): Promise<Pr
   return rows;
 }
 
-/** Rows looked at before training begins: all of a small dataset, as many spread over a large one. */
-const CHECKED = 10_000;
+/** Rows looked at before training begins: every one of a dataset of this size, or so many spread over a larger one. */
+const CHECKED = { all: 20_000, spread: 2_000 } as const;
 
 function check(rows: Rows): void {
-  const stride = Math.max(1, Math.ceil(rows.length / CHECKED));
+  const stride = rows.length <= CHECKED.all ? 1 : Math.floor(rows.length / CHECKED.spread);
   let usable = 0;
   for (let index = 0; index < rows.length; index += stride) if (usableRow(rows, index) !== null) usable += 1;
   if (usable === 0) rows.at(0);

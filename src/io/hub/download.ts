@@ -29,7 +29,9 @@ export function cachedSnapshot(context: HubContext, repo: Repo, include: Include
   const tree = cache.tree(commit);
   if (tree === null) return { folder, listed: false };
   const wanted = [...tree.keys()].filter(include);
-  return wanted.length > 0 && wanted.every((file) => cache.has(commit, file)) ? { folder, listed: true } : null;
+  return wanted.length > 0 && wanted.every((file) => cache.has(commit, file))
+    ? { folder, listed: true }
+    : null;
 }
 
 /**
@@ -38,7 +40,8 @@ export function cachedSnapshot(context: HubContext, repo: Repo, include: Include
  */
 export async function downloadSnapshot(context: HubContext, repo: Repo, include: Include): Promise<string> {
   const cached = cachedSnapshot(context, repo, include);
-  if (cached !== null && (context.offline || (isCommit(repo.revision) && cached.listed))) return cached.folder;
+  if (cached !== null && (context.offline || (isCommit(repo.revision) && cached.listed)))
+    return cached.folder;
   if (context.offline) throw new UsageError("not whole in the cache, and the hub is off", repo.name, OFFLINE);
   let commit: string;
   try {

@@ -173,3 +173,9 @@ describe("--model", () => {
     expect(saved("checkpoints/final/train_config.json")).toBe("acme/arithmetic");
   }, 60_000);
 });
+
+test("doctor does not print the token", async () => {
+  const { stdout } = await rlv(["doctor"], "none", { HF_TOKEN: "hf_secret", HF_HUB_OFFLINE: "1" });
+  expect(stdout).toContain("HF_TOKEN");
+  expect(stdout).not.toContain("hf_secret");
+});

@@ -107,7 +107,7 @@ function joined(head: Int32Array, tail: Int32Array): Int32Array {
 
 /**
  * Token ids [chosen] and [rejected] of a row, each ending with EOS; null if one is longer than `maxLength`. A prompt
- * that both extend is tokenized once, so both begin with the very ids that a policy is given for it.
+ * that both extend is tokenized by itself, so both begin with the very ids that a policy is given for it.
  */
 export function preferencePair(
   row: PreferenceRow,

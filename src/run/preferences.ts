@@ -251,7 +251,7 @@ export interface MixSizes {
 export interface PromptMix {
   /** Training prompts in shuffled passes; an index names a row of train, or train's length + a row of test. */
   readonly training: EpochSampler<Prompt>;
-  /** Prompts that training never draws, in a fixed order. */
+  /** Different prompts that training never draws, in a fixed order. */
   readonly evaluation: readonly Prompt[];
 }
 
@@ -277,6 +277,7 @@ export function mixedPrompts(
   const order = (length: number, split: number) => new Random(seed, Purpose.data, split).permutation(length);
   const fromTest = Array.from(order(test.length, 1), (row) => train.length + row);
   const evaluation: Prompt[] = [];
+  const held = new Set<string>();
   let next = 0;
   for (
     const most = Math.floor(test.length / 2);
@@ -284,9 +285,10 @@ export function mixedPrompts(
     next++
   ) {
     const prompt = promptAt(fromTest[next]!);
-    if (typeof prompt !== "string") evaluation.push(prompt);
+    if (typeof prompt === "string" || held.has(prompt.text)) continue;
+    held.add(prompt.text);
+    evaluation.push(prompt);
   }
-  const held = new Set(evaluation.map(({ text }) => text));
   const indices = [
     ...order(train.length, 0).subarray(0, sizes.train),
     ...fromTest.slice(next, next + sizes.test),

@@ -155,12 +155,14 @@ describe("a hub that misbehaves", () => {
     expect(fixture.lines.join()).toContain("again in 1 s");
   });
 
-  test("Retry-After as a date", () => {
+  test("Retry-After in seconds and as a date, and RateLimit", () => {
     const now = Date.parse("2026-01-01T00:00:00Z");
-    expect(retryAfter("Thu, 01 Jan 2026 00:00:30 GMT", now)).toBe(30_000);
-    expect(retryAfter("2", now)).toBe(2000);
-    expect(retryAfter("soon", now)).toBeNull();
-    expect(retryAfter(null, now)).toBeNull();
+    const asked = (headers: Record<string, string>) => retryAfter(new Headers(headers), now);
+    expect(asked({ "Retry-After": "Thu, 01 Jan 2026 00:00:30 GMT" })).toBe(30_000);
+    expect(asked({ "Retry-After": "2" })).toBe(2000);
+    expect(asked({ "Retry-After": "soon" })).toBeNull();
+    expect(asked({ RateLimit: '"api";r=0;t=55' })).toBe(55_000);
+    expect(asked({})).toBeNull();
   });
 
   test("a hub that is not there", async () => {
@@ -445,6 +447,8 @@ describe("the place", () => {
       });
       set({ HF_HOME: folder.path, HF_TOKEN: "given", HF_HUB_CACHE: "/c" });
       expect(hubSettings()).toMatchObject({ token: "given", cache: "/c" });
+      set({ HF_TOKEN: "hf_ähm" });
+      expect(hubSettings).toThrow(/^the hub's token has characters.*HF_TOKEN/);
       set({ HF_ENDPOINT: "ftp://x" });
       expect(hubSettings).toThrow("HF_ENDPOINT=ftp://x");
     } finally {

@@ -1,6 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { gzipSync } from "node:zlib";
+import { findDataset } from "../../src/cli/files.ts";
+import { openPreferences } from "../../src/run/preferences.ts";
 import { HubFixture } from "../io/hub-fixture.ts";
 import { sha256 } from "../io/hub-server.ts";
 import { TemporaryFolder } from "../io/temporary.ts";
@@ -172,6 +175,51 @@ describe("--model", () => {
     expect(saved("train_config.json")).toBe("acme/arithmetic");
     expect(saved("checkpoints/final/train_config.json")).toBe("acme/arithmetic");
   }, 60_000);
+});
+
+test("--dataset: the pairs of a name on the hub, without what are none", async () => {
+  const jsonl = (...answers: string[]) =>
+    gzipSync(
+      answers
+        .map(
+          (answer) =>
+            `${JSON.stringify({ chosen: `\n\nHuman: Q\n\nAssistant: ${answer}`, rejected: "\n\nHuman: Q\n\nAssistant: no" })}\n`,
+        )
+        .join(""),
+    );
+  const files = new Map([
+    ["README.md", Buffer.from("# pairs")],
+    ["harmless-base/train.jsonl.gz", jsonl("a", "b")],
+    ["harmless-base/test.jsonl.gz", jsonl("c")],
+    ["helpful-base/train.jsonl.gz", jsonl("d")],
+    ["red-team-attempts/red_team_attempts.jsonl.gz", gzipSync("[]")],
+  ]);
+  hub.server.repos.set("datasets/acme/pairs", {
+    commits: [{ sha: SHA, files }],
+    lfs: (path) => path.endsWith(".gz"),
+  });
+  hub.server.taken();
+  const before = { ...process.env };
+  Object.assign(process.env, { HF_ENDPOINT: hub.server.endpoint, HF_HUB_CACHE: folder.file("datasets") });
+  try {
+    const found = await findDataset("acme/pairs", "dataset");
+    expect(found).toBe(folder.file(`datasets/datasets--acme--pairs/snapshots/${SHA}`));
+    expect(readdirSync(found).sort()).toEqual(["harmless-base", "helpful-base"]);
+    const train = await openPreferences(found, "train");
+    const answers = Array.from(
+      { length: train.length },
+      (_, i) => (train.at(i).chosen[0] as { content: string }).content,
+    );
+    expect(answers).toEqual(["a", "b", "d"]);
+    expect((await openPreferences(found, "test")).length).toBe(1);
+    hub.server.taken();
+    expect(await findDataset("acme/pairs", "dataset")).toBe(found);
+    expect(hub.server.taken()).toEqual([]);
+  } finally {
+    for (const name of ["HF_ENDPOINT", "HF_HUB_CACHE"])
+      if (before[name] === undefined) delete process.env[name];
+      else process.env[name] = before[name];
+  }
 });
 
 test("doctor does not print the token", async () => {

@@ -210,6 +210,45 @@ describe("rows", () => {
   });
 });
 
+test("any row gives a pair or an error that names it", () => {
+  const text = fc.oneof(
+    fc.string(),
+    fc.constantFrom("\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant:", "Human:", "a b"),
+  );
+  const message = fc.record({ role: fc.constantFrom("user", "assistant", "system"), content: text });
+  const turns = fc
+    .array(message, { maxLength: 3 })
+    .map((list) => [...list, { role: "assistant", content: "x" }]);
+  const odd = fc.oneof(text, fc.array(message, { maxLength: 4 }), fc.jsonValue());
+  const margin = fc.option(fc.double(), { nil: undefined });
+  const row = fc.oneof(
+    fc.record(
+      { chosen: text, rejected: text, prompt: text, margin },
+      { requiredKeys: ["chosen", "rejected"] },
+    ),
+    fc.record({ chosen: turns, rejected: turns, prompt: turns }, { requiredKeys: ["chosen", "rejected"] }),
+    fc.record({ chosen: odd, rejected: odd, prompt: odd, margin: odd }, { requiredKeys: [] }),
+  );
+  let pairs = 0;
+  fc.assert(
+    fc.property(row, (given) => {
+      let made: PreferenceRow;
+      try {
+        made = rowOf(given);
+      } catch (error) {
+        expect(error).toBeInstanceOf(UsageError);
+        expect((error as Error).message).toContain("f.jsonl:1");
+        return;
+      }
+      const pair = preferencePair(made, plain, 100_000)!;
+      for (const ids of [pair.chosen, pair.rejected]) expect(ids.at(-1)).toBe(plain.eosId!);
+      pairs += 1;
+    }),
+    { numRuns: 2000 },
+  );
+  expect(pairs).toBeGreaterThan(100);
+});
+
 describe("pairs", () => {
   const row = rowOf({
     chosen: hh("Hi", "Yo", "Name a colour", "blue"),

@@ -29,6 +29,7 @@ export {
   type ModelDtype,
   type ModelType,
   parseModelConfig,
+  rewardConfigOf,
 } from "./model-config.ts";
 
 const SINGLE = "model.safetensors";

@@ -4,6 +4,7 @@ import { Device } from "../device/device.ts";
 import { checkWeights, type ModelConfig, openWeights } from "../io/hf-folder.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { AdamW } from "../nn/optimizer.ts";
+import type { Quantization } from "../nn/quantized.ts";
 import { Transformer } from "../nn/transformer.ts";
 import { loadOptimizer, readTrainState, type TrainState } from "../run/checkpoint.ts";
 import { dtypeCode, momentCode, openTokenizer, readCausalConfig, weightsHash } from "../run/open-model.ts";
@@ -48,6 +49,8 @@ export interface SetupOptions {
   readonly maxPositions: number;
   /** Whether the policy of step 0 is kept beside the trained one. */
   readonly reference: boolean;
+  /** How that one is quantized; its weights are the policy's otherwise. */
+  readonly referenceQuantization?: Quantization | null;
 }
 
 export function openTrained(
@@ -81,9 +84,15 @@ export function openTrained(
     "policy",
   );
   const frozen = options.reference
-    ? new Transformer(device, config, { dtype, trainable: false, maxPositions }, "reference")
+    ? new Transformer(device, config, { dtype, trainable: false, maxPositions, quantization: options.referenceQuantization ?? null }, "reference")
     : null;
-  let state: TrainState = { step: 0, recipe: settings.recipe, initial_sha256: "", generation: null };
+  let state: TrainState = {
+    step: 0,
+    recipe: settings.recipe,
+    initial_sha256: "",
+    cursor: { position: 0, examples: 0 },
+    generation: null,
+  };
   if (device.hasMemory) {
     source.load(model);
     const initial = weightsHash(model);
@@ -139,22 +148,27 @@ export function openTrained(
   };
 }
 
+/** Optimizer steps of a whole run on `examples` of them, `perStep` a step from where `state` has come to. */
+export function stepsOf(examples: number, perStep: number, { step, cursor }: TrainState): number {
+  return step + Math.max(0, Math.ceil((examples - cursor.examples) / perStep));
+}
+
 /** Bytes by purpose, found by running one step of the largest shape on the device that computes nothing. */
 export async function planMemory(
   open: (device: Device) => Trained,
-  step: (trained: Trained, memory: StepMemory) => Promise<{ readonly kv: number }>,
+  step: (trained: Trained, memory: StepMemory) => Promise<Readonly<Record<string, number>>>,
 ): Promise<Record<string, number>> {
   const trained = open(Device.open("null"));
   const memory = new StepMemory(trained.device);
   try {
-    const { kv } = await step(trained, memory);
+    const further = await step(trained, memory);
     const policy = trained.model.bytes;
     const reference = trained.reference?.bytes ?? 0;
     const bytes = {
       weights: policy.weights + reference,
       gradients: policy.gradients,
       optimizer: policy.optimizer,
-      kv,
+      ...further,
       activations: memory.peak,
     };
     refuseTooLarge(bytes);

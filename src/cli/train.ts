@@ -152,5 +152,11 @@ function checkInputs(config: ResolvedConfig): void {
       if (config.init !== null) requireFile(config.init, "init");
       if (config.tokenizer !== null) requireFolder(config.tokenizer, "tokenizer");
       return;
+    case "hh-rm":
+    case "hh-grpo":
+      // A dataset may be a name on the hub: whoever opens it says what is wrong with it.
+      requireFolder(config.model, "model");
+      if (config.recipe === "hh-grpo") requireFolder(config.reward_model_path, "reward_model_path");
+      return;
   }
 }

@@ -33,7 +33,11 @@ export const hhGrpoSchema = z
       "give the reward model the text of prompts and completions in its own tokens; without it a reward model with another vocabulary is refused",
     ),
     ...hhDatasetShape,
-    train_prompts: field(int(0), 1500, "prompts of the mix taken from the train split, which the reward model has seen"),
+    train_prompts: field(
+      int(0),
+      1500,
+      "prompts of the mix taken from the train split, which the reward model has seen",
+    ),
     test_prompts: field(int(0), 8500, "prompts of the mix taken from the test split, which it has not"),
     output_dir: field(
       text(),
@@ -76,11 +80,7 @@ export const hhGrpoSchema = z
     cliprange: field(nonNegative(), 0.2, "the ratio is clipped at 1 - CLIPRANGE and 1 + CLIPRANGE", {
       aliases: ["epsilon"],
     }),
-    eos_penalty: field(
-      nonNegative(),
-      1,
-      "taken from the reward of a completion that did not end by itself",
-    ),
+    eos_penalty: field(nonNegative(), 1, "taken from the reward of a completion that did not end by itself"),
     max_prompt_length: field(
       int(1),
       1536,

@@ -62,7 +62,11 @@ export const hhRmSchema = z.strictObject({
   ),
   ...hhDatasetShape,
   output_dir: field(text(), "./checkpoints/rm", "folder of the runs; this run goes to OUTPUT_DIR/RUN_NAME"),
-  log_dir: field(text(), "./logs/rm", "TensorBoard's files go to LOG_DIR/RUN_NAME, and into the run's folder"),
+  log_dir: field(
+    text(),
+    "./logs/rm",
+    "TensorBoard's files go to LOG_DIR/RUN_NAME, and into the run's folder",
+  ),
   ...hhRunShape,
   epochs: field(positive(), 1, "passes over the training pairs", { aliases: ["num_train_epochs"] }),
   num_train_steps: field(orNone(int(1)), null, "optimizer steps; none = epochs decides", {

@@ -105,8 +105,7 @@ export function preferenceQuality(chosen: Reals, rejected: Reals): PreferenceQua
   for (let i = 0; i < count; i++) {
     const margin = chosen[i]! - rejected[i]!;
     const confidence = sigmoid(Math.abs(margin));
-    const bin =
-      bins[Math.min(CALIBRATION_BINS - 1, Math.floor((confidence - 0.5) * 2 * CALIBRATION_BINS))]!;
+    const bin = bins[Math.min(CALIBRATION_BINS - 1, Math.floor((confidence - 0.5) * 2 * CALIBRATION_BINS))]!;
     // A tie is a coin's throw, and said with the confidence of one.
     const right = margin > 0 ? 1 : margin === 0 ? 0.5 : 0;
     bin.confidence += confidence;

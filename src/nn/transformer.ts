@@ -304,12 +304,13 @@ export class Transformer extends Decoder {
     };
   }
 
-  /** Reads every parameter from a model folder whose names and shapes have been checked. */
-  loadWeights(weights: Weights): void {
+  /** Reads every parameter but the `absent` ones from a model folder whose names and shapes have been checked. */
+  loadWeights(weights: Weights, absent: ReadonlySet<string> = new Set()): void {
     const files = new Map<string, number>();
     const direct = new Map<string, StoredValues>();
     try {
       for (const { name } of this.parameters.list) {
+        if (absent.has(name)) continue;
         const { path, begin, bytes, dtype } = weights.source(name);
         const code = { F32: Dtype.f32, BF16: Dtype.bf16 }[dtype as string];
         if (code === undefined) {

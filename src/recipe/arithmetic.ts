@@ -39,6 +39,7 @@ export async function trainArithmetic(
       gamma: settings.gamma,
       source,
       sourceName: settings.model_name,
+      decodedTogether: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
       prompts: {
         training: shuffled(prompts, settings.seed),
         held,

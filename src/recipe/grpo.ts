@@ -43,6 +43,8 @@ export interface GrpoJob {
   readonly source: Source;
   readonly sourceName: string;
   readonly referenceQuantization?: Quantization | null;
+  /** Sequences decoded at once. */
+  readonly decodedTogether: number;
   readonly prompts: JobPrompts;
   readonly openReward: (memory: StepMemory) => OpenedReward;
   readonly totalSteps: (state: TrainState) => number;
@@ -171,7 +173,7 @@ function policyStep(
     score,
     options,
     {
-      maxBatch: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
+      maxBatch: job.decodedTogether,
       maxLength,
       prefillTokens: Math.max(settings.max_prompt_length, Math.min(settings.micro_batch_tokens, 2048)),
     },

@@ -9,6 +9,7 @@ import { openPreferences, pairSampler } from "../run/preferences.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { rewardSource } from "../run/reward-model.ts";
 import { StepMemory } from "../tape/tape.ts";
+import { resolveBuiltin } from "./builtin.ts";
 import { type HhSettings, trainSettings } from "./settings.ts";
 import { openTrained, planMemory, stepsOf } from "./setup.ts";
 
@@ -22,7 +23,7 @@ export interface HhRmSettings extends HhSettings {
 
 export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control: RunControl): Promise<void> {
   const settings = trainSettings(given);
-  const source = rewardSource(settings.model, settings.seed);
+  const source = rewardSource(resolveBuiltin(settings.model), settings.seed);
   const { tokenizer, config } = source;
   const maxLength = Math.min(settings.max_length, config.maxPositionEmbeddings);
   const train = await openPreferences(settings.dataset, "train");
@@ -40,7 +41,11 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
 
   const plan = await planMemory(open, async (trained, memory) => {
     const step = new PreferenceStep(memory, trained.model, trained.optimizer, options);
-    await step.update(longPairs(maxLength, Math.min(perStep, 1 + settings.micro_batch_tokens / maxLength)), 1, 0);
+    await step.update(
+      longPairs(maxLength, Math.min(perStep, 1 + settings.micro_batch_tokens / maxLength)),
+      1,
+      0,
+    );
     return {};
   });
 
@@ -94,7 +99,13 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
           name,
           model,
           tokenizer,
-          { step: n, recipe: settings.recipe, initial_sha256: state.initial_sha256, cursor, generation: null },
+          {
+            step: n,
+            recipe: settings.recipe,
+            initial_sha256: state.initial_sha256,
+            cursor,
+            generation: null,
+          },
           control.checkpointConfig,
         ),
     };

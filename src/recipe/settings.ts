@@ -57,7 +57,9 @@ export interface HhSettings extends DeviceSettings, Omit<OptimizerSettings, "lea
 }
 
 /** The same settings under the names that the training loop has for them. */
-export function trainSettings<S extends HhSettings & { readonly recipe: string }>(settings: S): S & TrainSettings {
+export function trainSettings<S extends HhSettings & { readonly recipe: string }>(
+  settings: S,
+): S & TrainSettings {
   return {
     ...settings,
     learning_rate: settings.lr,

@@ -84,7 +84,12 @@ export function openTrained(
     "policy",
   );
   const frozen = options.reference
-    ? new Transformer(device, config, { dtype, trainable: false, maxPositions, quantization: options.referenceQuantization ?? null }, "reference")
+    ? new Transformer(
+        device,
+        config,
+        { dtype, trainable: false, maxPositions, quantization: options.referenceQuantization ?? null },
+        "reference",
+      )
     : null;
   let state: TrainState = {
     step: 0,
@@ -149,7 +154,11 @@ export function openTrained(
 }
 
 /** Optimizer steps of a whole run on `examples` of them, `perStep` a step from where `state` has come to. */
-export function stepsOf(examples: number, perStep: number, { step, cursor }: TrainState): number {
+export function stepsOf(
+  examples: number,
+  perStep: number,
+  { step, cursor }: Pick<TrainState, "step" | "cursor">,
+): number {
   return step + Math.max(0, Math.ceil((examples - cursor.examples) / perStep));
 }
 

@@ -58,7 +58,8 @@ export async function trainSft(
   const memory = new StepMemory(trained.device);
   try {
     const { model, tokenizer, state } = trained;
-    const totalSteps = settings.num_train_steps ?? stepsOf((settings.epochs ?? 1) * examples.length, perStep, state);
+    const totalSteps =
+      settings.num_train_steps ?? stepsOf((settings.epochs ?? 1) * examples.length, perStep, state);
     const step = new SupervisedStep(memory, model, trained.optimizer, options);
     const shuffle = new Shuffle(examples.length, settings.seed);
     const factor = learningRateFactor({
@@ -99,7 +100,13 @@ export async function trainSft(
           name,
           model,
           tokenizer,
-          { step: n, recipe: settings.recipe, initial_sha256: state.initial_sha256, cursor: cursorAfter(n), generation: null },
+          {
+            step: n,
+            recipe: settings.recipe,
+            initial_sha256: state.initial_sha256,
+            cursor: cursorAfter(n),
+            generation: null,
+          },
           control.checkpointConfig,
         ),
     };

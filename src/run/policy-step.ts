@@ -249,9 +249,11 @@ export class PolicyStep {
   #referenceLogprobs(groups: readonly Group[]): Float32Array[] {
     const { sampling, microBatchTokens, sharePrefix } = this.options;
     assert(this.reference, "a divergence needs a reference model");
-    return this.reference.use((model) =>
-      scoreGroups(this.memory, model, groups, sampling.temperature, microBatchTokens, sharePrefix),
-    ).logprobs.flat();
+    return this.reference
+      .use((model) =>
+        scoreGroups(this.memory, model, groups, sampling.temperature, microBatchTokens, sharePrefix),
+      )
+      .logprobs.flat();
   }
 
   async #train(

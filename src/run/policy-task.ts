@@ -4,7 +4,13 @@ import { Purpose } from "../core/rng.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import type { Sampling } from "../rollout/engine.ts";
-import { type DataCursor, loadGeneration, saveCheckpoint, saveGeneration, type TrainState } from "./checkpoint.ts";
+import {
+  type DataCursor,
+  loadGeneration,
+  saveCheckpoint,
+  saveGeneration,
+  type TrainState,
+} from "./checkpoint.ts";
 import { drawItems, type ItemSource } from "./data.ts";
 import type { Task, TaskSample } from "./loop.ts";
 import type { Generation, PolicyStep } from "./policy-step.ts";

@@ -45,7 +45,7 @@ export class PreferenceStep {
       metrics[name] = (metrics[name] ?? 0) + value;
     };
     let tokens = 0;
-    const seen = { chosen: new Array<number>(), rejected: new Array<number>() };
+    const seen = { chosen: [] as number[], rejected: [] as number[] };
     for (const batch of pairBatches(pairs, options)) {
       const row = packSequences(batch.flatMap(groupsOf), options.sharePrefix);
       tokens += row.ids.length;

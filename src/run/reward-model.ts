@@ -48,9 +48,10 @@ export function rewardSource(folder: string, seed: number) {
  */
 function paddingOf(tokenizer: Tokenizer): number {
   const ends = new Set(tokenizer.eosIds);
-  const named = [tokenizer.padId, ...["pad_token", "unk_token", "bos_token"].map((name) => tokenizer.idOf(name))];
-  const chosen = named.find((id) => id !== null && !ends.has(id));
-  if (chosen !== undefined && chosen !== null) return chosen;
+  for (const name of ["pad_token", "unk_token", "bos_token"]) {
+    const id = tokenizer.tokenToId(tokenizer.specialTokens[name] ?? "");
+    if (id !== undefined && !ends.has(id)) return id;
+  }
   for (let id = 0; id < tokenizer.vocabSize; id++) if (!ends.has(id)) return id;
   throw new UsageError("every token ends a sequence", tokenizer.folder, "take another tokenizer");
 }
@@ -76,7 +77,11 @@ export function readRewardConfig(folder: string): ModelConfig {
 export function openReward(
   folder: string,
   device: Device,
-  options: { readonly dtype: DtypeCode; readonly maxPositions: number; readonly quantization: Quantization | null },
+  options: {
+    readonly dtype: DtypeCode;
+    readonly maxPositions: number;
+    readonly quantization: Quantization | null;
+  },
 ): Transformer {
   const config = readRewardConfig(folder);
   using weights = openWeights(folder);
@@ -101,7 +106,8 @@ export async function scoreSequences(
     const values = scored.float32().slice();
     g.release(scored);
     let i = 0;
-    for (const { group, completions } of parts) for (const c of completions) rewards[group]![c] = values[i++]!;
+    for (const { group, completions } of parts)
+      for (const c of completions) rewards[group]![c] = values[i++]!;
     // Signals and messages are served between batches.
     await Bun.sleep(0);
   }
@@ -112,7 +118,7 @@ export async function scoreSequences(
 export function tokenizerDifference(a: Tokenizer, b: Tokenizer): string | null {
   if (a.vocabSize !== b.vocabSize) return `vocabularies of ${a.vocabSize} and ${b.vocabSize} tokens`;
   for (let id = 0; id < a.vocabSize; id++) {
-    const [x, y] = [a.token(id), b.token(id)];
+    const [x, y] = [a.idToToken(id), b.idToToken(id)];
     if (x !== y) return `token ${id} is ${JSON.stringify(x ?? null)} and ${JSON.stringify(y ?? null)}`;
   }
   if (a.chatTemplates.get("default") !== b.chatTemplates.get("default")) return "other chat templates";
@@ -138,7 +144,9 @@ export function rolloutScore(memory: StepMemory, model: Decoder, options: Reward
   return async (rollouts) => {
     const sequences = rollouts.map((rollout) => sequenceOf(rollout, options));
     const { maxPositions } = model.options;
-    const starts = rollouts.map((rollout, i) => i).filter((i) => i === 0 || rollouts[i]!.prompt !== rollouts[i - 1]!.prompt);
+    const starts = [...rollouts.keys()].filter(
+      (i) => i === 0 || rollouts[i]!.prompt !== rollouts[i - 1]!.prompt,
+    );
     const groups = starts.map((start, i) => ({
       prompt: sequences[start]!.prompt,
       completions: sequences.slice(start, starts[i + 1]).map(({ completion }) => completion),
@@ -160,7 +168,10 @@ export function rolloutScore(memory: StepMemory, model: Decoder, options: Reward
 }
 
 /** What the reward model is given: prompt and ended answer, as in the pairs it was trained on. */
-function sequenceOf({ prompt, ids, text }: Rollout, { policy, reward, retokenize }: RewardOptions): { prompt: Int32Array; completion: Int32Array } {
+function sequenceOf(
+  { prompt, ids, text }: Rollout,
+  { policy, reward, retokenize }: RewardOptions,
+): { prompt: Int32Array; completion: Int32Array } {
   if (!retokenize) {
     const ends = new Set(policy.eosIds);
     const ended = ids.length > 0 && ends.has(ids[ids.length - 1]!);

@@ -1,6 +1,6 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { type JsonRow, JsonlWriter, jsonlRows, jsonNumber, truncateAfterStep } from "../io/jsonl.ts";
+import { JsonlWriter, type JsonRow, jsonlRows, jsonNumber, truncateAfterStep } from "../io/jsonl.ts";
 import { RolloutsDb } from "../io/rollouts-db.ts";
 import { EventWriter } from "../io/tensorboard.ts";
 

@@ -23,6 +23,11 @@ const COMMANDS: Readonly<
     summary: "log-probabilities of given completions",
     load: () => import("./logprob.ts"),
   },
+  score: {
+    usage: "score --model RM_DIR --in F --out F",
+    summary: "rewards of given texts by a reward model",
+    load: () => import("./score.ts"),
+  },
   chat: {
     usage: "chat [MODEL]",
     summary: "talk to a model in the terminal",

@@ -1,19 +1,16 @@
 /** GRPO on the prompts of preference pairs, rewarded by a trained reward model. */
 import { UsageError } from "../core/errors.ts";
 import type { Prompt } from "../core/records.ts";
-import type { Quantization } from "../nn/quantized.ts";
 import type { ItemSource } from "../run/data.ts";
 import { dtypeCode, openTokenizer } from "../run/open-model.ts";
 import { type EpochSampler, mixedPrompts, openPreferences } from "../run/preferences.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
-import { openReward, readRewardConfig, rolloutScore, tokenizerDifference } from "../run/reward-model.ts";
+import { openReward, type QuantType, quantizationOf, readRewardConfig, rolloutScore, tokenizerDifference } from "../run/reward-model.ts";
 import type { StepMemory } from "../tape/tape.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import { type OpenedReward, runGrpo } from "./grpo.ts";
 import { type GrpoSettings, type HhSettings, trainSettings } from "./settings.ts";
 import { folderSource, type Source, stepsOf } from "./setup.ts";
-
-type QuantType = "none" | "int8" | "int4";
 
 export interface HhGrpoSettings
   extends HhSettings,
@@ -97,11 +94,6 @@ export async function trainHhGrpo(
     reporter,
     control,
   );
-}
-
-function quantizationOf(type: QuantType): Quantization | null {
-  if (type === "none") return null;
-  return { type: type === "int4" ? "nf4" : "int8", head: false };
 }
 
 /** Items of a sampler one by one, with their passes. */

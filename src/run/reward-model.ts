@@ -56,10 +56,11 @@ function paddingOf(tokenizer: Tokenizer): number {
   throw new UsageError("every token ends a sequence", tokenizer.folder, "take another tokenizer");
 }
 
-export interface FrozenReward {
-  readonly model: Transformer;
-  readonly config: ModelConfig;
-  readonly tokenizer: Tokenizer;
+/** How a frozen model is quantized as it is loaded; int4 is NF4. */
+export type QuantType = "none" | "int8" | "int4";
+
+export function quantizationOf(type: QuantType): Quantization | null {
+  return type === "none" ? null : { type: type === "int4" ? "nf4" : "int8", head: false };
 }
 
 /** A folder whose config names a reward model, or a UsageError. */

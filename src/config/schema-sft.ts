@@ -65,6 +65,8 @@ export const sftSchema = z
     for (const { key, message } of checkLora(config)) if (key !== "reference_offload") wrong(key, message);
     if (config.model === null && config.init === null)
       wrong("model", "sft needs a model to start from, or init");
+    if (config.init !== null && (config.lora || config.adapter !== null))
+      wrong("init", "init makes a model that no folder has: adapters need a model to be for");
     if (config.model !== null && config.init !== null) wrong("init", "model and init exclude each other");
     if (config.init !== null && config.tokenizer === null)
       wrong("tokenizer", "init has random weights only and needs a tokenizer folder");

@@ -29,12 +29,13 @@ export interface LoraOptions {
   readonly alphaPattern?: Readonly<Record<string, number>>;
   /** Modules that are trained whole: `score`, the value head, or none. */
   readonly modulesToSave?: readonly string[];
+  /** The model's name or folder, as adapter_config.json gives it. */
+  readonly base?: string | null;
 }
 
 export interface AdapterConfig extends Required<LoraOptions> {
   /** null: the file does not say. */
   readonly taskType: TaskType | null;
-  readonly base: string | null;
 }
 
 /** Whether a folder holds an adapter alone: a model beside it would be a model folder. */

@@ -62,8 +62,7 @@ function expression(source: string, where: string): RegExp {
 }
 
 /** Which modules are meant, by PEFT's rules. */
-function matcher(tensors: Shapes, { targets }: LoraOptions): (module: string) => boolean {
-  const where = "lora_target_modules";
+function matcher(tensors: Shapes, { targets }: LoraOptions, where: string): (module: string) => boolean {
   if (targets === "all-linear") return isLinear;
   if ("pattern" in targets) {
     const whole = expression(`^(?:${targets.pattern})$`, where);
@@ -92,23 +91,23 @@ function patterned(pattern: Readonly<Record<string, number>> | undefined, where:
     rules.find(({ test }) => test.test(module))?.value ?? otherwise;
 }
 
-/** Every map with an adapter, in the order of the model's own tensors. */
-export function adaptedMaps(tensors: Shapes, options: LoraOptions): AdaptedMap[] {
-  const meant = matcher(tensors, options);
-  const rankOf = patterned(options.rankPattern, "rank_pattern");
-  const alphaOf = patterned(options.alphaPattern, "alpha_pattern");
+/** Every map with an adapter, in the order of the model's own tensors; `file` names what the options were read from. */
+export function adaptedMaps(tensors: Shapes, options: LoraOptions, file?: string): AdaptedMap[] {
+  const where = file ?? "lora_target_modules";
+  const meant = matcher(tensors, options, where);
+  const rankOf = patterned(options.rankPattern, file ?? "rank_pattern");
+  const alphaOf = patterned(options.alphaPattern, file ?? "alpha_pattern");
   const maps = modulesOf(tensors)
     .filter((module) => isLinear(module) && meant(module))
     .map((module): AdaptedMap => {
       const [n, k] = tensors.get(`${module}.weight`) as readonly [number, number];
       const [r, alpha] = [rankOf(module, options.r), alphaOf(module, options.alpha)];
       if (!Number.isInteger(r) || r < 1)
-        throw new UsageError(`bad rank ${r}`, "lora_r", "a whole number from 1 on");
-      if (!(alpha > 0)) throw new UsageError(`bad value ${alpha}`, "lora_alpha", "above 0");
+        throw new UsageError(`bad rank ${r}`, file ?? "lora_r", "a whole number from 1 on");
+      if (!(alpha > 0)) throw new UsageError(`bad value ${alpha}`, file ?? "lora_alpha", "above 0");
       return { module, n, k, r, scale: alpha / (options.rslora ? Math.sqrt(r) : r) };
     });
-  if (maps.length === 0)
-    throw new UsageError("no linear map named", "lora_target_modules", LORA_TARGETS.join(", "));
+  if (maps.length === 0) throw new UsageError("no linear map named", where, LORA_TARGETS.join(", "));
   return maps;
 }
 

@@ -22,8 +22,9 @@ export const command: Command = {
     if (options.adapter !== null) requireFolder(options.adapter, "adapter");
     requireFile(options.in, "in");
     requireOutput(options.out, "out", options.in);
+    const { resolveModel } = await import("../recipe/base.ts");
     const { score }: ScoreModule = await import("../run/score.ts");
-    const summary = await score(options, talk);
+    const summary = await score({ ...options, ...resolveModel(options.model, options.adapter) }, talk);
     if (json) printJson(summary);
     else talk(summaryLine("scored", summary));
     return 0;

@@ -1,7 +1,7 @@
 import * as z from "zod";
 import { LOSS_TYPES } from "../loss/options.ts";
 import { field, int, nonNegative, orNone, positive, required, text } from "./fields.ts";
-import { memoryShape, samplingShape } from "./schema-common.ts";
+import { checkLora, loraShape, memoryShape, samplingShape } from "./schema-common.ts";
 import { checkGrpo, lossShape } from "./schema-grpo.ts";
 import { hhDatasetShape, hhOptimizerShape, hhRunShape, hhScheduleShape } from "./schema-hh-rm.ts";
 
@@ -91,6 +91,7 @@ export const hhGrpoSchema = z
     }),
     ...samplingShape,
     ...hhOptimizerShape(1e-6),
+    ...loraShape,
     ...sharedLoss,
     loss_type: field(
       z.enum(LOSS_TYPES),
@@ -124,8 +125,8 @@ export const hhGrpoSchema = z
   .superRefine((config, context) => {
     const own = { epsilon: "cliprange", steps_per_generation: "n_minibatches" } as const;
     const shared = { ...config, epsilon: config.cliprange, steps_per_generation: config.n_minibatches };
-    for (const { key, message } of checkGrpo({ ...shared, compat: "none" }, own)) {
-      context.addIssue({ code: "custom", path: [key], message, input: shared[key as keyof typeof shared] });
+    for (const { key, message } of [...checkGrpo({ ...shared, compat: "none" }, own), ...checkLora(config)]) {
+      context.addIssue({ code: "custom", path: [key], message, input: config[key as keyof typeof config] });
     }
   });
 

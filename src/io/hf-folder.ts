@@ -108,6 +108,23 @@ export class Weights implements Disposable {
     return { path: file.path, begin, bytes, dtype };
   }
 
+  /** sha256 of names, types, shapes and stored values in the order of names, whichever files they lie in. */
+  digest(): string {
+    const hash = new Bun.CryptoHasher("sha256");
+    const buffer = new Uint8Array(4 << 20);
+    for (const name of this.names().sort()) {
+      const file = this.#file(name);
+      const { dtype, shape, bytes } = file.tensor(name);
+      hash.update(`${name} ${dtype} [${shape}]\n`);
+      for (let at = 0; at < bytes; at += buffer.length) {
+        const part = buffer.subarray(0, Math.min(buffer.length, bytes - at));
+        file.readInto(name, part, at);
+        hash.update(part);
+      }
+    }
+    return hash.digest("hex");
+  }
+
   close(): void {
     for (const file of this.#files) file.close();
   }

@@ -27,7 +27,7 @@ export async function trainArithmetic(
 ): Promise<void> {
   const { correct_reward, wrong_reward } = settings;
   const reward = ruleRegistry().bind("arithmetic", { correct_reward, wrong_reward });
-  const source = folderSource(resolveBuiltin(settings.model_name));
+  const source = folderSource(resolveBuiltin(settings.model_name), settings.model_name);
   const read = (file: string) =>
     readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, ["answer"]);
   const prompts = read(settings.train_file);

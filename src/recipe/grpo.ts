@@ -116,6 +116,7 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
       lines: [
         `model ${job.sourceName}: ${config.architecture}, ${trained.model.parameters.count} parameters, ${settings.dtype}`,
         `device: ${trained.device.describe()}`,
+        ...trained.lines,
         `data ${description}`,
         ...reward.lines,
         describeLoss(options.loss, {

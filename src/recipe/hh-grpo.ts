@@ -2,11 +2,19 @@
 import { UsageError } from "../core/errors.ts";
 import type { Prompt } from "../core/records.ts";
 import type { ItemSource } from "../run/data.ts";
-import { dtypeCode, openTokenizer } from "../run/open-model.ts";
+import { dtypeCode } from "../run/open-model.ts";
 import { type EpochSampler, mixedPrompts, openPreferences } from "../run/preferences.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
-import { openReward, type QuantType, quantizationOf, readRewardConfig, rolloutScore, tokenizerDifference } from "../run/reward-model.ts";
+import {
+  openReward,
+  type QuantType,
+  quantizationOf,
+  readReward,
+  rolloutScore,
+  tokenizerDifference,
+} from "../run/reward-model.ts";
 import type { StepMemory } from "../tape/tape.ts";
+import { resolveModel } from "./base.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import { type OpenedReward, runGrpo } from "./grpo.ts";
 import { type GrpoSettings, type HhSettings, trainSettings } from "./settings.ts";
@@ -51,7 +59,7 @@ export async function trainHhGrpo(
     max_completion_length: given.max_new_tokens,
     compat: "none",
   };
-  const source = folderSource(resolveBuiltin(settings.model));
+  const source = folderSource(resolveBuiltin(settings.model), settings.model);
   // What is wrong with the reward model is said before any data is read.
   const judge = judgeOf(settings, source);
   const maxLength = settings.max_prompt_length;
@@ -112,8 +120,9 @@ function judgeOf(
   { tokenizer: policy }: Source,
 ): (memory: StepMemory) => OpenedReward {
   const { reward_model_path: folder, rm_retokenize: retokenize } = settings;
-  const config = readRewardConfig(folder);
-  const reward = openTokenizer(folder, config);
+  const named = resolveModel(folder, null);
+  const judge = readReward(named.model, named.adapter);
+  const { config, tokenizer: reward } = judge;
   const difference = tokenizerDifference(policy, reward);
   if (difference !== null && !retokenize)
     throw new UsageError(
@@ -132,7 +141,7 @@ function judgeOf(
     );
   return (memory) => {
     const quantization = quantizationOf(settings.rm_quant_type);
-    const model = openReward(folder, memory.device, {
+    const model = openReward(judge, memory.device, {
       dtype: dtypeCode(settings.dtype),
       maxPositions: retokenize ? context : longest,
       quantization,

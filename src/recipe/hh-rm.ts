@@ -9,6 +9,7 @@ import { openPreferences, pairSampler } from "../run/preferences.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { rewardSource } from "../run/reward-model.ts";
 import { StepMemory } from "../tape/tape.ts";
+import { baseName } from "./base.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import { type HhSettings, trainSettings } from "./settings.ts";
 import { openTrained, planMemory, stepsOf } from "./setup.ts";
@@ -23,7 +24,10 @@ export interface HhRmSettings extends HhSettings {
 
 export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control: RunControl): Promise<void> {
   const settings = trainSettings(given);
-  const source = rewardSource(resolveBuiltin(settings.model), settings.seed);
+  const source = {
+    ...rewardSource(resolveBuiltin(settings.model), settings.seed),
+    name: baseName(settings.model),
+  };
   const { tokenizer, config } = source;
   const maxLength = Math.min(settings.max_length, config.maxPositionEmbeddings);
   const train = await openPreferences(settings.dataset, "train");
@@ -68,6 +72,7 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
       lines: [
         `model ${settings.model}: ${config.architecture}, ${model.trained.count} trained parameters, ${settings.dtype}`,
         `device: ${trained.device.describe()}`,
+        ...trained.lines,
         `data ${settings.dataset}: ${train.length} training and ${test?.length ?? 0} test pairs, ${perStep} a step; longer ones than ${maxLength} tokens are skipped`,
         `loss = -mean log sigmoid(r_chosen - r_rejected - margin)${
           options.center > 0 ? ` + ${options.center} mean (r_chosen + r_rejected)^2` : ""

@@ -30,7 +30,18 @@ export interface ScheduleSettings {
   readonly log_dir?: string;
 }
 
-export interface TrainSettings extends DeviceSettings, OptimizerSettings, ScheduleSettings {
+export interface LoraSettings {
+  readonly lora: boolean;
+  readonly adapter: string | null;
+  readonly lora_r: number;
+  readonly lora_alpha: number;
+  readonly lora_dropout: number;
+  readonly lora_target_modules: string;
+  readonly use_rslora: boolean;
+  readonly base_quant_type: "none" | "int8" | "int4";
+}
+
+export interface TrainSettings extends DeviceSettings, OptimizerSettings, ScheduleSettings, LoraSettings {
   readonly recipe: string;
   readonly seed: number;
   readonly micro_batch_tokens: number;
@@ -39,7 +50,7 @@ export interface TrainSettings extends DeviceSettings, OptimizerSettings, Schedu
 }
 
 /** What the recipes on preferences name otherwise than the others. */
-export interface HhSettings extends DeviceSettings, Omit<OptimizerSettings, "learning_rate"> {
+export interface HhSettings extends DeviceSettings, LoraSettings, Omit<OptimizerSettings, "learning_rate"> {
   readonly model: string;
   readonly dataset: string;
   readonly log_dir: string;

@@ -43,7 +43,10 @@ export interface PolicyStepOptions extends GenerationPlan {
   readonly maskTruncated: boolean;
   readonly microBatchTokens: number;
   readonly sharePrefix: boolean;
-  /** The rollouts are our own: on-policy their log-probabilities must equal the trainer's. */
+  /**
+   * The rollouts are our own: on-policy their log-probabilities must equal the trainer's, unless dropout makes a training
+   * pass another function.
+   */
   readonly exactSampler: boolean;
 }
 
@@ -107,10 +110,9 @@ export class PolicyStep {
     assert(options.loss.beta === 0 || reference !== null, "a KL term needs a reference model");
   }
 
-  /** Whether the reference computes with the very weights that the policy begins with. */
-  get #exactReference(): boolean {
-    const [own, other] = [this.model, this.reference?.model].map((m) => m?.options.quantization?.type);
-    return own === other;
+  /** Whether a training pass on policy computes what the sampler recorded. */
+  get #exact(): boolean {
+    return this.options.exactSampler && this.model.dropout === 0;
   }
 
   /** The step that is the last of the current generation; 0 before the first. */
@@ -289,7 +291,11 @@ export class PolicyStep {
       const sampled = recorded?.logprob ?? concat(members.map((m) => generation.scored[m]!.logprobs));
       const g = new Graph(memory, true);
       const row = packGroups(selectGroups(groups, kept), options.sharePrefix);
-      const { logprob, entropy, again } = forwardRow(g, model, row, options.sampling.temperature, recorded);
+      const { logprob, entropy, again } = forwardRow(g, model, row, options.sampling.temperature, recorded, {
+        seed: options.seed,
+        step,
+        microBatch: i,
+      });
       if (again) rechecks.push({ again, sampled });
       else memory.finish();
       const masked = kept.length === batch.length ? masks[i]! : this.#mask(generation, kept, rowAt);
@@ -297,7 +303,7 @@ export class PolicyStep {
       const reference = generation.reference ? concat(members.map((m) => generation.reference![m]!)) : null;
       if (onPolicy && memory.device.hasMemory) {
         if (!again) difference = Math.max(difference, largestDifference(logprobs, sampled));
-        if (step === 1 && reference && this.#exactReference) {
+        if (step === 1 && reference && this.reference!.isStart && model.dropout === 0) {
           this.#mustAgree(largestDifference(logprobs, reference), "the reference's log-probabilities", step);
         }
       }
@@ -305,7 +311,7 @@ export class PolicyStep {
         {
           ...masked,
           logprobs,
-          oldLogprobs: windowOf(generation.plan) > 1 ? sampled : null,
+          oldLogprobs: windowOf(generation.plan) > 1 || model.dropout > 0 ? sampled : null,
           refLogprobs: reference,
           entropy: recorded?.entropy ?? entropy.float32().slice(),
           samplingLogprobs: sampled,
@@ -334,7 +340,7 @@ export class PolicyStep {
       await Bun.sleep(0);
     }
     if (rechecks.length > 0) difference = this.#recheck(rechecks);
-    if (onPolicy && options.exactSampler && memory.device.hasMemory) {
+    if (onPolicy && this.#exact && memory.device.hasMemory) {
       this.#mustAgree(difference, "the sampler's log-probabilities", step);
     }
     const metrics: Record<string, number> = { "train/loss": 0, "train/groups_trained": trained };
@@ -364,7 +370,7 @@ export class PolicyStep {
    */
   #recorded(generation: Generation, members: readonly number[]): SampledScores | null {
     const scored = members.map((m) => generation.scored[m]!);
-    if (!this.options.exactSampler || !scored.every((s) => s.lse && s.entropies)) return null;
+    if (!this.#exact || !scored.every((s) => s.lse && s.entropies)) return null;
     return {
       logprob: concat(scored.map((s) => s.logprobs)),
       lse: concat(scored.map((s) => s.lse!)),

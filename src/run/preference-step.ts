@@ -46,11 +46,12 @@ export class PreferenceStep {
     };
     let tokens = 0;
     const seen = { chosen: [] as number[], rejected: [] as number[] };
-    for (const batch of pairBatches(pairs, options)) {
+    const { seed } = this.optimizer.options;
+    for (const [microBatch, batch] of pairBatches(pairs, options).entries()) {
       const row = packSequences(batch.flatMap(groupsOf), options.sharePrefix);
       tokens += row.ids.length;
       const g = new Graph(memory, true);
-      const rewards = forwardRewards(g, model, row);
+      const rewards = forwardRewards(g, model, row, { seed, step, microBatch });
       memory.finish();
       const { chosen, rejected } = split(rewards.float32());
       const margins = Float64Array.from(batch, (pair) => pair.margin ?? 0);
@@ -67,12 +68,12 @@ export class PreferenceStep {
       for (const [name, value] of Object.entries(part.metrics)) add(`train/${name}`, value);
       seen.chosen.push(...chosen);
       seen.rejected.push(...rejected);
-      const seed = new Float32Array(2 * batch.length);
+      const gradient = new Float32Array(2 * batch.length);
       batch.forEach((_, i) => {
-        seed[2 * i] = part.gradChosen[i]!;
-        seed[2 * i + 1] = part.gradRejected[i]!;
+        gradient[2 * i] = part.gradChosen[i]!;
+        gradient[2 * i + 1] = part.gradRejected[i]!;
       });
-      g.backward([[rewards, g.upload(seed, "reward gradient")]]);
+      g.backward([[rewards, g.upload(gradient, "reward gradient")]]);
       g.release(rewards);
       memory.device.submit();
       // Signals and messages are served between micro-batches.

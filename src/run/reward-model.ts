@@ -1,4 +1,7 @@
 /** Reward models: where one starts from, how a frozen one is opened, and what it says of sequences and rollouts. */
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { UsageError } from "../core/errors.ts";
 import type { Rollout } from "../core/records.ts";
 import { Purpose, Random } from "../core/rng.ts";
@@ -18,7 +21,7 @@ import { type Group, microBatches, packSequences, selectGroups } from "../rollou
 import { forwardRewards } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import { conversationText, endedText, type Turn } from "./conversation.ts";
-import { openTokenizer } from "./open-model.ts";
+import { loadAdapters, openTokenizer, readAdapter } from "./open-model.ts";
 import type { Score } from "./policy-step.ts";
 
 /** Of the normal distribution that a new value head is drawn from. */
@@ -29,17 +32,34 @@ const HEAD = "score.weight";
 export function rewardSource(folder: string, seed: number) {
   const given = readModelConfig(folder);
   const tokenizer = openTokenizer(folder, given);
-  const config = given.kind === "reward" ? given : rewardConfigOf(given, paddingOf(tokenizer));
-  const load = (model: Transformer) => {
-    using weights = openWeights(folder);
-    checkWeights(given, weights);
-    if (given.kind === "reward") return model.loadWeights(weights);
-    model.loadWeights(weights, new Set([HEAD]));
-    const random = new Random(seed, Purpose.init);
-    const values = Float32Array.from({ length: config.hiddenSize }, () => HEAD_STD * random.normal());
-    model.parameters.load(HEAD, values);
+  const config = rewardConfig(given, tokenizer);
+  return {
+    config,
+    tokenizer,
+    load: (model: Transformer) => {
+      loadBody(folder, given, model);
+      if (given.kind === "reward") return;
+      const random = new Random(seed, Purpose.init);
+      const values = Float32Array.from({ length: config.hiddenSize }, () => HEAD_STD * random.normal());
+      model.parameters.load(HEAD, values);
+    },
+    hash: () => {
+      using weights = openWeights(folder);
+      const head = given.kind === "reward" ? "" : ` head ${seed}`;
+      return createHash("sha256").update(`${weights.digest()}${head}`).digest("hex");
+    },
   };
-  return { config, tokenizer, load };
+}
+
+function rewardConfig(given: ModelConfig, tokenizer: Tokenizer): ModelConfig {
+  return given.kind === "reward" ? given : rewardConfigOf(given, paddingOf(tokenizer));
+}
+
+/** All that the folder of a reward model or of a language model has of a reward model. */
+function loadBody(folder: string, given: ModelConfig, model: Transformer): void {
+  using weights = openWeights(folder);
+  checkWeights(given, weights);
+  model.loadWeights(weights, new Set(given.kind === "reward" ? [] : [HEAD]));
 }
 
 /**
@@ -63,20 +83,34 @@ export function quantizationOf(type: QuantType): Quantization | null {
   return type === "none" ? null : { type: type === "int4" ? "nf4" : "int8", head: false };
 }
 
-/** A folder whose config names a reward model, or a UsageError. */
-export function readRewardConfig(folder: string): ModelConfig {
-  const config = readModelConfig(folder);
-  if (config.kind === "reward") return config;
-  throw new UsageError(
-    `${config.architecture} is not a reward model: it has no value head`,
-    folder,
-    "train one with rlv train hh-rm",
-  );
+/** A reward model for scoring, as its folders describe it. */
+export interface RewardModel {
+  readonly folder: string;
+  /** Of an adapter, which brings the value head if the folder has none. */
+  readonly adapter: string | null;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
 }
 
-/** A reward model for scoring, its weights as they are or quantized as they are loaded. */
+/** Reads and checks what the folders of a reward model say; the weights are left for `openReward`. */
+export function readReward(folder: string, adapter: string | null): RewardModel {
+  const given = readModelConfig(folder);
+  const own = adapter !== null && existsSync(join(adapter, "tokenizer.json"));
+  const tokenizer = openTokenizer(own ? adapter : folder, given);
+  const config = rewardConfig(given, tokenizer);
+  const head = adapter === null ? false : readAdapter(adapter, config).modulesToSave.includes("score");
+  if (given.kind !== "reward" && !head)
+    throw new UsageError(
+      `${given.architecture} is not a reward model: it has no value head`,
+      adapter ?? folder,
+      "train one with rlv train hh-rm",
+    );
+  return { folder, adapter, config, tokenizer };
+}
+
+/** Its weights as they are, or quantized as they are loaded. */
 export function openReward(
-  folder: string,
+  { folder, adapter, config }: RewardModel,
   device: Device,
   options: {
     readonly dtype: DtypeCode;
@@ -84,11 +118,11 @@ export function openReward(
     readonly quantization: Quantization | null;
   },
 ): Transformer {
-  const config = readRewardConfig(folder);
-  using weights = openWeights(folder);
-  checkWeights(config, weights);
-  const model = new Transformer(device, config, { ...options, trainable: false }, "reward model");
-  if (device.hasMemory) model.loadWeights(weights);
+  const lora = adapter === null ? null : readAdapter(adapter, config);
+  const model = new Transformer(device, config, { ...options, lora, trainable: false }, "reward model");
+  if (!device.hasMemory) return model;
+  loadBody(folder, readModelConfig(folder), model);
+  if (adapter !== null) loadAdapters(model, adapter);
   return model;
 }
 

@@ -8,8 +8,8 @@ import { StepMemory } from "../tape/tape.ts";
 import { conversationText, endedText, type Turn } from "./conversation.ts";
 import { checkMessages, idsOf } from "./data.ts";
 import { type Summary, writeLines } from "./inference.ts";
-import { dtypeCode, openDevice, openTokenizer } from "./open-model.ts";
-import { openReward, quantizationOf, readRewardConfig, scoreSequences } from "./reward-model.ts";
+import { dtypeCode, openDevice } from "./open-model.ts";
+import { openReward, quantizationOf, readReward, scoreSequences } from "./reward-model.ts";
 
 export interface ScoreSettings {
   readonly model: string;
@@ -31,8 +31,8 @@ const PACKED_TOKENS = 4096;
 export async function score(settings: ScoreSettings, talk: (line: string) => void): Promise<Summary> {
   const begin = performance.now();
   const lines = readDataset(settings.in);
-  const config = readRewardConfig(settings.model);
-  const tokenizer = openTokenizer(settings.model, config);
+  const reward = readReward(settings.model, settings.adapter);
+  const { config, tokenizer } = reward;
   const most = Math.min(settings.max_length, config.maxPositionEmbeddings);
   const sequences = lines.map(({ row, line }) => {
     const where = `${settings.in}:${line}`;
@@ -40,7 +40,11 @@ export async function score(settings: ScoreSettings, talk: (line: string) => voi
     const length = sequence.prompt.length + sequence.completion.length;
     if (length === 0) throw new UsageError("nothing to score", where);
     if (length > most)
-      throw new UsageError(`${length} tokens exceed ${most}`, where, "raise --max_length or shorten the text");
+      throw new UsageError(
+        `${length} tokens exceed ${most}`,
+        where,
+        "raise --max_length or shorten the text",
+      );
     for (const id of [...sequence.prompt, ...sequence.completion])
       if (id >= config.vocabSize) throw new UsageError(`token id ${id} is outside the vocabulary`, where);
     return sequence;
@@ -49,11 +53,10 @@ export async function score(settings: ScoreSettings, talk: (line: string) => voi
   const device = openDevice(settings.device, settings.threads);
   const memory = new StepMemory(device);
   try {
-    const model = openReward(settings.model, device, {
+    const model = openReward(reward, device, {
       dtype: dtypeCode(settings.dtype),
       maxPositions: Math.max(...sequences.map((s) => s.prompt.length + s.completion.length)),
       quantization: quantizationOf(settings.quant_type),
-      adapter: settings.adapter,
     });
     try {
       talk(`${lines.length} sequences`);

@@ -109,10 +109,14 @@ export function weightsHash(model: Transformer): string {
   return hash.digest("hex");
 }
 
-/** Writes the model, its tokenizer and generation_config.json as a folder that transformers loads. */
+/** Writes the model with plain weights, its tokenizer and generation_config.json as a folder that transformers loads. */
 export function saveModel(folder: string, model: Transformer, source: Tokenizer): void {
   const bf16 = model.options.dtype === Dtype.bf16;
-  const config: ModelConfig = { ...model.config, dtype: bf16 ? "bfloat16" : "float32" };
+  const config: ModelConfig = {
+    ...model.config,
+    dtype: bf16 ? "bfloat16" : "float32",
+    quantization: null,
+  };
   const tensors: FolderTensor[] = model.parameters.list.map((p) => ({
     name: p.name,
     shape: p.shape,

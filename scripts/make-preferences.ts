@@ -30,7 +30,7 @@ export const DEFAULTS: PreferenceSizes = {
   train: 4000,
   test: 800,
   sft: 4000,
-  good: 0.35,
+  good: 0.5,
   gap: 0.15,
   noise: 0,
   seed: 1,

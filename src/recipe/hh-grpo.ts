@@ -8,7 +8,7 @@ import type { Reporter, RunControl } from "../run/reporter.ts";
 import {
   openReward,
   type QuantType,
-  quantizationOf,
+  quantizationFlag,
   readReward,
   rolloutScore,
   tokenizerDifference,
@@ -81,7 +81,7 @@ export async function trainHhGrpo(
       gamma: 1,
       source,
       sourceName: settings.model,
-      referenceQuantization: quantizationOf(settings.ref_quant_type),
+      referenceQuantization: quantizationFlag(settings.ref_quant_type),
       decodedTogether: Math.min(256, settings.batch_size * settings.group_size),
       prompts: {
         training: passes(mix.training),
@@ -140,7 +140,7 @@ function judgeOf(
       "lower --max_prompt_length or --max_new_tokens",
     );
   return (memory) => {
-    const quantization = quantizationOf(settings.rm_quant_type);
+    const quantization = quantizationFlag(settings.rm_quant_type);
     const model = openReward(judge, memory.device, {
       dtype: dtypeCode(settings.dtype),
       maxPositions: retokenize ? context : longest,

@@ -14,7 +14,7 @@ import {
   rewardConfigOf,
 } from "../io/hf-folder.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import type { Quantization } from "../nn/quantized.ts";
+import { type Quantization, quantizationOf } from "../nn/quantized.ts";
 import { type Decoder, Transformer } from "../nn/transformer.ts";
 import type { DtypeCode } from "../ops/define.ts";
 import { type Group, microBatches, packSequences, selectGroups } from "../rollout/pack.ts";
@@ -79,8 +79,8 @@ function paddingOf(tokenizer: Tokenizer): number {
 /** How a frozen model is quantized as it is loaded; int4 is NF4. */
 export type QuantType = "none" | "int8" | "int4";
 
-export function quantizationOf(type: QuantType): Quantization | null {
-  return type === "none" ? null : { type: type === "int4" ? "nf4" : "int8", head: false };
+export function quantizationFlag(type: QuantType): Quantization | null {
+  return type === "none" ? null : quantizationOf(type);
 }
 
 /** A reward model for scoring, as its folders describe it. */

@@ -9,7 +9,7 @@ import { conversationText, endedText, type Turn } from "./conversation.ts";
 import { checkMessages, idsOf } from "./data.ts";
 import { type Summary, writeLines } from "./inference.ts";
 import { dtypeCode, openDevice } from "./open-model.ts";
-import { openReward, quantizationOf, readReward, scoreSequences } from "./reward-model.ts";
+import { openReward, quantizationFlag, readReward, scoreSequences } from "./reward-model.ts";
 
 export interface ScoreSettings {
   readonly model: string;
@@ -56,7 +56,7 @@ export async function score(settings: ScoreSettings, talk: (line: string) => voi
     const model = openReward(reward, device, {
       dtype: dtypeCode(settings.dtype),
       maxPositions: Math.max(...sequences.map((s) => s.prompt.length + s.completion.length)),
-      quantization: quantizationOf(settings.quant_type),
+      quantization: quantizationFlag(settings.quant_type),
     });
     try {
       talk(`${lines.length} sequences`);

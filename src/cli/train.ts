@@ -1,5 +1,5 @@
 import { RECIPE_NAMES, RECIPES, type RecipeInfo, type ResolvedConfig } from "../config/recipes.ts";
-import { type Base, baseOf, resolveTrain, startingValues } from "../config/resolve.ts";
+import { type Base, baseOf, resolveTrain, startingValues, withPlaces } from "../config/resolve.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
 import { RlvError } from "../core/errors.ts";
 import { programArgv, superviseEngine } from "../run/engine-process.ts";
@@ -87,7 +87,10 @@ export const command: Command = {
   async run({ args, flags, json }) {
     const given = new Map(flags);
     const resume = resumeOf(given);
-    const base = baseOf({ target: args[0], configFile: given.get("config"), checkpoint: resume?.config });
+    const elsewhere = given.has("output_dir") || given.has("run_name");
+    const fromLine = baseOf({ target: args[0], configFile: given.get("config"), checkpoint: resume?.config });
+    const places = elsewhere ? ["output_dir", "log_dir"] : ["output_dir", "log_dir", "run_name"];
+    const base = resume?.run ? withPlaces(fromLine, resume.run, places) : fromLine;
     for (const own of OWN_FLAGS) given.delete(own.name);
     const config = resolveTrain(base, given);
     checkInputs(config);
@@ -96,7 +99,7 @@ export const command: Command = {
       runName: config.run_name,
       recipe: config.recipe,
       resumeRun: resume?.run ?? null,
-      elsewhere: given.has("output_dir") || given.has("run_name"),
+      elsewhere,
       now: new Date(),
     });
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);

@@ -97,9 +97,9 @@ test.skipIf(!python)(
     for (const tag of RM_TAGS) {
       const said = rows.filter((row) => row[tag] !== undefined);
       expect(said.length).toBeGreaterThan(2);
-      const points = (axis: string) => said.map((row) => [row[axis]!, Math.fround(row[tag]!)]);
-      expect([tag, shown[tag]]).toEqual([tag, points("step")]);
-      expect([tag, shown[`${tag}_by_examples`]]).toEqual([tag, points("examples")]);
+      const points = (axis: string): unknown => said.map((row) => [row[axis]!, Math.fround(row[tag]!)]);
+      expect<unknown>([tag, shown[tag]]).toEqual([tag, points("step")]);
+      expect<unknown>([tag, shown[`${tag}_by_examples`]]).toEqual([tag, points("examples")]);
     }
     const policy = (await check("check_tensorboard.py", [join(logs, "grpo")])) as Record<string, unknown>;
     for (const tag of GRPO_TAGS) expect(Object.keys(policy)).toContain(tag);

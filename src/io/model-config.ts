@@ -411,7 +411,7 @@ class Fields {
  * The reward model that a language model's body makes: its head is dropped for one of a single label. `padTokenId` must
  * not end a sequence: transformers scores a padded batch at the last token that is not this one.
  */
-export function rewardConfigOf(config: ModelConfig, padTokenId: number): ModelConfig {
+export function rewardConfigOf(config: ModelConfig, padTokenId: number | null): ModelConfig {
   const architecture = config.architecture.replace("ForCausalLM", "ForSequenceClassification");
   return { ...config, architecture, kind: "reward", padTokenId };
 }

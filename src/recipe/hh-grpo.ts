@@ -122,7 +122,8 @@ function judgeOf(
   const { reward_model_path: folder, rm_retokenize: retokenize } = settings;
   const named = resolveModel(folder, null);
   const judge = readReward(named.model, named.adapter);
-  const { config, tokenizer: reward } = judge;
+  const { config } = judge;
+  const reward = judge.tokenizer();
   const difference = tokenizerDifference(policy, reward);
   if (difference !== null && !retokenize)
     throw new UsageError(

@@ -32,7 +32,7 @@ const HEAD = "score.weight";
 export function rewardSource(folder: string, seed: number) {
   const given = readModelConfig(folder);
   const tokenizer = openTokenizer(folder, given);
-  const config = rewardConfig(given, tokenizer);
+  const config = given.kind === "reward" ? given : rewardConfigOf(given, paddingOf(tokenizer));
   return {
     config,
     tokenizer,
@@ -49,10 +49,6 @@ export function rewardSource(folder: string, seed: number) {
       return createHash("sha256").update(`${weights.digest()}${head}`).digest("hex");
     },
   };
-}
-
-function rewardConfig(given: ModelConfig, tokenizer: Tokenizer): ModelConfig {
-  return given.kind === "reward" ? given : rewardConfigOf(given, paddingOf(tokenizer));
 }
 
 /** All that the folder of a reward model or of a language model has of a reward model. */
@@ -89,15 +85,14 @@ export interface RewardModel {
   /** Of an adapter, which brings the value head if the folder has none. */
   readonly adapter: string | null;
   readonly config: ModelConfig;
-  readonly tokenizer: Tokenizer;
+  /** Read when it is asked for: token ids need none. */
+  readonly tokenizer: () => Tokenizer;
 }
 
 /** Reads and checks what the folders of a reward model say; the weights are left for `openReward`. */
 export function readReward(folder: string, adapter: string | null): RewardModel {
   const given = readModelConfig(folder);
-  const own = adapter !== null && existsSync(join(adapter, "tokenizer.json"));
-  const tokenizer = openTokenizer(own ? adapter : folder, given);
-  const config = rewardConfig(given, tokenizer);
+  const config = given.kind === "reward" ? given : rewardConfigOf(given, given.padTokenId);
   const head = adapter === null ? false : readAdapter(adapter, config).modulesToSave.includes("score");
   if (given.kind !== "reward" && !head)
     throw new UsageError(
@@ -105,7 +100,8 @@ export function readReward(folder: string, adapter: string | null): RewardModel 
       adapter ?? folder,
       "train one with rlv train hh-rm",
     );
-  return { folder, adapter, config, tokenizer };
+  const own = adapter !== null && existsSync(join(adapter, "tokenizer.json"));
+  return { folder, adapter, config, tokenizer: () => openTokenizer(own ? adapter : folder, given) };
 }
 
 /** Its weights as they are, or quantized as they are loaded. */
@@ -217,7 +213,7 @@ function sequenceOf(
   const turns = prompt.fields.messages as readonly Turn[] | undefined;
   const before = turns ? conversationText(turns, reward, true) : prompt.text;
   const whole = turns
-    ? conversationText([...turns, { role: "assistant", content: text }], reward, false)
+    ? conversationText([...turns, { role: "assistant", content: text.trim() }], reward, false)
     : endedText(prompt.text + text, reward);
   const common = whole.startsWith(before) ? before : "";
   if (common === "")

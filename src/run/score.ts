@@ -32,11 +32,16 @@ export async function score(settings: ScoreSettings, talk: (line: string) => voi
   const begin = performance.now();
   const lines = readDataset(settings.in);
   const reward = readReward(settings.model, settings.adapter);
-  const { config, tokenizer } = reward;
+  const { config } = reward;
+  let tokenizer: Tokenizer | undefined;
+  const needTokenizer = () => {
+    tokenizer ??= reward.tokenizer();
+    return tokenizer;
+  };
   const most = Math.min(settings.max_length, config.maxPositionEmbeddings);
   const sequences = lines.map(({ row, line }) => {
     const where = `${settings.in}:${line}`;
-    const sequence = sequenceOf(row, tokenizer, settings.end, where);
+    const sequence = sequenceOf(row, needTokenizer, settings.end, where);
     const length = sequence.prompt.length + sequence.completion.length;
     if (length === 0) throw new UsageError("nothing to score", where);
     if (length > most)
@@ -90,7 +95,9 @@ interface Sequence {
 }
 
 /** As pairs are tokenized: a prompt by itself, then what follows it. */
-function sequenceOf(row: JsonRow, tokenizer: Tokenizer, end: boolean, where: string): Sequence {
+function sequenceOf(row: JsonRow, read: () => Tokenizer, end: boolean, where: string): Sequence {
+  if (Array.isArray(row.ids)) return { prompt: idsOf(row.ids, where), completion: new Int32Array(0) };
+  const tokenizer = read();
   const ended = (text: string) => (end ? endedText(text, tokenizer) : text);
   const joined = (prompt: string, whole: string): Sequence => {
     const common = whole.startsWith(prompt) ? prompt : "";
@@ -98,7 +105,6 @@ function sequenceOf(row: JsonRow, tokenizer: Tokenizer, end: boolean, where: str
     const tail = tokenizer.encode(whole.slice(common.length));
     return head.length > 0 ? { prompt: head, completion: tail } : { prompt: tail, completion: head };
   };
-  if (Array.isArray(row.ids)) return { prompt: idsOf(row.ids, where), completion: new Int32Array(0) };
   if (Array.isArray(row.messages)) {
     const turns = checkMessages(row.messages, where) as Turn[];
     if (turns.at(-1)?.role !== "assistant")

@@ -29,8 +29,8 @@ export class Sinks implements Disposable {
     this.#events = [runDir, ...(logDir === null ? [] : [logDir])].map(
       (dir) => new EventWriter(dir, hasEvents(dir) ? { purgeFromStep: kept + 1 } : {}),
     );
-    // The purge is by number, whatever an axis counts: what stood by examples is said again.
-    for (const row of history) this.#byExamples(row);
+    // The purge is by number, whatever an axis counts: what it takes from those by examples is said again.
+    for (const row of history) if (Number(row.examples) > kept) this.#byExamples(row);
     this.rollouts = saveRollouts ? new RolloutsDb(join(runDir, "rollouts.sqlite")) : null;
     this.rollouts?.deleteAfterStep(kept);
   }

@@ -45,7 +45,7 @@ function replaced(job: readonly string[], flags: readonly string[]): string[] {
   for (let i = 0; i < flags.length; i += 2) {
     const at = out.indexOf(flags[i]!);
     if (at >= 0) out.splice(at, 2);
-    out.push(flags[i]!, flags[i + 1]!);
+    out.push(`${flags[i]}=${flags[i + 1]}`);
   }
   return out;
 }

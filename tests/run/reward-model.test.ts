@@ -40,6 +40,7 @@ class Judge implements Disposable {
   readonly device = openTestDevice(2);
   readonly memory = new StepMemory(this.device);
   readonly read = readReward(folder, null);
+  readonly tokenizer = this.read.tokenizer();
   readonly model = openReward(this.read, this.device, {
     ...{ dtype: Dtype.f32, maxPositions: 96, quantization: null },
   });
@@ -50,8 +51,8 @@ class Judge implements Disposable {
   }
   score(rollouts: readonly Rollout[], changes: { retokenize?: boolean; policy?: Tokenizer } = {}) {
     return rolloutScore(this.memory, this.model, {
-      policy: this.read.tokenizer,
-      reward: this.read.tokenizer,
+      policy: this.tokenizer,
+      reward: this.tokenizer,
       ...{ retokenize: false, eosPenalty: 0.75, budget: 40 },
       ...changes,
     })(rollouts, 1);
@@ -82,7 +83,7 @@ function rolloutOf(
 describe("rollouts", () => {
   test("are scored as the pairs were in training, cut ones as if they had ended, less the penalty", async () => {
     using judge = new Judge();
-    const { tokenizer } = judge.read;
+    const { tokenizer } = judge;
     const source = await openPreferences(world.data, "test");
     const eos = tokenizer.eosId!;
     const rollouts: Rollout[] = [];

@@ -12,7 +12,13 @@ import { Storage, Tensor } from "../tape/tensor.ts";
 import { adaptedMaps, adapterNames, adapterShapes, type LoraOptions, savedName } from "./adapters.ts";
 import * as F from "./functional.ts";
 import { Parameters } from "./parameters.ts";
-import { type Quantization, QuantizedWeight, quantTypeOf } from "./quantized.ts";
+import {
+  type Quantization,
+  QuantizedWeight,
+  type QuantPlan,
+  quantizationNote,
+  quantPlans,
+} from "./quantized.ts";
 import { ropeTable } from "./rope.ts";
 import type { StoredValues } from "./stored.ts";
 
@@ -240,12 +246,26 @@ export class Transformer extends Decoder {
   readonly adapters: Parameters | null;
   /** The same weights without the adapters: the reference of a run that trains them. */
   readonly base: Decoder;
+  /** What a user should know about how quantized weights are held. */
+  readonly quantizationNote: string | null;
   readonly #ropeBuffer: Buffer;
 
   constructor(device: Device, config: ModelConfig, options: TransformerOptions, label = "model") {
     const { dtype, trainable, lora = null } = options;
     const { momentDtype = Dtype.f32, gradientDtype = Dtype.f32, quantization } = options;
     const shapes = expectedTensors(config);
+    if (config.quantization && trainable && lora === null)
+      throw new UsageError(
+        "quantized weights cannot be trained",
+        label,
+        "train low-rank adapters on them, or take the plain model",
+      );
+    const planOf = quantPlans(config, quantization ?? null);
+    const plans = new Map<string, QuantPlan>();
+    for (const [name, shape] of shapes) {
+      const plan = shape.length === 2 ? planOf(name, shape) : null;
+      if (plan) plans.set(name, plan);
+    }
     const parameters = new Parameters(
       device,
       shapes,
@@ -255,7 +275,7 @@ export class Transformer extends Decoder {
         momentDtype,
         gradientDtype,
         roundsGradient: (name) => name.endsWith("_proj.weight"),
-        ...(quantization ? { quantize: (name: string) => quantTypeOf(name, quantization) } : {}),
+        quantize: (name) => plans.get(name) ?? null,
       },
       label,
     );
@@ -298,6 +318,7 @@ export class Transformer extends Decoder {
       : this;
     this.parameters = parameters;
     this.adapters = adapters;
+    this.quantizationNote = quantizationNote(config, plans);
     this.#ropeBuffer = ropeBuffer;
   }
 
@@ -326,9 +347,14 @@ export class Transformer extends Decoder {
     const direct = new Map<string, StoredValues>();
     try {
       for (const { name } of this.parameters.list) {
+        const format = this.config.quantization?.stored.get(name);
+        if (format) {
+          this.parameters.loadCodes(name, weights, format);
+          continue;
+        }
         const { path, begin, bytes, dtype } = weights.source(name);
         const code = { F32: Dtype.f32, BF16: Dtype.bf16 }[dtype as string];
-        if (code === undefined) {
+        if (code === undefined || !this.parameters.takesStored(name)) {
           this.parameters.load(name, weights.readFloat32(name));
           continue;
         }

@@ -1,7 +1,7 @@
 /** An adapter put into the weights of its model: a plain model folder that needs no adapter. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { assert } from "../core/errors.ts";
+import { assert, UsageError } from "../core/errors.ts";
 import { f32ToBf16 } from "../core/float-formats.ts";
 import {
   checkWeights,
@@ -59,6 +59,12 @@ export function merge(settings: MergeSettings, talk: (line: string) => void): Me
   const begin = performance.now();
   const { model, adapter: folder, out } = settings;
   const config = readModelConfig(model);
+  if (config.quantization)
+    throw new UsageError(
+      "an adapter is not merged into quantized weights",
+      model,
+      "merge it into the plain model",
+    );
   using weights = openWeights(model);
   checkWeights(config, weights);
   const adapter = readAdapter(folder, config);

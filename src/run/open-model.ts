@@ -151,7 +151,7 @@ function stored(parameters: Parameters, name: string, bf16: boolean): Uint8Array
 }
 
 /**
- * Writes the model, its tokenizer and generation_config.json as a folder that transformers loads; of a model with
+ * Writes the model with plain weights, its tokenizer and generation_config.json as a folder that transformers loads; of a model with
  * adapters those alone, as a folder that PEFT loads.
  */
 export function saveModel(folder: string, model: Transformer, source: Tokenizer): void {
@@ -168,7 +168,8 @@ export function saveModel(folder: string, model: Transformer, source: Tokenizer)
     writeAdapterFolder(folder, adapterConfig(model), LORA_TARGETS, tensors, files);
     return;
   }
-  const config: ModelConfig = { ...model.config, dtype: bf16 ? "bfloat16" : "float32" };
+  const dtype = bf16 ? "bfloat16" : "float32";
+  const config: ModelConfig = { ...model.config, dtype, quantization: null };
   const generation = join(source.folder, "generation_config.json");
   if (existsSync(generation) && !files.includes(generation)) files.push(generation);
   writeModelFolder(folder, config, tensors, files);

@@ -38,6 +38,11 @@ const COMMANDS: Readonly<
     summary: "put an adapter into the weights of its model",
     load: () => import("./merge.ts"),
   },
+  download: {
+    usage: "download REPO [FILE]",
+    summary: "fetch a model or a dataset from the hub",
+    load: () => import("./download.ts"),
+  },
   bench: {
     usage: "bench [NAME]",
     summary: "measure speed against this machine's limits",

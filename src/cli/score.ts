@@ -2,7 +2,7 @@ import type { ScoreModule } from "../config/contracts.ts";
 import { resolveOptions } from "../config/resolve.ts";
 import { type ScoreOptions, scoreSchema } from "../config/schema-inference.ts";
 import { type Command, JSON_FLAG, printJson } from "./command.ts";
-import { requireFile, requireFolder, requireOutput } from "./files.ts";
+import { findModel, requireFile, requireFolder, requireOutput } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 import { summaryLine, talk } from "./talk.ts";
 
@@ -18,13 +18,13 @@ export const command: Command = {
   flags: () => [...flagsOf(scoreSchema), JSON_FLAG],
   async run({ flags, json }) {
     const options = resolveOptions<ScoreOptions>(scoreSchema, flags, "score");
-    requireFolder(options.model, "model");
+    const model = await findModel(options.model, "model");
     if (options.adapter !== null) requireFolder(options.adapter, "adapter");
     requireFile(options.in, "in");
     requireOutput(options.out, "out", options.in);
     const { resolveModel } = await import("../recipe/base.ts");
     const { score }: ScoreModule = await import("../run/score.ts");
-    const summary = await score({ ...options, ...resolveModel(options.model, options.adapter) }, talk);
+    const summary = await score({ ...options, ...resolveModel(model, options.adapter) }, talk);
     if (json) printJson(summary);
     else talk(summaryLine("scored", summary));
     return 0;

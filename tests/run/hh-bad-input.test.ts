@@ -199,7 +199,8 @@ describe("data", () => {
     writeFileSync(join(folder, "test.jsonl"), `${JSON.stringify(row)}\n`);
     await refused(rm, ["--dataset", folder], text);
   });
-  test("no such dataset", () => refused(rm, ["--dataset", join(scratch, "nothing")], /no such dataset/));
+  test("no such dataset", () =>
+    refused(rm, ["--dataset", join(scratch, "nothing")], /no such file for --dataset/));
   test("a folder without a test split", async () => {
     const folder = join(scratch, "no-test");
     mkdirSync(folder);

@@ -1,5 +1,5 @@
 import { RECIPE_NAMES, RECIPES, type RecipeInfo, type ResolvedConfig } from "../config/recipes.ts";
-import { type Base, baseOf, resolveTrain, startingValues } from "../config/resolve.ts";
+import { type Base, baseOf, resolveTrain, startingValues, withPlaces } from "../config/resolve.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
 import { RlvError } from "../core/errors.ts";
 import { programArgv, superviseEngine } from "../run/engine-process.ts";
@@ -7,7 +7,7 @@ import { openRunFolder, type ResumePoint, resumePoint, writeRunConfig } from "..
 import { openProgress } from "../run/progress.ts";
 import { tokenize } from "./argv.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
-import { findModel, requireFile, requireFolder } from "./files.ts";
+import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 
 const OWN_FLAGS: readonly Flag[] = [
@@ -87,7 +87,10 @@ export const command: Command = {
   async run({ args, flags, json }) {
     const given = new Map(flags);
     const resume = resumeOf(given);
-    const base = baseOf({ target: args[0], configFile: given.get("config"), checkpoint: resume?.config });
+    const elsewhere = given.has("output_dir") || given.has("run_name");
+    const fromLine = baseOf({ target: args[0], configFile: given.get("config"), checkpoint: resume?.config });
+    const places = elsewhere ? ["output_dir", "log_dir"] : ["output_dir", "log_dir", "run_name"];
+    const base = resume?.run ? withPlaces(fromLine, resume.run, places) : fromLine;
     for (const own of OWN_FLAGS) given.delete(own.name);
     const config = resolveTrain(base, given);
     const located = await findInputs(config);
@@ -96,7 +99,7 @@ export const command: Command = {
       runName: config.run_name,
       recipe: config.recipe,
       resumeRun: resume?.run ?? null,
-      elsewhere: given.has("output_dir") || given.has("run_name"),
+      elsewhere,
       now: new Date(),
     });
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
@@ -153,5 +156,15 @@ async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig> {
       if (config.init !== null) requireFile(config.init, "init");
       if (config.tokenizer !== null) requireFolder(config.tokenizer, "tokenizer");
       return { ...config, model: config.model && (await findModel(config.model, "model")) };
+    case "hh-rm":
+    case "hh-grpo": {
+      const found = {
+        model: await findModel(config.model, "model"),
+        dataset: await findDataset(config.dataset, "dataset"),
+      };
+      if (config.recipe === "hh-rm") return { ...config, ...found };
+      const reward_model_path = await findModel(config.reward_model_path, "reward_model_path");
+      return { ...config, ...found, reward_model_path };
+    }
   }
 }

@@ -7,6 +7,8 @@ import type {
   ChatOptions,
   GenerateOptions,
   LogprobOptions,
+  MergeOptions,
+  ScoreOptions,
 } from "./schema-inference.ts";
 
 /**
@@ -46,12 +48,26 @@ export interface ChatSession {
   close(): void;
 }
 
+/** src/run/merge.ts */
+export interface MergeModule {
+  merge(
+    options: Omit<MergeOptions, "adapter"> & { readonly adapter: string },
+    talk: Talk,
+  ): { readonly maps: number; readonly seconds: number; readonly out: string };
+}
+
 /** src/run/inference.ts */
 export interface InferenceModule {
   /** Writes `options.out` whole or not at all. */
   generate(options: GenerateOptions, talk: Talk): Promise<InferenceSummary>;
   logprob(options: LogprobOptions, talk: Talk): Promise<InferenceSummary>;
   openChat(options: ChatOptions, talk: Talk): Promise<ChatSession>;
+}
+
+/** src/run/score.ts */
+export interface ScoreModule {
+  /** Writes `options.out` whole or not at all. */
+  score(options: ScoreOptions, talk: Talk): Promise<InferenceSummary>;
 }
 
 /** name, shape, device, threads, dtype, peak_bytes, limit, fraction_of_limit, and the figures of the bench. */

@@ -23,6 +23,11 @@ const COMMANDS: Readonly<
     summary: "log-probabilities of given completions",
     load: () => import("./logprob.ts"),
   },
+  score: {
+    usage: "score --model RM_DIR --in F --out F",
+    summary: "rewards of given texts by a reward model",
+    load: () => import("./score.ts"),
+  },
   chat: {
     usage: "chat [MODEL]",
     summary: "talk to a model in the terminal",
@@ -32,6 +37,11 @@ const COMMANDS: Readonly<
     usage: "merge --model DIR --adapter DIR --out DIR",
     summary: "put an adapter into the weights of its model",
     load: () => import("./merge.ts"),
+  },
+  download: {
+    usage: "download REPO [FILE]",
+    summary: "fetch a model or a dataset from the hub",
+    load: () => import("./download.ts"),
   },
   bench: {
     usage: "bench [NAME]",

@@ -8,6 +8,7 @@ import type {
   GenerateOptions,
   LogprobOptions,
   MergeOptions,
+  ScoreOptions,
 } from "./schema-inference.ts";
 
 /**
@@ -61,6 +62,12 @@ export interface InferenceModule {
   generate(options: GenerateOptions, talk: Talk): Promise<InferenceSummary>;
   logprob(options: LogprobOptions, talk: Talk): Promise<InferenceSummary>;
   openChat(options: ChatOptions, talk: Talk): Promise<ChatSession>;
+}
+
+/** src/run/score.ts */
+export interface ScoreModule {
+  /** Writes `options.out` whole or not at all. */
+  score(options: ScoreOptions, talk: Talk): Promise<InferenceSummary>;
 }
 
 /** name, shape, device, threads, dtype, peak_bytes, limit, fraction_of_limit, and the figures of the bench. */

@@ -39,6 +39,7 @@ export {
   parseModelConfig,
   type QuantizationConfig,
   quantizationConfig,
+  rewardConfigOf,
 } from "./model-config.ts";
 
 const SINGLE = "model.safetensors";

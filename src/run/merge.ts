@@ -11,10 +11,11 @@ import {
   readModelConfig,
   writeModelFolder,
 } from "../io/hf-folder.ts";
-import { openAdapterWeights } from "../io/peft-folder.ts";
+import { openAdapterWeights, readAdapterConfig } from "../io/peft-folder.ts";
 import { tokenizerFiles } from "../io/tokenizer.ts";
 import { type AdaptedMap, adaptedMaps, adapterNames, adapterShapes, savedName } from "../nn/adapters.ts";
 import { readAdapter } from "./open-model.ts";
+import { rewardSource } from "./reward-model.ts";
 
 export interface MergeSettings {
   readonly model: string;
@@ -58,15 +59,18 @@ export function merged(
 export function merge(settings: MergeSettings, talk: (line: string) => void): MergeSummary {
   const begin = performance.now();
   const { model, adapter: folder, out } = settings;
-  const config = readModelConfig(model);
-  if (config.quantization)
+  const given = readModelConfig(model);
+  if (given.quantization)
     throw new UsageError(
       "an adapter is not merged into quantized weights",
       model,
       "merge it into the plain model",
     );
   using weights = openWeights(model);
-  checkWeights(config, weights);
+  checkWeights(given, weights);
+  // The adapter of a reward model brings the value head that a language model lacks.
+  const headed = given.kind === "causal" && readAdapterConfig(folder).taskType === "SEQ_CLS";
+  const config = headed ? rewardSource(model, 0).config : given;
   const adapter = readAdapter(folder, config);
   const shapes = expectedTensors(config);
   using added = openAdapterWeights(folder, adapterShapes(shapes, adapter));
@@ -80,8 +84,10 @@ export function merge(settings: MergeSettings, talk: (line: string) => void): Me
     const { a, b } = adapterNames(map.module);
     return merged(values, added.readFloat32(a), added.readFloat32(b), map);
   };
-  const bf16 = (name: string) =>
-    settings.dtype === null ? weights.dtype(name) === "BF16" : settings.dtype === "bfloat16";
+  const bf16 = (name: string) => {
+    if (settings.dtype !== null) return settings.dtype === "bfloat16";
+    return weights.dtype(weights.has(name) ? name : "model.embed_tokens.weight") === "BF16";
+  };
   const tensors = [...shapes].map(
     ([name, shape]): FolderTensor => ({
       name,

@@ -76,6 +76,7 @@ export function merge(settings: MergeSettings, talk: (line: string) => void): Me
   using added = openAdapterWeights(folder, adapterShapes(shapes, adapter));
   const maps = new Map(adaptedMaps(shapes, adapter).map((map) => [`${map.module}.weight`, map]));
 
+  const changed = (name: string) => maps.has(name) || added.tensors.has(savedName(name));
   const valuesOf = (name: string): Float32Array => {
     if (added.tensors.has(savedName(name))) return added.readFloat32(savedName(name));
     const values = weights.readFloat32(name);
@@ -88,17 +89,19 @@ export function merge(settings: MergeSettings, talk: (line: string) => void): Me
     if (settings.dtype !== null) return settings.dtype === "bfloat16";
     return weights.dtype(weights.has(name) ? name : "model.embed_tokens.weight") === "BF16";
   };
-  const tensors = [...shapes].map(
-    ([name, shape]): FolderTensor => ({
+  const tensors = [...shapes].map(([name, shape]): FolderTensor => {
+    const dtype = bf16(name) ? "BF16" : "F32";
+    return {
       name,
       shape,
-      dtype: bf16(name) ? "BF16" : "F32",
+      dtype,
       data: () => {
+        if (!changed(name) && weights.dtype(name) === dtype) return weights.read(name);
         const values = valuesOf(name);
         return new Uint8Array((bf16(name) ? f32ToBf16(values) : values).buffer);
       },
-    }),
-  );
+    };
+  });
   const dtype = bf16("model.embed_tokens.weight") ? "bfloat16" : "float32";
   const generation = join(model, "generation_config.json");
   const files = tokenizerFiles(model).map((file) => join(model, file));

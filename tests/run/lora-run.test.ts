@@ -1,6 +1,15 @@
 /** Runs that train adapters, from the command line: what they leave, resume, refuse, and what other commands do with it. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
@@ -136,6 +145,11 @@ test("an adapter starts another run, which keeps its settings; the reference is 
   const config = JSON.parse(readFileSync(join(final("further"), "adapter_config.json"), "utf8"));
   expect(config).toMatchObject({ r: 4, lora_alpha: 32, lora_dropout: 0.1 });
   expect(metrics(join(scratch, "further")).at(1)!["train/kl"]).toBeGreaterThan(0);
+  // The folder it came from is not needed any more.
+  const moved = join(scratch, "moved");
+  renameSync(join(scratch, "whole"), moved);
+  await succeed(["train", "--resume_from", join(scratch, "further"), "--num_train_steps", "3"]);
+  renameSync(moved, join(scratch, "whole"));
   const from = (step: string[]) => ["train", "--adapter", final("whole"), "--output_dir", scratch, ...step];
   await refused(from(["--lora_r", "8"]), /--lora_r 8, the adapter has 4/);
   await refused(from(["--use_rslora"]), /--use_rslora true, the adapter has false/);

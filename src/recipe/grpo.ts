@@ -1,4 +1,5 @@
 /** Wiring shared by all GRPO recipes: settings to options, memory plan, policy step, task and loop. */
+import { UsageError } from "../core/errors.ts";
 import type { Prompt } from "../core/records.ts";
 import type { Device } from "../device/device.ts";
 import { REINFORCE_ADVANTAGE, TRL_ADVANTAGE } from "../loss/advantage.ts";
@@ -63,6 +64,12 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
     });
 
   const plan = await planMemory(open, async (trained, memory) => {
+    if (trained.model.dropout > 0 && settings.top_entropy_quantile < 1)
+      throw new UsageError(
+        "the entropies of a step are counted without dropout",
+        "top_entropy_quantile",
+        "set --lora_dropout 0",
+      );
     const batch = Array.from({ length: promptsPerBatch }, (_, index) => longPrompt(prompts.longest, index));
     const alternate: Score = async (rollouts) =>
       rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} }));

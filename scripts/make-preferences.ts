@@ -3,17 +3,20 @@
  * hidden preference (preference-grammar.ts) is known, text on which a small policy learns good and bad answers alike,
  * a tokenizer and the config of a tiny model.
  *
- *   bun scripts/make-preferences.ts --out DIR [--train N] [--test N] [--sft N] [--good P] [--gap G] [--noise P] [--seed N]
+ *   bun scripts/make-preferences.ts --out DIR [--train N] [--test N] [--sft N] [--good P] [--gap G] [--noise P] [--broken P]
+ *   [--seed N]
  *
  * --good: probability that each part of an answer of the policy's text is good. --gap: least difference in preference
- * between the two answers of a pair. --noise: share of training pairs whose label is turned round. Same seed, same bytes.
+ * between the two answers of a pair. --noise: share of training pairs whose label is turned round.
+ * --broken: share of answers that no speaker of the language would give, words exchanged, doubled and left out: what a
+ * reward model has not met, a policy soon finds. Same seed, same bytes.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
 import { Purpose, Random } from "../src/core/rng.ts";
-import { drawAnswer, drawQuestion, hiddenPreference, WORDS } from "./preference-grammar.ts";
+import { breakAnswer, drawAnswer, drawQuestion, hiddenPreference, WORDS } from "./preference-grammar.ts";
 import { writeSmallTokenizer } from "./small-tokenizer.ts";
 
 export interface PreferenceSizes {
@@ -23,6 +26,7 @@ export interface PreferenceSizes {
   readonly good: number;
   readonly gap: number;
   readonly noise: number;
+  readonly broken: number;
   readonly seed: number;
 }
 
@@ -33,6 +37,7 @@ export const DEFAULTS: PreferenceSizes = {
   good: 0.5,
   gap: 0.15,
   noise: 0,
+  broken: 0,
   seed: 1,
 };
 
@@ -42,10 +47,15 @@ const FOLDERS = ["harmless-base", "helpful-base"];
 const jsonl = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 
 /** A pair whose answers are as good as chance has it, from bad to good: the reward model meets them all. */
-function drawPair(random: Random, gap: number, noise: number): { chosen: string; rejected: string } {
+function drawPair(
+  random: Random,
+  { gap, broken }: PreferenceSizes,
+  noise: number,
+): { chosen: string; rejected: string } {
   const { prompt, thing } = drawQuestion(random);
   const draw = () => {
-    const answer = drawAnswer(thing, 0.1 + 0.85 * random.uniform(), random);
+    const spoken = drawAnswer(thing, 0.1 + 0.85 * random.uniform(), random);
+    const answer = broken > 0 && random.uniform() < broken ? breakAnswer(spoken, random) : spoken;
     return { answer, preference: hiddenPreference(prompt, answer) };
   };
   const one = draw();
@@ -59,7 +69,7 @@ function drawPair(random: Random, gap: number, noise: number): { chosen: string;
 
 /** Writes everything into a folder. */
 export function makePreferences(out: string, sizes: PreferenceSizes): void {
-  const { seed, gap } = sizes;
+  const { seed } = sizes;
   FOLDERS.forEach((folder, i) => {
     mkdirSync(join(out, folder), { recursive: true });
     for (const [split, stream] of [
@@ -69,7 +79,7 @@ export function makePreferences(out: string, sizes: PreferenceSizes): void {
       const random = new Random(seed, Purpose.data, stream, i);
       const count = Math.floor(sizes[split] / FOLDERS.length) + (i < sizes[split] % FOLDERS.length ? 1 : 0);
       const noise = split === "train" ? sizes.noise : 0;
-      const rows = Array.from({ length: count }, () => drawPair(random, gap, noise));
+      const rows = Array.from({ length: count }, () => drawPair(random, sizes, noise));
       writeFileSync(join(out, folder, `${split}.jsonl.gz`), gzipSync(jsonl(rows)));
     }
   });
@@ -115,7 +125,16 @@ if (import.meta.main) {
   const { values } = parseArgs({
     options: {
       out: { type: "string" },
-      ...{ train: number, test: number, sft: number, good: number, gap: number, noise: number, seed: number },
+      ...{
+        train: number,
+        test: number,
+        sft: number,
+        good: number,
+        gap: number,
+        noise: number,
+        broken: number,
+        seed: number,
+      },
     },
   });
   const { out, ...given } = values;

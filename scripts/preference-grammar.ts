@@ -104,6 +104,21 @@ export function drawAnswer(thing: string, good: number, random: Random): string 
   return ` ${said}${isGood() ? "." : oneOf(random, ["", " and", " and the"])}`;
 }
 
+/** An answer with one to four of its words exchanged for any others, doubled, or left out. */
+export function breakAnswer(answer: string, random: Random): string {
+  const words = answer.split(" ");
+  for (let edits = 1 + random.below(4); edits > 0; edits--) {
+    // The first one is the empty text before the leading space.
+    const at = 1 + random.below(words.length - 1);
+    const kind = random.below(3);
+    if (kind === 0)
+      words[at] = oneOf(random, [...THINGS, ...QUALITIES, ...QUALITIES, ...POLITE, "the", "and", "is"]);
+    else if (kind === 1) words.splice(at, 0, words[at]!);
+    else if (words.length > 3) words.splice(at, 1);
+  }
+  return words.join(" ");
+}
+
 const WEIGHTS = { polite: 0.25, asked: 0.25, true: 0.4, whole: 0.1 } as const;
 
 /**

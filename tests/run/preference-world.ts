@@ -21,7 +21,7 @@ export interface WorldSizes {
 export async function makeWorld(dir: string, { steps, ...sizes }: WorldSizes): Promise<World> {
   const data = join(dir, "world");
   const policy = join(dir, "policy");
-  makePreferences(data, { ...sizes, good: 0.5, gap: 0.15, noise: 0, seed: 1 });
+  makePreferences(data, { ...sizes, good: 0.5, gap: 0.15, noise: 0, broken: 0, seed: 1 });
   const ended = await rlv([
     ...["train", "sft", "--init", join(data, "config.json"), "--tokenizer", join(data, "tokenizer")],
     ...["--dataset", join(data, "sft.jsonl"), "--num_train_steps", String(steps), "--batch_size", "64"],

@@ -24,7 +24,7 @@ export interface ProofSizes {
 }
 
 /** Pairs of small differences, and answers that nobody would give: a reward model without them is soon deceived. */
-const WORLD: PreferenceSizes = { ...DEFAULTS, gap: 0.1, broken: 0.4, good: 0.4 };
+const WORLD: PreferenceSizes = { ...DEFAULTS, gap: 0.15, broken: 0.4, good: 0.4 };
 
 export const FULL: ProofSizes = {
   world: { ...WORLD, train: 40000 },

@@ -74,12 +74,13 @@ enum {
   RLV_OP_ROPE_APPEND = 35,
   RLV_OP_LORA_BWD = 36,
   RLV_OP_LORA_FWD = 37,
-  RLV_OP_DEQUANTIZE_WEIGHT = 38,
-  RLV_OP_QUANT_EMBED = 39,
-  RLV_OP_QUANT_LINEAR = 40,
-  RLV_OP_QUANT_LINEAR_BWD = 41,
-  RLV_OP_QUANTIZE_WEIGHT = 42,
-  RLV_OP_COUNT = 43
+  RLV_OP_DROPOUT = 38,
+  RLV_OP_DEQUANTIZE_WEIGHT = 39,
+  RLV_OP_QUANT_EMBED = 40,
+  RLV_OP_QUANT_LINEAR = 41,
+  RLV_OP_QUANT_LINEAR_BWD = 42,
+  RLV_OP_QUANTIZE_WEIGHT = 43,
+  RLV_OP_COUNT = 44
 };
 
 // dbias[n] += sum over rows of dy[m,n], in fixed blocks of 64 rows
@@ -645,6 +646,22 @@ typedef struct {
   uint32_t dt;
 } rlv_op_lora_fwd;
 RLV_ASSERT_SIZE(rlv_op_lora_fwd, 96);
+
+// y[i] = scale * x[i], or 0 * x[i] where word (i % 256)/64 of Philox(key seed, purpose; counter (i/256)*64 + i%64, site, step, part) is below threshold
+typedef struct {
+  rlv_ref y;
+  rlv_ref x;
+  uint32_t n;
+  uint32_t seed;
+  uint32_t purpose;
+  uint32_t site;
+  uint32_t step;
+  uint32_t part;
+  uint32_t threshold;
+  float scale;
+  uint32_t dt;
+} rlv_op_dropout;
+RLV_ASSERT_SIZE(rlv_op_dropout, 60);
 
 // codes*scales in float32, row-major [n,k]
 typedef struct {

@@ -34,9 +34,10 @@ export const command: Command = {
     }
     const options = resolveOptions<ChatOptions>(chatSchema, given, "chat");
     requireFolder(options.model, "model");
-    const { resolveBuiltin } = await import("../recipe/builtin.ts");
+    if (options.adapter !== null) requireFolder(options.adapter, "adapter");
+    const { resolveModel } = await import("../recipe/base.ts");
     const { openChat }: InferenceModule = await import("../run/inference.ts");
-    const session = await openChat({ ...options, model: resolveBuiltin(options.model) }, talk);
+    const session = await openChat({ ...options, ...resolveModel(options.model, options.adapter) }, talk);
     try {
       await converse(session);
     } finally {

@@ -1,4 +1,4 @@
-import { accessSync, constants, mkdirSync, statSync } from "node:fs";
+import { accessSync, constants, mkdirSync, readdirSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { UsageError } from "../core/errors.ts";
 
@@ -59,4 +59,12 @@ export function requireOutput(path: string, key: string, input: string): void {
       "choose another folder",
     );
   }
+}
+
+/** A folder to be written, absent or empty: nothing that is there gets lost or mixed with what comes. */
+export function requireNewFolder(path: string, key: string): void {
+  const kind = kindOf(path);
+  if (kind === "file") throw new UsageError(`--${key} needs a folder and this is a file`, path);
+  if (kind === "folder" && readdirSync(path).length > 0)
+    throw new UsageError(`the folder for --${key} is not empty`, path, "choose another folder");
 }

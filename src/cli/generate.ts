@@ -19,11 +19,12 @@ export const command: Command = {
   async run({ flags, json }) {
     const options = resolveOptions<GenerateOptions>(generateSchema, flags, "generate");
     requireFolder(options.model, "model");
+    if (options.adapter !== null) requireFolder(options.adapter, "adapter");
     requireFile(options.in, "in");
     requireOutput(options.out, "out", options.in);
-    const { resolveBuiltin } = await import("../recipe/builtin.ts");
+    const { resolveModel } = await import("../recipe/base.ts");
     const { generate }: InferenceModule = await import("../run/inference.ts");
-    const summary = await generate({ ...options, model: resolveBuiltin(options.model) }, talk);
+    const summary = await generate({ ...options, ...resolveModel(options.model, options.adapter) }, talk);
     if (json) printJson(summary);
     else talk(summaryLine("made", summary));
     return 0;

@@ -16,11 +16,12 @@ export const command: Command = {
   async run({ flags, json }) {
     const options = resolveOptions<LogprobOptions>(logprobSchema, flags, "logprob");
     requireFolder(options.model, "model");
+    if (options.adapter !== null) requireFolder(options.adapter, "adapter");
     requireFile(options.in, "in");
     requireOutput(options.out, "out", options.in);
-    const { resolveBuiltin } = await import("../recipe/builtin.ts");
+    const { resolveModel } = await import("../recipe/base.ts");
     const { logprob }: InferenceModule = await import("../run/inference.ts");
-    const summary = await logprob({ ...options, model: resolveBuiltin(options.model) }, talk);
+    const summary = await logprob({ ...options, ...resolveModel(options.model, options.adapter) }, talk);
     if (json) printJson(summary);
     else talk(summaryLine("scored", summary));
     return 0;

@@ -28,6 +28,11 @@ const COMMANDS: Readonly<
     summary: "talk to a model in the terminal",
     load: () => import("./chat.ts"),
   },
+  merge: {
+    usage: "merge --model DIR --adapter DIR --out DIR",
+    summary: "put an adapter into the weights of its model",
+    load: () => import("./merge.ts"),
+  },
   bench: {
     usage: "bench [NAME]",
     summary: "measure speed against this machine's limits",

@@ -7,6 +7,7 @@ import type {
   ChatOptions,
   GenerateOptions,
   LogprobOptions,
+  MergeOptions,
 } from "./schema-inference.ts";
 
 /**
@@ -44,6 +45,14 @@ export interface ChatSession {
   /** Forgets the conversation. */
   reset(): void;
   close(): void;
+}
+
+/** src/run/merge.ts */
+export interface MergeModule {
+  merge(
+    options: Omit<MergeOptions, "adapter"> & { readonly adapter: string },
+    talk: Talk,
+  ): { readonly maps: number; readonly seconds: number; readonly out: string };
 }
 
 /** src/run/inference.ts */

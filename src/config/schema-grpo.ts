@@ -4,6 +4,7 @@ import { LOSS_TYPES } from "../loss/options.ts";
 import { field, int, nonNegative, orNone, positive } from "./fields.ts";
 import {
   deviceShape,
+  loraShape,
   memoryShape,
   optimizerShape,
   runShape,
@@ -134,6 +135,7 @@ export const grpoShape = {
   eval_num_prompts: field(int(1), 128, "prompts of an evaluation, from the start of the evaluation set"),
   save_rollouts: field(z.boolean(), true, "keep every completion in rollouts.sqlite"),
   ...memoryShape,
+  ...loraShape,
 };
 
 /** What `compat` fills in where neither a file nor a flag says otherwise. */

@@ -5,6 +5,7 @@ import { deviceShape, optimizerShape, samplingShape, seedShape } from "./schema-
 /** Options of the commands that run a model without training it. Their flags come from these schemas. */
 
 const modelFlag = () => required(text(), "model folder, checkpoint, or builtin:arithmetic");
+const adapterFlag = () => field(orNone(text()), null, "PEFT adapter folder of that model");
 const maxNewTokens = (most: number) =>
   field(int(1), most, "longest completion in tokens", { aliases: ["max_completion_length"] });
 
@@ -16,6 +17,7 @@ const decodingShape = {
 
 export const generateSchema = z.strictObject({
   model: modelFlag(),
+  adapter: adapterFlag(),
   in: required(text(), 'JSONL with {"prompt"}, {"messages"} or {"prompt_ids"} a line'),
   out: required(text(), "JSONL to write: each line with its completions"),
   n: field(int(1), 1, "completions a prompt"),
@@ -29,6 +31,7 @@ export type GenerateOptions = Readonly<z.output<typeof generateSchema>>;
 
 export const logprobSchema = z.strictObject({
   model: modelFlag(),
+  adapter: adapterFlag(),
   in: required(
     text(),
     'JSONL with {"prompt"} or {"prompt_ids"}, and {"completion"}, {"completion_ids"} or {"completions"} a line',
@@ -41,6 +44,7 @@ export type LogprobOptions = Readonly<z.output<typeof logprobSchema>>;
 
 export const chatSchema = z.strictObject({
   model: field(text(), "builtin:arithmetic", "model folder, checkpoint, or builtin:arithmetic"),
+  adapter: adapterFlag(),
   system: field(orNone(text()), null, "system message"),
   max_new_tokens: maxNewTokens(512),
   ...decodingShape,
@@ -48,6 +52,22 @@ export const chatSchema = z.strictObject({
   ...deviceShape,
 });
 export type ChatOptions = Readonly<z.output<typeof chatSchema>>;
+
+export const mergeSchema = z.strictObject({
+  model: modelFlag(),
+  adapter: field(
+    orNone(text()),
+    null,
+    "PEFT adapter folder; none: the model is one itself and names its base",
+  ),
+  out: required(text(), "folder to write: a model in Hugging Face's format"),
+  dtype: field(
+    orNone(z.enum(["float32", "bfloat16"])),
+    null,
+    "type of the written weights; none = as the model's are stored, float16 as float32. Sums are float64",
+  ),
+});
+export type MergeOptions = Readonly<z.output<typeof mergeSchema>>;
 
 const shapeFlag = field(
   z.enum(["stories", "qwen3-0.6b"]),

@@ -3,6 +3,7 @@ import { basename, join } from "node:path";
 import { assert, UsageError } from "../core/errors.ts";
 import { copyFileAtomic, withFileErrors, writeFileAtomic } from "./atomic.ts";
 import {
+  dequantize,
   type QuantizationScheme,
   quantizedTensors,
   type StoredFormat,
@@ -129,6 +130,23 @@ export class Weights implements TensorReader, Disposable {
     return { path: file.path, begin, bytes, dtype };
   }
 
+  /** sha256 of names, types, shapes and stored values in the order of names, whichever files they lie in. */
+  digest(): string {
+    const hash = new Bun.CryptoHasher("sha256");
+    const buffer = new Uint8Array(4 << 20);
+    for (const name of this.names().sort()) {
+      const file = this.#file(name);
+      const { dtype, shape, bytes } = file.tensor(name);
+      hash.update(`${name} ${dtype} [${shape}]\n`);
+      for (let at = 0; at < bytes; at += buffer.length) {
+        const part = buffer.subarray(0, Math.min(buffer.length, bytes - at));
+        file.readInto(name, part, at);
+        hash.update(part);
+      }
+    }
+    return hash.digest("hex");
+  }
+
   close(): void {
     for (const file of this.#files) file.close();
   }
@@ -229,6 +247,12 @@ function storedFormats(config: ModelConfig, weights: Weights): Map<string, Store
     if (format) formats.set(name, format);
   }
   return formats;
+}
+
+/** Values of a tensor, dequantized where it is quantized. */
+export function plainValues(config: ModelConfig, weights: Weights, name: string): Float32Array {
+  const format = config.quantization?.stored.get(name);
+  return format ? dequantize(weights, name, format) : weights.readFloat32(name);
 }
 
 /** What keeps these weights from being this model's: one line each, empty if they fit. */

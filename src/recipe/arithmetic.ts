@@ -34,7 +34,7 @@ export async function trainArithmetic(
       settings,
       beta: settings.kl_coeff,
       gamma: settings.gamma,
-      source: folderSource(resolveBuiltin(settings.model_name)),
+      source: folderSource(resolveBuiltin(settings.model_name), settings.model_name),
       sourceName: settings.model_name,
       prompts: read(settings.train_file),
       held: read(settings.eval_file),

@@ -71,6 +71,7 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
       lines: [
         `model ${job.sourceName}: ${config.architecture}, ${trained.model.parameters.count} parameters, ${settings.dtype}`,
         `device: ${trained.device.describe()}`,
+        ...trained.lines,
         `data ${prompts.length} training and ${held.length} evaluation prompts`,
         describeLoss(options.loss, {
           advantage: options.advantage,

@@ -29,7 +29,18 @@ export interface ScheduleSettings {
   readonly log_every: number;
 }
 
-export interface TrainSettings extends DeviceSettings, OptimizerSettings, ScheduleSettings {
+export interface LoraSettings {
+  readonly lora: boolean;
+  readonly adapter: string | null;
+  readonly lora_r: number;
+  readonly lora_alpha: number;
+  readonly lora_dropout: number;
+  readonly lora_target_modules: string;
+  readonly use_rslora: boolean;
+  readonly base_quant_type: "none" | "int8" | "int4";
+}
+
+export interface TrainSettings extends DeviceSettings, OptimizerSettings, ScheduleSettings, LoraSettings {
   readonly recipe: string;
   readonly seed: number;
   readonly micro_batch_tokens: number;

@@ -7,7 +7,7 @@ import { learningRateFactor } from "../nn/schedule.ts";
 import { saveCheckpoint } from "../run/checkpoint.ts";
 import { readExamples, Shuffle } from "../run/data.ts";
 import { runLoop, type Task } from "../run/loop.ts";
-import { initialise, openDevice, openTokenizer, saveModel } from "../run/open-model.ts";
+import { initialise, openDevice, openTokenizer, saveModel, weightsHash } from "../run/open-model.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { SupervisedStep } from "../run/supervised-step.ts";
 import { StepMemory } from "../tape/tape.ts";
@@ -75,6 +75,7 @@ export async function trainSft(
       lines: [
         `model ${source.config.architecture}, ${model.parameters.count} parameters, ${settings.dtype}`,
         `device: ${trained.device.describe()}`,
+        ...trained.lines,
         `data ${examples.length} training and ${held.length} held-out examples`,
         `loss = -mean log pi over ${settings.train_on_prompt ? "all" : "completion"} tokens of the step`,
       ],
@@ -121,7 +122,7 @@ export async function trainSft(
 }
 
 function sourceOf(settings: SftSettings): Source {
-  if (settings.model) return folderSource(resolveBuiltin(settings.model));
+  if (settings.model) return folderSource(resolveBuiltin(settings.model), settings.model);
   if (!settings.init || !settings.tokenizer)
     throw new UsageError("sft needs --model, or --init with --tokenizer");
   const { init } = settings;
@@ -129,6 +130,8 @@ function sourceOf(settings: SftSettings): Source {
   return {
     config,
     tokenizer: openTokenizer(settings.tokenizer, config),
+    name: init,
     load: (model) => initialise(model, settings.seed),
+    hash: weightsHash,
   };
 }

@@ -18,6 +18,8 @@ import { dtypeCode, openDevice, openModel, openTokenizer, readCausalConfig } fro
 
 interface Common {
   readonly model: string;
+  /** A PEFT adapter folder. */
+  readonly adapter: string | null;
   readonly seed: number;
   readonly device: DeviceName;
   readonly threads: number | null;
@@ -81,11 +83,8 @@ function describe(folder: string): Described {
 /** Opens the weights for sequences of up to `maxPositions` tokens. */
 function open(settings: Common, { tokenizer }: Described, maxPositions: number): Opened {
   const device = openDevice(settings.device, settings.threads);
-  const model = openModel(settings.model, device, {
-    dtype: dtypeCode(settings.dtype),
-    trainable: false,
-    maxPositions,
-  });
+  const options = { dtype: dtypeCode(settings.dtype), trainable: false, maxPositions };
+  const model = openModel(settings.model, device, options, "model", settings.adapter);
   const memory = new StepMemory(device);
   return {
     device,

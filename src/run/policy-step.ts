@@ -34,7 +34,10 @@ export interface PolicyStepOptions {
   readonly maskTruncated: boolean;
   readonly microBatchTokens: number;
   readonly sharePrefix: boolean;
-  /** The rollouts are our own: on-policy their log-probabilities must equal the trainer's. */
+  /**
+   * The rollouts are our own: on-policy their log-probabilities must equal the trainer's, unless dropout makes a training
+   * pass another function.
+   */
   readonly exactSampler: boolean;
 }
 
@@ -95,6 +98,11 @@ export class PolicyStep {
   ) {
     this.engine = new RolloutEngine(memory, model, engine);
     assert(options.loss.beta === 0 || reference !== null, "a KL term needs a reference model");
+  }
+
+  /** Whether a training pass on policy computes what the sampler recorded. */
+  get #exact(): boolean {
+    return this.options.exactSampler && this.model.dropout === 0;
   }
 
   /** Optimizer steps made from one generation. */
@@ -258,7 +266,11 @@ export class PolicyStep {
       const sampled = recorded?.logprob ?? concat(members.map((m) => generation.scored[m]!.logprobs));
       const g = new Graph(memory, true);
       const row = packGroups(selectGroups(groups, kept), options.sharePrefix);
-      const { logprob, entropy, again } = forwardRow(g, model, row, options.sampling.temperature, recorded);
+      const { logprob, entropy, again } = forwardRow(g, model, row, options.sampling.temperature, recorded, {
+        seed: options.seed,
+        step,
+        microBatch: i,
+      });
       if (again) rechecks.push({ again, sampled });
       else memory.finish();
       const masked = kept.length === batch.length ? masks[i]! : this.#mask(generation, kept, rowAt);
@@ -266,7 +278,7 @@ export class PolicyStep {
       const reference = generation.reference ? concat(members.map((m) => generation.reference![m]!)) : null;
       if (onPolicy && memory.device.hasMemory) {
         if (!again) difference = Math.max(difference, largestDifference(logprobs, sampled));
-        if (step === 1 && reference) {
+        if (step === 1 && reference && this.reference!.isStart && model.dropout === 0) {
           this.#mustAgree(largestDifference(logprobs, reference), "the reference's log-probabilities", step);
         }
       }
@@ -274,7 +286,7 @@ export class PolicyStep {
         {
           ...masked,
           logprobs,
-          oldLogprobs: this.window > 1 ? sampled : null,
+          oldLogprobs: this.window > 1 || model.dropout > 0 ? sampled : null,
           refLogprobs: reference,
           entropy: recorded?.entropy ?? entropy.float32().slice(),
           samplingLogprobs: sampled,
@@ -303,7 +315,7 @@ export class PolicyStep {
       await Bun.sleep(0);
     }
     if (rechecks.length > 0) difference = this.#recheck(rechecks);
-    if (onPolicy && options.exactSampler && memory.device.hasMemory) {
+    if (onPolicy && this.#exact && memory.device.hasMemory) {
       this.#mustAgree(difference, "the sampler's log-probabilities", step);
     }
     const metrics: Record<string, number> = { "train/loss": 0, "train/groups_trained": trained };
@@ -333,7 +345,7 @@ export class PolicyStep {
    */
   #recorded(generation: Generation, members: readonly number[]): SampledScores | null {
     const scored = members.map((m) => generation.scored[m]!);
-    if (!this.options.exactSampler || !scored.every((s) => s.lse && s.entropies)) return null;
+    if (!this.#exact || !scored.every((s) => s.lse && s.entropies)) return null;
     return {
       logprob: concat(scored.map((s) => s.logprobs)),
       lse: concat(scored.map((s) => s.lse!)),

@@ -39,17 +39,18 @@ export class PreferenceStep {
   async update(pairs: readonly PreferencePair[], step: number, lr: number): Promise<Record<string, number>> {
     const begin = performance.now();
     const { memory, model, options } = this;
-    model.parameters.zeroGradients();
+    model.trained.zeroGradients();
     const metrics: Record<string, number> = { "train/loss": 0 };
     const add = (name: string, value: number) => {
       metrics[name] = (metrics[name] ?? 0) + value;
     };
     let tokens = 0;
-    for (const batch of pairBatches(pairs, options)) {
+    const { seed } = this.optimizer.options;
+    for (const [microBatch, batch] of pairBatches(pairs, options).entries()) {
       const row = packSequences(batch.flatMap(groupsOf), options.sharePrefix);
       tokens += row.ids.length;
       const g = new Graph(memory, true);
-      const rewards = forwardRewards(g, model, row);
+      const rewards = forwardRewards(g, model, row, { seed, step, microBatch });
       memory.finish();
       const { chosen, rejected } = split(rewards.float32());
       const margins = Float64Array.from(batch, (pair) => pair.margin ?? 0);
@@ -64,12 +65,12 @@ export class PreferenceStep {
       }
       add("train/loss", part.loss);
       for (const [name, value] of Object.entries(part.metrics)) add(`train/${name}`, value);
-      const seed = new Float32Array(2 * batch.length);
+      const gradient = new Float32Array(2 * batch.length);
       batch.forEach((_, i) => {
-        seed[2 * i] = part.gradChosen[i]!;
-        seed[2 * i + 1] = part.gradRejected[i]!;
+        gradient[2 * i] = part.gradChosen[i]!;
+        gradient[2 * i + 1] = part.gradRejected[i]!;
       });
-      g.backward([[rewards, g.upload(seed, "reward gradient")]]);
+      g.backward([[rewards, g.upload(gradient, "reward gradient")]]);
       g.release(rewards);
       memory.device.submit();
       // Signals and messages are served between micro-batches.

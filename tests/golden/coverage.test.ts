@@ -25,7 +25,7 @@ const KINDS: Readonly<Record<string, Entry>> = {
   tensorboard_events: checked("io/tensorboard.test.ts", 'goldenCases("tb")'),
   reward_model: ofKind("reward_model", "golden/reward.test.ts"),
   bradley_terry: ofKind("bradley_terry", "loss/bradley-terry.test.ts"),
-  peft_lora: { skipped: "LoRA is not part of this version" },
+  peft_lora: ofKind("peft_lora", "golden/peft.test.ts"),
   nf4: ofKind("nf4", "golden/quant.test.ts"),
   fp4: ofKind("fp4", "golden/quant.test.ts"),
   int8: ofKind("int8", "golden/quant.test.ts"),

@@ -1,0 +1,34 @@
+/** Which folders the flags --model and --adapter mean. */
+import { existsSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { UsageError } from "../core/errors.ts";
+import { isAdapterFolder, readAdapterConfig } from "../io/peft-folder.ts";
+import { resolveBuiltin } from "./builtin.ts";
+
+export interface ModelFolders {
+  readonly model: string;
+  /** A PEFT adapter of it, or none. */
+  readonly adapter: string | null;
+}
+
+/** The name of a model in adapter_config.json: a folder of this machine by its full path, other names as they are. */
+export function baseName(given: string): string {
+  return existsSync(given) ? resolve(given) : given;
+}
+
+/** A folder that holds an adapter alone brings the base it names. */
+export function resolveModel(model: string, adapter: string | null): ModelFolders {
+  const folder = resolveBuiltin(model);
+  if (!isAdapterFolder(folder)) return { model: folder, adapter };
+  if (adapter !== null)
+    throw new UsageError("--model is an adapter too", folder, "give --model BASE --adapter FOLDER");
+  const remedy = `give --model BASE --adapter ${folder}`;
+  const { base } = readAdapterConfig(folder);
+  if (base === null) throw new UsageError("adapter_config.json names no base model", folder, remedy);
+  if (base.startsWith("builtin:")) return { model: resolveBuiltin(base), adapter: folder };
+  // As PEFT, from the working folder; or beside the adapter.
+  const found = [resolve(base), join(folder, base)].find((path) => existsSync(join(path, "config.json")));
+  if (found === undefined)
+    throw new UsageError(`its base ${JSON.stringify(base)} is no model folder here`, folder, remedy);
+  return { model: found, adapter: folder };
+}

@@ -33,6 +33,11 @@ const COMMANDS: Readonly<
     summary: "put an adapter into the weights of its model",
     load: () => import("./merge.ts"),
   },
+  quantize: {
+    usage: "quantize --model DIR",
+    summary: "write a model in 8 or 4 bits and measure what that changes",
+    load: () => import("./quantize.ts"),
+  },
   bench: {
     usage: "bench [NAME]",
     summary: "measure speed against this machine's limits",

@@ -101,7 +101,9 @@ inline void quantize_weight(const args::QuantizeWeight& a, Errors& e) {
   for (size_t row = 0; row < a.n; row++)
     for (size_t k0 = 0; k0 < a.k; k0 += block) {
       float most = 0;
-      for (size_t i = k0; i < k0 + block; i++) most = std::max(most, std::fabs(value(row * a.k + i)));
+      // Not std::max, which may lose a NaN.
+      for (size_t i = k0; i < k0 + block; i++)
+        if (const float x = std::fabs(value(row * a.k + i)); !(x <= most) && most == most) most = x;
       const float inverse =
           bytes ? (most == 0 ? 0 : 127.0f * (1.0f / most)) : 1.0f / std::max(most, RLV_NF4_SMALLEST);
       static_cast<float*>(a.scales)[Codes::scale_index(row, k0, a.k, a.qt)] = bytes ? most / 127.0f : most;

@@ -123,15 +123,17 @@ export function unnestScales(
 /** max|x| of every block of `blocksize` values. */
 export function blockScales(values: Float32Array, blocksize: number): Float32Array {
   const scales = new Float32Array(Math.ceil(values.length / blocksize));
-  for (let b = 0; b < scales.length; b++) {
+  // Bits of magnitudes are in their order, and those of NaN above all others.
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const most = new Uint32Array(scales.buffer);
+  for (let b = 0; b < most.length; b++) {
     const end = Math.min(values.length, (b + 1) * blocksize);
-    let most = 0;
+    let largest = 0;
     for (let i = b * blocksize; i < end; i++) {
-      const x = Math.abs(values[i]!);
-      // Also keeps a NaN, which no comparison does.
-      if (!(x <= most)) most = x;
+      const magnitude = bits[i]! & 0x7fffffff;
+      if (magnitude > largest) largest = magnitude;
     }
-    scales[b] = most;
+    most[b] = largest;
   }
   return scales;
 }

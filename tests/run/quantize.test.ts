@@ -1,126 +1,40 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { f32ToBf16, f32ToF16 } from "../../src/core/float-formats.ts";
 import { Random } from "../../src/core/rng.ts";
 import { blockScales, encode4, encode8, nestScales, roundTrip } from "../../src/io/bitsandbytes.ts";
 import {
   checkWeights,
-  expectedTensors,
   type ModelConfig,
   openWeights,
-  parseModelConfig,
   readModelConfig,
-  writeModelFolder,
   writeQuantizedFolder,
 } from "../../src/io/hf-folder.ts";
-import type { Quantization } from "../../src/nn/quantized.ts";
-import { schemeOf } from "../../src/nn/quantized.ts";
-import { Transformer, type TransformerOptions } from "../../src/nn/transformer.ts";
+import { type Quantization, schemeOf } from "../../src/nn/quantized.ts";
+import type { Transformer } from "../../src/nn/transformer.ts";
 import { Dtype } from "../../src/ops/define.ts";
 import { resolveBuiltin } from "../../src/recipe/builtin.ts";
-import { packSequences } from "../../src/rollout/pack.ts";
-import { forwardRewards, scoreGroups } from "../../src/rollout/score.ts";
+import { scoreGroups } from "../../src/rollout/score.ts";
 import { DivergenceMeans, divergences, rowDivergence } from "../../src/run/divergence.ts";
 import { type QuantizeSettings, quantize, rewardFigures } from "../../src/run/quantize.ts";
-import { Graph, StepMemory } from "../../src/tape/tape.ts";
-import { openTestDevice, testDeviceName } from "../test-device.ts";
+import type { StepMemory } from "../../src/tape/tape.ts";
+import { testDeviceName } from "../test-device.ts";
+import {
+  configOf,
+  makeFolder as makeFolderAt,
+  Opened,
+  outputs as outputsOf,
+  type StoredType,
+  sequences,
+} from "./quantize-fixture.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-quantize-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
-const TEXT = join(import.meta.dir, "../goldens/text/wordpiece_simplestories/tokenizer");
-
-type StoredType = "float32" | "bfloat16" | "float16";
-
-function configOf(kind: "causal" | "reward", changes: Record<string, unknown> = {}): ModelConfig {
-  return parseModelConfig(
-    {
-      architectures: [kind === "reward" ? "Qwen3ForSequenceClassification" : "Qwen3ForCausalLM"],
-      model_type: "qwen3",
-      vocab_size: 4096,
-      hidden_size: 64,
-      intermediate_size: 128,
-      num_hidden_layers: 2,
-      num_attention_heads: 4,
-      num_key_value_heads: 2,
-      head_dim: 16,
-      tie_word_embeddings: true,
-      max_position_embeddings: 512,
-      ...(kind === "reward" ? { id2label: { "0": "LABEL_0" }, pad_token_id: 0 } : {}),
-      ...changes,
-    },
-    "tiny",
-  );
-}
-
-/** A folder of random weights in one type, with a tokenizer. */
-function makeFolder(name: string, config: ModelConfig, dtype: StoredType, seed = 3): string {
-  const folder = join(scratch, name);
-  const tensors = [...expectedTensors(config)].map(([tensor, shape], i) => {
-    const random = new Random(seed, 4, i);
-    const size = shape.reduce((a, b) => a * b, 1);
-    const norm = tensor.endsWith("norm.weight");
-    const values = Float32Array.from({ length: size }, () => (norm ? 1 : 0) + 0.1 * random.normal());
-    const code = ({ float32: "F32", bfloat16: "BF16", float16: "F16" } as const)[dtype];
-    const narrow = { F32: values, BF16: f32ToBf16(values), F16: f32ToF16(values) }[code];
-    return { name: tensor, shape, dtype: code, data: () => new Uint8Array(narrow.buffer) };
-  });
-  const files = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
-    .map((file) => join(TEXT, file))
-    .filter((file) => existsSync(file));
-  writeModelFolder(folder, { ...config, dtype }, tensors, files);
-  return folder;
-}
-
-class Opened implements Disposable {
-  readonly device = openTestDevice(2);
-  readonly memory = new StepMemory(this.device);
-  readonly #models: Transformer[] = [];
-  open(folder: string, options: Partial<TransformerOptions> = {}): Transformer {
-    const config = readModelConfig(folder);
-    using weights = openWeights(folder);
-    checkWeights(config, weights);
-    const model = new Transformer(this.device, config, {
-      ...{ dtype: Dtype.f32, trainable: false, maxPositions: 256 },
-      ...options,
-    });
-    this.#models.push(model);
-    model.loadWeights(weights);
-    return model;
-  }
-  [Symbol.dispose](): void {
-    this.memory.dispose();
-    for (const model of this.#models) model.dispose();
-    expect(this.device.stats().liveBuffers).toBe(0);
-    this.device.close();
-  }
-}
-
-const ids = (n: number, seed: number, vocab = 4096) => {
-  const random = new Random(seed, 5);
-  return Int32Array.from({ length: n }, () => random.below(vocab));
-};
-const sequences = [ids(9, 1), ids(40, 2), ids(65, 3)];
-const bits = (values: Float32Array) => [...new Uint32Array(values.slice().buffer)];
-
-/** Bits of log-probabilities, or of rewards. */
-function outputs(memory: StepMemory, model: Transformer): number[][] {
-  if (model.config.kind === "reward") {
-    const g = new Graph(memory, false);
-    const rewards = forwardRewards(
-      g,
-      model,
-      packSequences(sequences.map((prompt) => ({ prompt, completions: [new Int32Array(0)] }))),
-    );
-    memory.finish();
-    const values = bits(rewards.float32());
-    g.release(rewards);
-    return [values];
-  }
-  const groups = sequences.map((all) => ({ prompt: all.slice(0, 3), completions: [all.slice(3)] }));
-  return scoreGroups(memory, model, groups, 1, 4096).logprobs.flat().map(bits);
-}
+const makeFolder = (name: string, config: ModelConfig, dtype: StoredType) =>
+  makeFolderAt(join(scratch, name), config, dtype);
+const bitsOf = (values: readonly Float32Array[]) => values.map((v) => [...new Uint32Array(v.slice().buffer)]);
+const outputs = (memory: StepMemory, model: Transformer) => bitsOf(outputsOf(memory, model));
 
 const quantizations: readonly Quantization[] = [
   { type: "int8", head: false },
@@ -234,9 +148,7 @@ describe("damaged folders", () => {
     const folder = damaged("neither", (config) => {
       Object.assign(config.quantization_config as object, { load_in_4bit: false });
     });
-    expect(() => check(folder)).toThrow(
-      "load_in_4bit false and load_in_8bit false: one of them must be true",
-    );
+    expect(() => check(folder)).toThrow("quantization_config with load_in_4bit false and load_in_8bit false");
   });
   test("quantized tensors without quantization_config", () => {
     const folder = damaged("unsaid", (config) => {

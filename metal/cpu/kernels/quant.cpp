@@ -277,13 +277,17 @@ void embed(Ctx& c, const args::QuantEmbed& a) {
   }
 }
 
+// Largest magnitude. Bits of magnitudes are in their order, and those of NaN above all others.
 float largest(const float* x, uint32_t n) {
-  float most = 0;
+  uint32_t most = 0;
   for (uint32_t i = 0; i < n; i++) {
-    const float v = std::fabs(x[i]);
-    most = v > most ? v : most;
+    uint32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    most = std::max(most, bits & 0x7fffffffu);
   }
-  return most;
+  float magnitude;
+  std::memcpy(&magnitude, &most, 4);
+  return magnitude;
 }
 
 constexpr float kLimits[15] = {RLV_NF4_LIMITS};

@@ -441,8 +441,9 @@ kernel void quantize_nf4(constant rlv_op_quantize_weight& a [[buffer(0)]], devic
   device const S* x = src + ulong(row) * a.k + k0;
   const bool there = row < a.n;
   const uint bits = there ? max(magnitude(widen(x[lane])), magnitude(widen(x[lane + RLV_SIMD]))) : 0;
-  const float most = as_type<float>(simd_max(bits));
-  const float inverse = most > 0.0f ? 1.0f / max(most, RLV_NF4_SMALLEST) : 0.0f;
+  float most = as_type<float>(simd_max(bits));
+  if (most < RLV_NF4_SMALLEST) most = 0.0f;
+  const float inverse = most > 0.0f ? 1.0f / most : 0.0f;
   if (lane == 0) scales[scale_index(row, k0, a.k, Nf4())] = most;
   if (lane >= RLV_QUANT_BLOCK / 4) return;
   // Lane 2b + p: columns 8b + 2s + p.

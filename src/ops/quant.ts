@@ -5,8 +5,8 @@ import { defineForward, defineOp, inout, input, optional, output } from "./defin
  * at load and opening a folder that it saved give the same bits:
  *   int8  w is rounded to float16 first; w ≈ c·s, one scale a row: c = round(w·(127·(1/absmax))), ties to even,
  *         s = absmax/127
- *   nf4   w ≈ code[c]·s, one scale for 64 values along k: c = number of midpoints between codes below
- *         w·(1/max(absmax, 1e-38)), s = absmax. With double quantization the host then puts in the place of each scale
+ *   nf4   w ≈ code[c]·s, one scale for 64 values along k: c = number of midpoints between codes below w·(1/absmax),
+ *         s = absmax; a block below NF4_SMALLEST counts as zeros (bitsandbytes goes on to 1e-38). With double quantization the host then puts in the place of each scale
  *         what its byte stands for (QuantizedWeight.settle)
  * A row or block with a value that is not finite (int8: or beyond float16) has a scale that is not. In a product codes
  * have the type of x (int8 is exact in bfloat16, the 16 codes are rounded) and scales stay float32:

@@ -161,7 +161,8 @@ describe.each(fourBit)("%s", (_name, golden) => {
     );
     const want = productOf(values("x"), values("dequantized_f32"), shape);
     expect(largest(product!, want) / Math.max(1, ...want.map(Math.abs))).toBeLessThan(1e-6);
-    if (!double) expect(read).toEqual(values("dequantized_f32"));
+    // Blocks of subnormal numbers alone count as zeros.
+    if (!double) expect(read).toEqual(values("dequantized_f32").map((x) => (Math.abs(x) < 1e-37 ? 0 : x)));
   });
 });
 

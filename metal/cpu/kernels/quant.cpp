@@ -321,7 +321,9 @@ template <class S>
 void quantize_row(Nf4, const S* row, uint32_t k, uint32_t lane, uint16_t* panel, float* scales, float* x) {
   for (uint32_t k0 = 0; k0 < k; k0 += kBlock) {
     for (uint32_t i = 0; i < kBlock; i++) x[i] = get(row + k0 + i);
-    const float most = largest(x, kBlock), inverse = 1.0f / std::max(most, RLV_NF4_SMALLEST);
+    float most = largest(x, kBlock);
+    if (most < RLV_NF4_SMALLEST) most = 0;
+    const float inverse = most > 0 ? 1.0f / most : 0.0f;
     scales[size_t(k0 / kBlock) * kPanel + lane] = most;
     uint32_t codes[kBlock] = {};
     for (uint32_t i = 0; i < kBlock; i++) x[i] *= inverse;

@@ -9,6 +9,7 @@ import type {
   LogprobOptions,
   MergeOptions,
   QuantizeOptions,
+  ScoreOptions,
 } from "./schema-inference.ts";
 
 /**
@@ -72,6 +73,12 @@ export interface QuantizeModule {
     given: ReadonlySet<string>,
     talk: Talk,
   ): Promise<Readonly<Record<string, string | number | null>>>;
+}
+
+/** src/run/score.ts */
+export interface ScoreModule {
+  /** Writes `options.out` whole or not at all. */
+  score(options: ScoreOptions, talk: Talk): Promise<InferenceSummary>;
 }
 
 /** name, shape, device, threads, dtype, peak_bytes, limit, fraction_of_limit, and the figures of the bench. */

@@ -43,7 +43,7 @@ export const arithmeticSchema = z
   })
   .superRefine((config, context) => {
     for (const { key, message } of [...checkGrpo(config), ...checkLora(config)])
-      context.addIssue({ code: "custom", path: [key], message, input: config[key] });
+      context.addIssue({ code: "custom", path: [key], message, input: config[key as keyof typeof config] });
     if (config.correct_reward <= config.wrong_reward)
       context.addIssue({
         code: "custom",

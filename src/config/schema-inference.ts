@@ -77,6 +77,27 @@ export const quantizeSchema = z.strictObject({
 });
 export type QuantizeOptions = Readonly<z.output<typeof quantizeSchema>>;
 
+export const scoreSchema = z.strictObject({
+  model: required(text(), "reward model folder or checkpoint"),
+  adapter: field(orNone(text()), null, "PEFT adapter folder of that model; none = the model as it is"),
+  in: required(text(), 'JSONL with {"prompt", "completion"}, {"messages"} or {"ids"} a line'),
+  out: required(text(), "JSONL to write: each line with its reward"),
+  end: field(
+    z.boolean(),
+    true,
+    "end texts with EOS where they lack it, as the reward model was trained; ids are scored as they are",
+  ),
+  max_length: field(int(1), 2048, "longest sequence in tokens; a longer one is an error, never cut silently"),
+  quant_type: field(
+    z.enum(["none", "int8", "int4"]),
+    "none",
+    "quantize the weights as they are loaded: int8 (a scale a row) or int4 (NF4)",
+  ),
+  ...seedShape,
+  ...deviceShape,
+});
+export type ScoreOptions = Readonly<z.output<typeof scoreSchema>>;
+
 export const chatSchema = z.strictObject({
   model: field(text(), "builtin:arithmetic", "model folder, checkpoint, or builtin:arithmetic"),
   adapter: adapterFlag(),

@@ -3,7 +3,6 @@ import { basename, join } from "node:path";
 import { assert, UsageError } from "../core/errors.ts";
 import { copyFileAtomic, withFileErrors, writeFileAtomic } from "./atomic.ts";
 import {
-  dequantize,
   type QuantizationScheme,
   quantizedTensors,
   type StoredFormat,
@@ -40,6 +39,7 @@ export {
   parseModelConfig,
   type QuantizationConfig,
   quantizationConfig,
+  rewardConfigOf,
 } from "./model-config.ts";
 
 const SINGLE = "model.safetensors";
@@ -247,12 +247,6 @@ function storedFormats(config: ModelConfig, weights: Weights): Map<string, Store
     if (format) formats.set(name, format);
   }
   return formats;
-}
-
-/** Values of a tensor, dequantized where it is quantized. */
-export function plainValues(config: ModelConfig, weights: Weights, name: string): Float32Array {
-  const format = config.quantization?.stored.get(name);
-  return format ? dequantize(weights, name, format) : weights.readFloat32(name);
 }
 
 /** What keeps these weights from being this model's: one line each, empty if they fit. */

@@ -76,6 +76,8 @@ const ARCHITECTURES: Readonly<Record<string, Family>> = {
   Qwen2ForCausalLM: { modelType: "qwen2", kind: "causal" },
   LlamaForCausalLM: { modelType: "llama", kind: "causal" },
   Qwen3ForSequenceClassification: { modelType: "qwen3", kind: "reward" },
+  Qwen2ForSequenceClassification: { modelType: "qwen2", kind: "reward" },
+  LlamaForSequenceClassification: { modelType: "llama", kind: "reward" },
 };
 
 /** Defaults of transformers' Qwen2Config, Qwen3Config and LlamaConfig. */
@@ -403,6 +405,15 @@ class Fields {
     if (typeof value === "boolean") return value;
     throw new UsageError(`${key} is ${JSON.stringify(value)}`, this.where, "it must be true or false");
   }
+}
+
+/**
+ * The reward model that a language model's body makes: its head is dropped for one of a single label. `padTokenId` must
+ * not end a sequence: transformers scores a padded batch at the last token that is not this one.
+ */
+export function rewardConfigOf(config: ModelConfig, padTokenId: number | null): ModelConfig {
+  const architecture = config.architecture.replace("ForCausalLM", "ForSequenceClassification");
+  return { ...config, architecture, kind: "reward", padTokenId };
 }
 
 /** Every tensor of the architecture under its HF name; linear weights are [out, in]. */

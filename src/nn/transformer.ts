@@ -341,12 +341,13 @@ export class Transformer extends Decoder {
     };
   }
 
-  /** Reads every parameter from a model folder whose names and shapes have been checked. */
-  loadWeights(weights: Weights): void {
+  /** Reads every parameter but the `absent` ones from a model folder whose names and shapes have been checked. */
+  loadWeights(weights: Weights, absent: ReadonlySet<string> = new Set()): void {
     const files = new Map<string, number>();
     const direct = new Map<string, StoredValues>();
     try {
       for (const { name } of this.parameters.list) {
+        if (absent.has(name)) continue;
         const format = this.config.quantization?.stored.get(name);
         if (format) {
           this.parameters.loadCodes(name, weights, format);

@@ -8,7 +8,7 @@ import {
   type LoraTargets,
 } from "../io/peft-folder.ts";
 import { adaptedMaps } from "../nn/adapters.ts";
-import type { Quantization } from "../nn/quantized.ts";
+import { type Quantization, quantizationOf } from "../nn/quantized.ts";
 import { readAdapter } from "../run/open-model.ts";
 import type { LoraSettings } from "./settings.ts";
 
@@ -69,7 +69,7 @@ export function loraRun(
 /** How the frozen model is quantized. */
 export function baseQuantization(settings: LoraSettings): Quantization | null {
   const type = settings.base_quant_type;
-  return type === "none" ? null : { type: type === "int4" ? "nf4" : "int8", head: false };
+  return type === "none" ? null : quantizationOf(type);
 }
 
 export function targetsOf(flag: string): LoraTargets {

@@ -6,6 +6,7 @@ import { isAdapterFolder } from "../io/peft-folder.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { initialiseAdapters } from "../nn/adapters.ts";
 import { AdamW } from "../nn/optimizer.ts";
+import type { Quantization } from "../nn/quantized.ts";
 import { Transformer } from "../nn/transformer.ts";
 import { loadOptimizer, readTrainState, type TrainState } from "../run/checkpoint.ts";
 import { dtypeCode, loadAdapters, momentCode, openTokenizer, readCausalConfig } from "../run/open-model.ts";
@@ -66,6 +67,8 @@ export interface SetupOptions {
   readonly maxPositions: number;
   /** Whether the policy of step 0 is kept beside the trained one. */
   readonly reference: boolean;
+  /** How that one is quantized; its weights are the policy's otherwise. */
+  readonly referenceQuantization?: Quantization | null;
 }
 
 export function openTrained(
@@ -102,11 +105,23 @@ export function openTrained(
     "policy",
   );
   // With adapters the model without them is the reference.
+  const { referenceQuantization = null } = options;
   const frozen =
-    options.reference && !lora
-      ? new Transformer(device, config, { dtype, trainable: false, maxPositions }, "reference")
+    options.reference && (!lora || referenceQuantization)
+      ? new Transformer(
+          device,
+          config,
+          { dtype, trainable: false, maxPositions, quantization: referenceQuantization },
+          "reference",
+        )
       : null;
-  let state: TrainState = { step: 0, recipe: settings.recipe, initial_sha256: "", generation: null };
+  let state: TrainState = {
+    step: 0,
+    recipe: settings.recipe,
+    initial_sha256: "",
+    cursor: { position: 0, examples: 0 },
+    generation: null,
+  };
   if (device.hasMemory) {
     source.load(model);
     const initial = source.hash(model);
@@ -143,7 +158,10 @@ export function openTrained(
   const reference = ((): Reference | null => {
     if (!options.reference) return null;
     if (!frozen) return Reference.kept(model.base, settings.adapter === null);
-    return settings.reference_offload ? Reference.offloaded(frozen, source.load) : Reference.kept(frozen);
+    const isStart = referenceQuantization === null && settings.adapter === null;
+    return settings.reference_offload
+      ? Reference.offloaded(frozen, source.load, isStart)
+      : Reference.kept(frozen, isStart);
   })();
   const optimizer = new AdamW(model.trained, {
     beta1: settings.adam_beta1,
@@ -174,22 +192,31 @@ export function openTrained(
   };
 }
 
+/** Optimizer steps of a whole run on `examples` of them, `perStep` a step from where `state` has come to. */
+export function stepsOf(
+  examples: number,
+  perStep: number,
+  { step, cursor }: Pick<TrainState, "step" | "cursor">,
+): number {
+  return step + Math.max(0, Math.ceil((examples - cursor.examples) / perStep));
+}
+
 /** Bytes by purpose, found by running one step of the largest shape on the device that computes nothing. */
 export async function planMemory(
   open: (device: Device) => Trained,
-  step: (trained: Trained, memory: StepMemory) => Promise<{ readonly kv: number }>,
+  step: (trained: Trained, memory: StepMemory) => Promise<Readonly<Record<string, number>>>,
 ): Promise<Record<string, number>> {
   const trained = open(Device.open("null"));
   const memory = new StepMemory(trained.device);
   try {
-    const { kv } = await step(trained, memory);
+    const further = await step(trained, memory);
     const policy = trained.model.bytes;
     const reference = trained.reference?.bytes ?? 0;
     const bytes = {
       weights: policy.weights + reference,
       gradients: policy.gradients,
       optimizer: policy.optimizer,
-      kv,
+      ...further,
       activations: memory.peak,
     };
     refuseTooLarge(bytes);

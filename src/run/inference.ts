@@ -268,7 +268,8 @@ function completionsOf(row: Record<string, unknown>, tokenizer: Tokenizer, where
   return [one(row.completion, row.completion_ids)];
 }
 
-function writeLines(path: string, rows: readonly Record<string, unknown>[]): void {
+/** Whole or not at all. */
+export function writeLines(path: string, rows: readonly Record<string, unknown>[]): void {
   using file = new AtomicFile(path);
   for (const row of rows) file.write(new TextEncoder().encode(`${jsonLine(row)}\n`));
   file.commit();

@@ -1,21 +1,21 @@
 /** An adapter put into the weights of its model: a plain model folder that needs no adapter. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { assert } from "../core/errors.ts";
+import { assert, UsageError } from "../core/errors.ts";
 import { f32ToBf16 } from "../core/float-formats.ts";
 import {
   checkWeights,
   expectedTensors,
   type FolderTensor,
   openWeights,
-  plainValues,
   readModelConfig,
   writeModelFolder,
 } from "../io/hf-folder.ts";
-import { openAdapterWeights } from "../io/peft-folder.ts";
+import { openAdapterWeights, readAdapterConfig } from "../io/peft-folder.ts";
 import { tokenizerFiles } from "../io/tokenizer.ts";
 import { type AdaptedMap, adaptedMaps, adapterNames, adapterShapes, savedName } from "../nn/adapters.ts";
 import { readAdapter } from "./open-model.ts";
+import { readReward, rewardSource } from "./reward-model.ts";
 
 export interface MergeSettings {
   readonly model: string;
@@ -59,9 +59,19 @@ export function merged(
 export function merge(settings: MergeSettings, talk: (line: string) => void): MergeSummary {
   const begin = performance.now();
   const { model, adapter: folder, out } = settings;
-  const config = readModelConfig(model);
+  const given = readModelConfig(model);
+  if (given.quantization)
+    throw new UsageError(
+      "an adapter is not merged into quantized weights",
+      model,
+      "merge it into the plain model",
+    );
   using weights = openWeights(model);
-  checkWeights(config, weights);
+  checkWeights(given, weights);
+  // The adapter of a reward model brings the value head that a language model lacks.
+  const rewards = given.kind === "causal" && readAdapterConfig(folder).taskType === "SEQ_CLS";
+  const config = rewards ? rewardSource(model, 0).config : given;
+  if (rewards) readReward(model, folder);
   const adapter = readAdapter(folder, config);
   const shapes = expectedTensors(config);
   using added = openAdapterWeights(folder, adapterShapes(shapes, adapter));
@@ -69,14 +79,17 @@ export function merge(settings: MergeSettings, talk: (line: string) => void): Me
 
   const valuesOf = (name: string): Float32Array => {
     if (added.tensors.has(savedName(name))) return added.readFloat32(savedName(name));
-    const values = plainValues(config, weights, name);
+    const values = weights.readFloat32(name);
     const map = maps.get(name);
     if (!map) return values;
     const { a, b } = adapterNames(map.module);
     return merged(values, added.readFloat32(a), added.readFloat32(b), map);
   };
-  const bf16 = (name: string) =>
-    settings.dtype === null ? weights.dtype(name) === "BF16" : settings.dtype === "bfloat16";
+  const embedding = "model.embed_tokens.weight";
+  const bf16 = (name: string) => {
+    if (settings.dtype !== null) return settings.dtype === "bfloat16";
+    return weights.dtype(weights.has(name) ? name : embedding) === "BF16";
+  };
   const tensors = [...shapes].map(
     ([name, shape]): FolderTensor => ({
       name,
@@ -88,11 +101,11 @@ export function merge(settings: MergeSettings, talk: (line: string) => void): Me
       },
     }),
   );
-  const dtype = bf16("model.embed_tokens.weight") ? "bfloat16" : "float32";
+  const dtype = bf16(embedding) ? "bfloat16" : "float32";
   const generation = join(model, "generation_config.json");
   const files = tokenizerFiles(model).map((file) => join(model, file));
   talk(`merging ${maps.size} linear maps`);
-  writeModelFolder(out, { ...config, dtype, quantization: null }, tensors, [
+  writeModelFolder(out, { ...config, dtype }, tensors, [
     ...files,
     ...(existsSync(generation) ? [generation] : []),
   ]);

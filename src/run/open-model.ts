@@ -168,11 +168,8 @@ export function saveModel(folder: string, model: Transformer, source: Tokenizer)
     writeAdapterFolder(folder, adapterConfig(model), LORA_TARGETS, tensors, files);
     return;
   }
-  const config: ModelConfig = {
-    ...model.config,
-    dtype: bf16 ? "bfloat16" : "float32",
-    quantization: null,
-  };
+  const dtype = bf16 ? "bfloat16" : "float32";
+  const config: ModelConfig = { ...model.config, dtype, quantization: null };
   const generation = join(source.folder, "generation_config.json");
   if (existsSync(generation) && !files.includes(generation)) files.push(generation);
   writeModelFolder(folder, config, tensors, files);

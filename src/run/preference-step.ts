@@ -1,6 +1,6 @@
 /** One optimizer step of a reward model on pairs: packed sequences, Bradley-Terry loss, AdamW. */
 import { assert, Diverged } from "../core/errors.ts";
-import { bradleyTerry } from "../loss/bradley-terry.ts";
+import { bradleyTerry, preferenceQuality } from "../loss/bradley-terry.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Decoder, Transformer } from "../nn/transformer.ts";
 import { type Group, packSequences } from "../rollout/pack.ts";
@@ -45,6 +45,7 @@ export class PreferenceStep {
       metrics[name] = (metrics[name] ?? 0) + value;
     };
     let tokens = 0;
+    const seen = { chosen: [] as number[], rejected: [] as number[] };
     const { seed } = this.optimizer.options;
     for (const [microBatch, batch] of pairBatches(pairs, options).entries()) {
       const row = packSequences(batch.flatMap(groupsOf), options.sharePrefix);
@@ -65,6 +66,8 @@ export class PreferenceStep {
       }
       add("train/loss", part.loss);
       for (const [name, value] of Object.entries(part.metrics)) add(`train/${name}`, value);
+      seen.chosen.push(...chosen);
+      seen.rejected.push(...rejected);
       const gradient = new Float32Array(2 * batch.length);
       batch.forEach((_, i) => {
         gradient[2 * i] = part.gradChosen[i]!;
@@ -85,14 +88,42 @@ export class PreferenceStep {
     if (!finite)
       throw new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate");
     const end = performance.now();
+    const { calibration_error, brier } = preferenceQuality(
+      Float64Array.from(seen.chosen),
+      Float64Array.from(seen.rejected),
+    );
     return {
       ...metrics,
+      "train/calibration_error": calibration_error,
+      "train/brier": brier,
       "train/grad_norm": gradNorm,
       "train/lr": lr,
       "train/tokens": tokens,
       "train/step_time": (end - begin) / 1000,
       "train/optimizer_time": (end - trained) / 1000,
     };
+  }
+
+  /** Loss and quality on held-out pairs, `step` steps into the run. */
+  async evaluate(pairs: readonly PreferencePair[], step: number): Promise<Record<string, number>> {
+    const rewards: [number, number][] = [];
+    // A batch at a time: signals and messages are served in between.
+    for (const batch of pairBatches(pairs, this.options)) {
+      rewards.push(...this.rewards(batch));
+      await Bun.sleep(0);
+    }
+    const chosen = Float64Array.from(rewards, ([c]) => c);
+    const rejected = Float64Array.from(rewards, ([, r]) => r);
+    const margins = Float64Array.from(pairs, (pair) => pair.margin ?? 0);
+    const { loss } = bradleyTerry(
+      { chosen, rejected, margins },
+      { pairs: pairs.length, center: this.options.center },
+    );
+    if (!Number.isFinite(loss))
+      throw new Diverged(`evaluation loss is ${loss}`, `step ${step}`, "lower the learning rate");
+    const quality = preferenceQuality(chosen, rejected);
+    const named = Object.entries(quality).map(([name, value]) => [`eval/${name}`, value] as const);
+    return { "eval/loss": loss, ...Object.fromEntries(named) };
   }
 
   /** Rewards without gradients, [chosen, rejected] by pair. */

@@ -16,7 +16,7 @@ import {
 } from "../io/hf-folder.ts";
 import { readDataset } from "../io/jsonl.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import { type Quantization, schemeOf } from "../nn/quantized.ts";
+import { type Quantization, quantizationOf, schemeOf } from "../nn/quantized.ts";
 import { Transformer } from "../nn/transformer.ts";
 import { RolloutEngine } from "../rollout/engine.ts";
 import { StepMemory } from "../tape/tape.ts";
@@ -64,12 +64,6 @@ const BATCH = 32;
 const RESULTS = "evaluation_results.json";
 
 export type QuantizeResult = Readonly<Record<string, string | number | null>>;
-
-/** int8 and int4 as bitsandbytes has them; int4 is nf4 with quantized scales. */
-const QUANTIZATION: Readonly<Record<QuantizeSettings["quant_type"], Quantization>> = {
-  int8: { type: "int8", head: false },
-  int4: { type: "nf4", head: false, double: true },
-};
 
 /**
  * `given`: names of flags on the command line. Writes the quantized model and evaluation_results.json into one folder;
@@ -141,7 +135,7 @@ async function run(
   };
   const models: Transformer[] = [];
   try {
-    const quantization = QUANTIZATION[settings.quant_type];
+    const quantization = quantizationOf(settings.quant_type);
     models.push(open(settings.model, null));
     models.push(settings.skip_save ? open(settings.model, quantization) : open(out, null));
     const [plain, quantized] = models as [Transformer, Transformer];
@@ -189,7 +183,7 @@ function save(out: string, settings: QuantizeSettings, config: ModelConfig, toke
   const files = tokenizer.files.map((file) => join(tokenizer.folder, file));
   const generation = join(settings.model, "generation_config.json");
   if (existsSync(generation) && !files.includes(generation)) files.push(generation);
-  writeQuantizedFolder(out, config, weights, schemeOf(QUANTIZATION[settings.quant_type]), files);
+  writeQuantizedFolder(out, config, weights, schemeOf(quantizationOf(settings.quant_type)), files);
 }
 
 interface Evaluation {

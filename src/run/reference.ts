@@ -21,8 +21,8 @@ export class Reference {
   }
 
   /** `load` fills the model with the weights it has now. */
-  static offloaded(model: Transformer, load: (model: Transformer) => void): Reference {
-    const reference = new Reference(model, 0, true, {
+  static offloaded(model: Transformer, load: (model: Transformer) => void, isStart = true): Reference {
+    const reference = new Reference(model, 0, isStart, {
       drop: () => model.parameters.dropWeights(),
       load: () => load(model),
     });

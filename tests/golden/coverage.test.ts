@@ -32,7 +32,7 @@ const KINDS: Readonly<Record<string, Entry>> = {
   quantized_folder: ofKind("quantized_folder", "golden/quant.test.ts"),
   dual_lora_step: { skipped: "gradient routing is not part of this version" },
   dual_lora_grpo: { skipped: "gradient routing is not part of this version" },
-  hub_trace: { skipped: "the hub is not part of this version" },
+  hub_trace: ofKind("hub_trace", "io/hub-golden.test.ts"),
 };
 
 const byKind = Map.groupBy(goldenCases(), ({ kind }) => kind);

@@ -71,12 +71,17 @@ export class Opened implements Disposable {
     const config = readModelConfig(folder);
     using weights = openWeights(folder);
     checkWeights(config, weights);
+    const model = this.make(config, options);
+    model.loadWeights(weights);
+    return model;
+  }
+  /** Without values. */
+  make(config: ModelConfig, options: Partial<TransformerOptions>): Transformer {
     const model = new Transformer(this.device, config, {
       ...{ dtype: Dtype.f32, trainable: false, maxPositions: 256 },
       ...options,
     });
     this.#models.push(model);
-    model.loadWeights(weights);
     return model;
   }
   [Symbol.dispose](): void {

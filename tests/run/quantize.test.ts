@@ -9,16 +9,20 @@ import {
   type ModelConfig,
   openWeights,
   readModelConfig,
+  rewardConfigOf,
   writeQuantizedFolder,
 } from "../../src/io/hf-folder.ts";
+import { Tokenizer } from "../../src/io/tokenizer.ts";
 import { type Quantization, schemeOf } from "../../src/nn/quantized.ts";
 import type { Transformer } from "../../src/nn/transformer.ts";
 import { Dtype } from "../../src/ops/define.ts";
 import { resolveBuiltin } from "../../src/recipe/builtin.ts";
 import { scoreGroups } from "../../src/rollout/score.ts";
 import { DivergenceMeans, divergences, rowDivergence } from "../../src/run/divergence.ts";
+import { saveModel } from "../../src/run/open-model.ts";
 import { type QuantizeSettings, quantize, rewardFigures } from "../../src/run/quantize.ts";
 import type { StepMemory } from "../../src/tape/tape.ts";
+import { largest } from "../golden/support.ts";
 import { testDeviceName } from "../test-device.ts";
 import {
   configOf,
@@ -359,6 +363,48 @@ describe.skipIf(testDeviceName !== "cpu")("rlv quantize", () => {
     expect(quantize(settings, new Set(["num_prompts"]), quiet)).rejects.toThrow(
       "--num_prompts is for policies",
     );
+  });
+
+  test("adapters are merged first: of a policy, and of a reward model over a language model", async () => {
+    const base = makeFolder("adapted", configOf("causal"), "float32");
+    const dataset = join(scratch, "adapted.jsonl");
+    const row = { prompt: "the cat ", chosen: "sat happy", rejected: "ran sad" };
+    writeFileSync(dataset, `${Array.from({ length: 40 }, () => JSON.stringify(row)).join("\n")}\n`);
+    for (const kind of ["causal", "reward"] as const) {
+      const adapter = join(scratch, `adapter-${kind}`);
+      const given = readModelConfig(base);
+      const config = kind === "causal" ? given : rewardConfigOf(given, 0);
+      using opened = new Opened();
+      const modulesToSave = kind === "reward" ? ["score"] : [];
+      const lora = { r: 2, alpha: 4, targets: "all-linear", base, modulesToSave } as const;
+      const model = opened.make(config, { trainable: true, lora });
+      for (const [i, { name, shape }] of model.adapters!.list.entries()) {
+        const random = new Random(i, 4);
+        const size = shape.reduce((a, b) => a * b, 1);
+        model.adapters!.load(
+          name,
+          Float32Array.from({ length: size }, () => 0.3 * random.normal()),
+        );
+      }
+      saveModel(adapter, model, Tokenizer.load(base));
+      const out = join(scratch, `adapter-${kind}-int8`);
+      const settings = { ...DEFAULTS, model: base, adapter, name: adapter, output_dir: out, dataset };
+      const result = await quantize(settings, none, quiet);
+      expect(result.kind).toBe(kind === "causal" ? "policy" : "reward_model");
+      // What the folder computes is the adapted model up to int8, and not its base.
+      const plain = opened.make(config, { lora });
+      {
+        using weights = openWeights(base);
+        plain.loadWeights(weights, new Set(["score.weight"]));
+      }
+      if (kind === "reward") plain.parameters.load("score.weight", new Float32Array(config.hiddenSize));
+      plain.adapters!.copyFrom(model.adapters!);
+      const [saved, adapted] = [opened.open(out), plain].map((m) => outputsOf(opened.memory, m));
+      const worst = Math.max(...saved!.map((values, i) => largest(values, adapted![i]!)));
+      const size = Math.max(...adapted!.map((values) => Math.max(...values.map(Math.abs))));
+      expect(worst / size).toBeLessThan(0.1);
+      expect(worst).toBeGreaterThan(0);
+    }
   });
 
   test("bad input is one clear line", async () => {

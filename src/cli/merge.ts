@@ -3,7 +3,7 @@ import { resolveOptions } from "../config/resolve.ts";
 import { type MergeOptions, mergeSchema } from "../config/schema-inference.ts";
 import { UsageError } from "../core/errors.ts";
 import { type Command, JSON_FLAG, printJson } from "./command.ts";
-import { requireFolder, requireNewFolder } from "./files.ts";
+import { findModel, requireFolder, requireNewFolder } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 import { talk } from "./talk.ts";
 
@@ -19,11 +19,11 @@ export const command: Command = {
   flags: () => [...flagsOf(mergeSchema), JSON_FLAG],
   async run({ flags, json }) {
     const options = resolveOptions<MergeOptions>(mergeSchema, flags, "merge");
-    requireFolder(options.model, "model");
+    const found = await findModel(options.model, "model");
     if (options.adapter !== null) requireFolder(options.adapter, "adapter");
     requireNewFolder(options.out, "out");
     const { resolveModel } = await import("../recipe/base.ts");
-    const { model, adapter } = resolveModel(options.model, options.adapter);
+    const { model, adapter } = resolveModel(found, options.adapter);
     if (adapter === null)
       throw new UsageError("no adapter to merge", options.model, "give --adapter DIR, a PEFT adapter folder");
     const { merge }: MergeModule = await import("../run/merge.ts");

@@ -2,7 +2,7 @@ import type { QuantizeModule } from "../config/contracts.ts";
 import { resolveOptions } from "../config/resolve.ts";
 import { type QuantizeOptions, quantizeSchema } from "../config/schema-inference.ts";
 import { type Command, JSON_FLAG, printJson } from "./command.ts";
-import { requireFolder } from "./files.ts";
+import { findDataset, findModel, isBuiltin } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 import { talk } from "./talk.ts";
 
@@ -23,16 +23,18 @@ export const command: Command = {
   flags: () => [...flagsOf(quantizeSchema), JSON_FLAG],
   async run({ flags, json }) {
     const options = resolveOptions<QuantizeOptions>(quantizeSchema, flags, "quantize");
-    requireFolder(options.model, "model");
+    const model = await findModel(options.model, "model");
     const { resolveModel } = await import("../recipe/base.ts");
     const { resolveBuiltin } = await import("../recipe/builtin.ts");
     const { quantize }: QuantizeModule = await import("../run/quantize.ts");
     const result = await quantize(
       {
         ...options,
-        ...resolveModel(options.model, null),
+        ...resolveModel(model, null),
         name: options.model,
-        dataset: resolveBuiltin(options.dataset),
+        dataset: isBuiltin(options.dataset)
+          ? resolveBuiltin(options.dataset)
+          : await findDataset(options.dataset, "dataset"),
       },
       new Set(flags.keys()),
       talk,

@@ -44,9 +44,13 @@ export type LogprobOptions = Readonly<z.output<typeof logprobSchema>>;
 
 /** Some flags are for reward models, some for policies. */
 export const quantizeSchema = z.strictObject({
-  model: required(text(), "reward model or policy: a folder, a checkpoint, or builtin:arithmetic", {
-    aliases: ["checkpoint"],
-  }),
+  model: required(
+    text(),
+    "reward model or policy: a folder, a checkpoint, a name on the hub, or builtin:arithmetic",
+    {
+      aliases: ["checkpoint"],
+    },
+  ),
   quant_type: field(
     z.enum(["int8", "int4"]),
     "int8",
@@ -61,7 +65,7 @@ export const quantizeSchema = z.strictObject({
   dataset: field(
     text(),
     "Anthropic/hh-rlhf",
-    "preference data: its test pairs or their prompts; for a policy also JSONL of prompts",
+    "preference data, a file, a folder or a name on the hub: its test pairs or their prompts; for a policy also JSONL of prompts",
   ),
   eval_batch_size: field(int(1), 4, "reward model: pairs of a batch"),
   eval_num_batches: field(int(1), 500, "reward model: batches, drawn with replacement"),

@@ -15,7 +15,7 @@ import { openAdapterWeights, readAdapterConfig } from "../io/peft-folder.ts";
 import { tokenizerFiles } from "../io/tokenizer.ts";
 import { type AdaptedMap, adaptedMaps, adapterNames, adapterShapes, savedName } from "../nn/adapters.ts";
 import { readAdapter } from "./open-model.ts";
-import { readReward, rewardSource } from "./reward-model.ts";
+import { rewardSource } from "./reward-model.ts";
 
 export interface MergeSettings {
   readonly model: string;
@@ -69,14 +69,14 @@ export function merge(settings: MergeSettings, talk: (line: string) => void): Me
   using weights = openWeights(model);
   checkWeights(given, weights);
   // The adapter of a reward model brings the value head that a language model lacks.
-  const rewards = given.kind === "causal" && readAdapterConfig(folder).taskType === "SEQ_CLS";
-  const config = rewards ? rewardSource(model, 0).config : given;
-  if (rewards) readReward(model, folder);
+  const headed = given.kind === "causal" && readAdapterConfig(folder).taskType === "SEQ_CLS";
+  const config = headed ? rewardSource(model, 0).config : given;
   const adapter = readAdapter(folder, config);
   const shapes = expectedTensors(config);
   using added = openAdapterWeights(folder, adapterShapes(shapes, adapter));
   const maps = new Map(adaptedMaps(shapes, adapter).map((map) => [`${map.module}.weight`, map]));
 
+  const changed = (name: string) => maps.has(name) || added.tensors.has(savedName(name));
   const valuesOf = (name: string): Float32Array => {
     if (added.tensors.has(savedName(name))) return added.readFloat32(savedName(name));
     const values = weights.readFloat32(name);
@@ -85,23 +85,24 @@ export function merge(settings: MergeSettings, talk: (line: string) => void): Me
     const { a, b } = adapterNames(map.module);
     return merged(values, added.readFloat32(a), added.readFloat32(b), map);
   };
-  const embedding = "model.embed_tokens.weight";
   const bf16 = (name: string) => {
     if (settings.dtype !== null) return settings.dtype === "bfloat16";
-    return weights.dtype(weights.has(name) ? name : embedding) === "BF16";
+    return weights.dtype(weights.has(name) ? name : "model.embed_tokens.weight") === "BF16";
   };
-  const tensors = [...shapes].map(
-    ([name, shape]): FolderTensor => ({
+  const tensors = [...shapes].map(([name, shape]): FolderTensor => {
+    const dtype = bf16(name) ? "BF16" : "F32";
+    return {
       name,
       shape,
-      dtype: bf16(name) ? "BF16" : "F32",
+      dtype,
       data: () => {
+        if (!changed(name) && weights.dtype(name) === dtype) return weights.read(name);
         const values = valuesOf(name);
         return new Uint8Array((bf16(name) ? f32ToBf16(values) : values).buffer);
       },
-    }),
-  );
-  const dtype = bf16(embedding) ? "bfloat16" : "float32";
+    };
+  });
+  const dtype = bf16("model.embed_tokens.weight") ? "bfloat16" : "float32";
   const generation = join(model, "generation_config.json");
   const files = tokenizerFiles(model).map((file) => join(model, file));
   talk(`merging ${maps.size} linear maps`);

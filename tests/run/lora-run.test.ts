@@ -1,11 +1,26 @@
 /** Runs that train adapters, from the command line: what they leave, resume, refuse, and what other commands do with it. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { openWeights } from "../../src/io/hf-folder.ts";
 import { openSafetensors, writeSafetensors } from "../../src/io/safetensors.ts";
+import { initialiseAdapters } from "../../src/nn/adapters.ts";
+import { Transformer } from "../../src/nn/transformer.ts";
+import { Dtype } from "../../src/ops/define.ts";
+import { saveModel } from "../../src/run/open-model.ts";
+import { rewardSource } from "../../src/run/reward-model.ts";
+import { openTestDevice } from "../test-device.ts";
 import { digest, metrics, rlv, start } from "./program.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-lora-run-"));
@@ -130,6 +145,11 @@ test("an adapter starts another run, which keeps its settings; the reference is 
   const config = JSON.parse(readFileSync(join(final("further"), "adapter_config.json"), "utf8"));
   expect(config).toMatchObject({ r: 4, lora_alpha: 32, lora_dropout: 0.1 });
   expect(metrics(join(scratch, "further")).at(1)!["train/kl"]).toBeGreaterThan(0);
+  // The folder it came from is not needed any more.
+  const moved = join(scratch, "moved");
+  renameSync(join(scratch, "whole"), moved);
+  await succeed(["train", "--resume_from", join(scratch, "further"), "--num_train_steps", "3"]);
+  renameSync(moved, join(scratch, "whole"));
   const from = (step: string[]) => ["train", "--adapter", final("whole"), "--output_dir", scratch, ...step];
   await refused(from(["--lora_r", "8"]), /--lora_r 8, the adapter has 4/);
   await refused(from(["--use_rslora"]), /--use_rslora true, the adapter has false/);
@@ -216,6 +236,44 @@ describe("other commands", () => {
       const same = Buffer.compare(after.read(name), before.read(name)) === 0;
       expect([name, same]).toEqual([name, !name.endsWith("_proj.weight")]);
     }
+  });
+
+  test("the adapter of a reward model and a language model merge into a reward model", async () => {
+    const base = join(import.meta.dir, "../../src/recipe/arithmetic/model");
+    const [adapter, out] = [join(scratch, "reward-adapter"), join(scratch, "reward-merged")];
+    const source = rewardSource(base, 1);
+    const device = openTestDevice(2);
+    const options = { dtype: Dtype.f32, trainable: false, maxPositions: 64 };
+    const model = new Transformer(device, source.config, {
+      ...options,
+      lora: { r: 4, alpha: 8, targets: ["q_proj", "up_proj"], modulesToSave: ["score"], base },
+    });
+    source.load(model);
+    initialiseAdapters(model.adapters!, model.parameters, 1);
+    for (const [i, { name }] of model.adapters!.list.entries()) {
+      const draw = new Random(1, Purpose.init, i);
+      model.adapters!.load(
+        name,
+        model.adapters!.read(name).map(() => 0.1 * draw.normal()),
+      );
+    }
+    saveModel(adapter, model, source.tokenizer);
+    model.dispose();
+    device.close();
+    const { code } = await rlv(["merge", "--model", adapter, "--out", out, "--dtype", "float32"]);
+    expect(code).toBe(0);
+    const score = async (...flags: string[]) => {
+      const path = join(scratch, `score-${random.word()}.jsonl`);
+      const ended = await rlv(["score", ...flags, "--in", texts, "--out", path]);
+      expect(ended.code).toBe(0);
+      const rows = readFileSync(path, "utf8").trimEnd().split("\n");
+      return rows.map((row) => JSON.parse(row).reward as number);
+    };
+    const texts = join(scratch, "texts.jsonl");
+    writeFileSync(texts, JSON.stringify({ prompt: "What is 2 + 3?", completion: " 5" }));
+    const [merged, adapted] = [await score("--model", out), await score("--model", adapter)];
+    expect(Math.abs(merged[0]!)).toBeGreaterThan(1e-3);
+    expect(largest(merged, adapted)).toBeLessThan(1e-4);
   });
 
   test("generate and chat take it too", async () => {

@@ -89,17 +89,22 @@ function hubEndpoint(): string {
 }
 
 function hubToken(file: string): string | null {
-  const given = environment("HF_TOKEN");
+  let token = environment("HF_TOKEN");
   try {
-    return (given ?? readFileSync(file, "utf8")).trim() || null;
+    token ??= readFileSync(file, "utf8");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" || code === "ENOTDIR") return null;
     throw new UsageError(
-      `the hub's token cannot be read (${(error as NodeJS.ErrnoException).code})`,
+      `the hub's token cannot be read (${code})`,
       file,
       "set HF_TOKEN, or change the file's permissions",
     );
   }
+  const trimmed = token.trim();
+  if (!/^[!-~]*$/.test(trimmed))
+    throw new UsageError("the hub's token has characters that no token has", "HF_TOKEN", "copy it again");
+  return trimmed || null;
 }
 
 /**

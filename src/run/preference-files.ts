@@ -36,9 +36,12 @@ export async function openSplit(dataset: string, split: Split): Promise<OpenSpli
   if (info === undefined)
     throw new UsageError("no such dataset", dataset, "give a file, a folder or a name on the hub");
   const paths = info.isDirectory() ? splitFiles(dataset, split) : [dataset];
-  // One after another, so that a broken file is reported for the same dataset always the same way.
-  const files: RowFile[] = [];
-  for (const path of paths) files.push(await openRowFile(path, COLUMNS));
+  // Together, as inflating runs beside us; of several broken files the first is reported.
+  const opened = await Promise.allSettled(paths.map((path) => openRowFile(path, COLUMNS)));
+  const files = opened.map((each) => {
+    if (each.status === "rejected") throw each.reason;
+    return each.value;
+  });
   const rows = files.reduce((sum, { length }) => sum + length, 0);
   if (rows === 0) throw new UsageError("no rows", dataset, "it needs at least one row");
   const whole = { length: rows, row: (index: number) => index };

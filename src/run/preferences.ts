@@ -50,11 +50,11 @@ export async function openPreferences(dataset: string, split: Split): Promise<Pr
   return rows;
 }
 
-/** Rows looked at before training begins: all of a small dataset, as many spread over a large one. */
-const CHECKED = 10_000;
+/** Rows looked at before training begins: every one of a dataset of this size, or so many spread over a larger one. */
+const CHECKED = { all: 20_000, spread: 2_000 } as const;
 
 function check(rows: Rows): void {
-  const stride = Math.max(1, Math.ceil(rows.length / CHECKED));
+  const stride = rows.length <= CHECKED.all ? 1 : Math.floor(rows.length / CHECKED.spread);
   let usable = 0;
   for (let index = 0; index < rows.length; index += stride) if (usableRow(rows, index) !== null) usable += 1;
   if (usable === 0) rows.at(0);
@@ -107,7 +107,7 @@ function joined(head: Int32Array, tail: Int32Array): Int32Array {
 
 /**
  * Token ids [chosen] and [rejected] of a row, each ending with EOS; null if one is longer than `maxLength`. A prompt
- * that both extend is tokenized once, so both begin with the very ids that a policy is given for it.
+ * that both extend is tokenized by itself, so both begin with the very ids that a policy is given for it.
  */
 export function preferencePair(
   row: PreferenceRow,
@@ -251,7 +251,7 @@ export interface MixSizes {
 export interface PromptMix {
   /** Training prompts in shuffled passes; an index names a row of train, or train's length + a row of test. */
   readonly training: EpochSampler<Prompt>;
-  /** Prompts that training never draws, in a fixed order. */
+  /** Different prompts that training never draws, in a fixed order. */
   readonly evaluation: readonly Prompt[];
 }
 
@@ -277,6 +277,7 @@ export function mixedPrompts(
   const order = (length: number, split: number) => new Random(seed, Purpose.data, split).permutation(length);
   const fromTest = Array.from(order(test.length, 1), (row) => train.length + row);
   const evaluation: Prompt[] = [];
+  const held = new Set<string>();
   let next = 0;
   for (
     const most = Math.floor(test.length / 2);
@@ -284,9 +285,10 @@ export function mixedPrompts(
     next++
   ) {
     const prompt = promptAt(fromTest[next]!);
-    if (typeof prompt !== "string") evaluation.push(prompt);
+    if (typeof prompt === "string" || held.has(prompt.text)) continue;
+    held.add(prompt.text);
+    evaluation.push(prompt);
   }
-  const held = new Set(evaluation.map(({ text }) => text));
   const indices = [
     ...order(train.length, 0).subarray(0, sizes.train),
     ...fromTest.slice(next, next + sizes.test),

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import fc from "fast-check";
 import { hubSettings } from "../../src/core/env.ts";
 import { RlvError, UsageError } from "../../src/core/errors.ts";
 import { cachedSnapshot, downloadFile, downloadSnapshot } from "../../src/io/hub/download.ts";
@@ -133,6 +134,46 @@ describe("a hub that misbehaves", () => {
     expect(existsSync(join(fixture.cache, "models--acme--tiny/snapshots"))).toBe(false);
   });
 
+  test("a rest that does not fit what is here is fetched again as a whole", async () => {
+    await using fixture = await started();
+    fixture.server.faults = [
+      { origin: "cdn", cut: 50_000, content: (bytes) => Buffer.alloc(bytes.length, 7), times: 1 },
+    ];
+    expect(readFileSync(await weights(fixture)).equals(WEIGHTS)).toBe(true);
+    expect(gets(fixture).map(({ headers }) => headers.range)).toEqual([undefined, "bytes=50000-", undefined]);
+  });
+
+  test("whatever goes wrong, a file is whole or absent", async () => {
+    await using fixture = await started();
+    const byte = fc.nat(WEIGHTS.length);
+    const fault: fc.Arbitrary<Fault> = fc.oneof(
+      fc.record({ cut: byte }),
+      fc.record({ cut: byte, ignoreRange: fc.constant(true) }),
+      fc.record({ status: fc.constantFrom(403, 404, 416, 429, 500, 503) }),
+      byte.map((n) => ({ content: (bytes: Buffer) => bytes.subarray(0, n) })),
+      byte.map((n) => ({ content: (bytes: Buffer) => Buffer.concat([bytes, bytes.subarray(0, n)]) })),
+      byte.map((n) => ({ content: (bytes: Buffer) => Buffer.from(bytes).fill(n & 255, n, n + 9) })),
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(fault, { maxLength: 5 }), fc.nat(2), async (faults, calls) => {
+        rmSync(fixture.cache, { recursive: true, force: true });
+        fixture.server.faults = faults.map((each) => ({ ...each, origin: "cdn", times: 1 }));
+        const blob = join(fixture.cache, "models--acme--tiny/blobs", sha256(WEIGHTS));
+        for (let call = 0; call <= calls; call++) {
+          const outcome = await weights(fixture).catch((error: unknown) => error);
+          if (typeof outcome === "string") expect(readFileSync(outcome).equals(WEIGHTS)).toBe(true);
+          else {
+            expect(outcome).toBeInstanceOf(HubError);
+            expect(existsSync(blob)).toBe(false);
+          }
+        }
+        fixture.server.faults = [];
+        expect(readFileSync(await weights(fixture)).equals(WEIGHTS)).toBe(true);
+      }),
+      { numRuns: 40 },
+    );
+  }, 120_000);
+
   test("a bad hash of a small file", async () => {
     await using fixture = await started();
     fixture.server.faults = [
@@ -155,12 +196,14 @@ describe("a hub that misbehaves", () => {
     expect(fixture.lines.join()).toContain("again in 1 s");
   });
 
-  test("Retry-After as a date", () => {
+  test("Retry-After in seconds and as a date, and RateLimit", () => {
     const now = Date.parse("2026-01-01T00:00:00Z");
-    expect(retryAfter("Thu, 01 Jan 2026 00:00:30 GMT", now)).toBe(30_000);
-    expect(retryAfter("2", now)).toBe(2000);
-    expect(retryAfter("soon", now)).toBeNull();
-    expect(retryAfter(null, now)).toBeNull();
+    const asked = (headers: Record<string, string>) => retryAfter(new Headers(headers), now);
+    expect(asked({ "Retry-After": "Thu, 01 Jan 2026 00:00:30 GMT" })).toBe(30_000);
+    expect(asked({ "Retry-After": "2" })).toBe(2000);
+    expect(asked({ "Retry-After": "soon" })).toBeNull();
+    expect(asked({ RateLimit: '"api";r=0;t=55' })).toBe(55_000);
+    expect(asked({})).toBeNull();
   });
 
   test("a hub that is not there", async () => {
@@ -445,6 +488,8 @@ describe("the place", () => {
       });
       set({ HF_HOME: folder.path, HF_TOKEN: "given", HF_HUB_CACHE: "/c" });
       expect(hubSettings()).toMatchObject({ token: "given", cache: "/c" });
+      set({ HF_TOKEN: "hf_ähm" });
+      expect(hubSettings).toThrow(/^the hub's token has characters.*HF_TOKEN/);
       set({ HF_ENDPOINT: "ftp://x" });
       expect(hubSettings).toThrow("HF_ENDPOINT=ftp://x");
     } finally {

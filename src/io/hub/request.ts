@@ -53,9 +53,10 @@ export class Passing extends Error {
   }
 }
 
-/** Milliseconds of a Retry-After header: seconds, or a date. */
-export function retryAfter(value: string | null, now: number): number | null {
-  if (value === null) return null;
+/** Milliseconds that Retry-After asks for, in seconds or as a date, or else the t of a RateLimit header. */
+export function retryAfter(headers: Headers, now: number): number | null {
+  const value = headers.get("Retry-After") ?? /;\s*t=(\d+)/.exec(headers.get("RateLimit") ?? "")?.[1];
+  if (value === undefined) return null;
   const seconds = Number(value);
   const wait = Number.isFinite(seconds) ? 1000 * seconds : Date.parse(value) - now;
   return Number.isNaN(wait) ? null : Math.max(0, wait);
@@ -137,10 +138,7 @@ export async function ask(context: HubContext, address: string, options: Ask = {
     }
     if (PASSING.has(response.status)) {
       await response.body?.cancel();
-      throw new Passing(
-        `status ${response.status}`,
-        retryAfter(response.headers.get("Retry-After"), Date.now()),
-      );
+      throw new Passing(`status ${response.status}`, retryAfter(response.headers, Date.now()));
     }
     return response;
   }

@@ -38,8 +38,8 @@ class Partial implements Disposable {
   length: number;
   /** Most bytes there ever were: going over the same again is no progress. */
   furthest: number;
-  /** Whether an earlier call left bytes behind. */
-  inherited: boolean;
+  /** Whether the bytes came in more than one answer, of which one may be at fault. */
+  pieced: boolean;
 
   constructor(
     target: string,
@@ -57,7 +57,7 @@ class Partial implements Disposable {
       this.#hasher.update(part);
     }
     this.furthest = this.length;
-    this.inherited = this.length > 0;
+    this.pieced = this.length > 0;
   }
 
   /** @returns whether there are more bytes now than ever before */
@@ -74,7 +74,7 @@ class Partial implements Disposable {
     withFileErrors("write", this.path, () => ftruncateSync(this.#fd, 0));
     this.#hasher = hasherFor(this.expected);
     this.length = 0;
-    this.inherited = false;
+    this.pieced = false;
   }
 
   /** Of all bytes; once. */
@@ -135,6 +135,7 @@ export async function downloadBlob(
   const meter = new Meter(context, what, expected.size);
   let address = await locate(false);
   let relocated = false;
+  let again = false;
   for (;;) {
     await withPatience(context, what, async (progressed) => {
       if (partial.length === expected.size) return;
@@ -151,8 +152,7 @@ export async function downloadBlob(
     });
     const digest = partial.digest();
     if (digest === expected.hash) break;
-    const { inherited } = partial;
-    if (!inherited) {
+    if (!partial.pieced || again) {
       partial.discard();
       throw new HubError(
         `the bytes are not those the hub announced (hash ${digest})`,
@@ -160,7 +160,7 @@ export async function downloadBlob(
         "download it again; nothing was kept",
       );
     }
-    // Bytes of an earlier call may be at fault.
+    again = true;
     partial.restart();
   }
   fsyncFile(partial.path);
@@ -195,7 +195,8 @@ async function receive(
       await response.body?.cancel();
       return true;
     }
-    if (status === 200 && partial.length > 0) partial.restart();
+    if (status === 206) partial.pieced = true;
+    else if (partial.length > 0) partial.restart();
     for await (const bytes of response.body ?? []) {
       timer.refresh();
       if (partial.length + bytes.length > size) {

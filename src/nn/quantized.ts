@@ -59,6 +59,7 @@ function heldCode(name: string, { type, shape, blocksize, table }: StoredFormat)
 export function quantPlans(
   { quantization }: ModelConfig,
   asked: Quantization | null,
+  where: string,
 ): (name: string, shape: readonly number[]) => QuantPlan | null {
   if (!quantization) {
     return (name, [, k]) => {
@@ -72,7 +73,7 @@ export function quantPlans(
   if (asked && (types.size !== 1 || !types.has(asked.type)))
     throw new UsageError(
       `a model quantized to ${[...types].join(" and ")} is not quantized to ${asked.type}`,
-      "weights",
+      where,
       "take the plain model",
     );
   return (name) => {

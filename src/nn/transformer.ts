@@ -260,7 +260,7 @@ export class Transformer extends Decoder {
         label,
         "train low-rank adapters on them, or take the plain model",
       );
-    const planOf = quantPlans(config, quantization ?? null);
+    const planOf = quantPlans(config, quantization ?? null, label);
     const plans = new Map<string, QuantPlan>();
     for (const [name, shape] of shapes) {
       const plan = shape.length === 2 ? planOf(name, shape) : null;

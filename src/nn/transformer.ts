@@ -258,7 +258,7 @@ export class Transformer extends Decoder {
       throw new UsageError(
         "quantized weights cannot be trained",
         label,
-        "train low-rank adapters on them, or take the plain model",
+        "train low-rank adapters on them (--lora true), or take the plain model",
       );
     const planOf = quantPlans(config, quantization ?? null, label);
     const plans = new Map<string, QuantPlan>();

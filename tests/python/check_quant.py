@@ -1,12 +1,12 @@
 """Quantized folders through transformers and bitsandbytes: JOBS.json RESULTS.json
 
 A job is {"do": "open", "folder", "sequences"} or, with "source" and "type" (int8, nf4, nf4-single, fp4) in addition,
-{"do": "write", ...}: the library then quantizes the plain folder "source" into "folder" first. Its result has
+{"do": "write", ...}: the library then quantizes the plain folder "source" into "folder" first, loaded as "dtype". Its result has
   modules    how many linear maps bitsandbytes holds, by class
   config     quantization_config as the library wrote or read it
   outputs    float32 forward of the plain model over dequantized weights: for each sequence the log-probability of
              every token but the first, or its reward
-  forward    the same from transformers' own forward of the quantized model
+  forward    the same from transformers' own forward of the quantized model, if the rest of it is float32
 The dequantization is written out here: the library's own kernel for CPUs with AVX-512 is wrong for some shapes, and
 its forward pass there repacks weights.
 """
@@ -91,7 +91,7 @@ def run(job):
         cls = class_of(job["source"])
         asked = config_for(job["type"])
         made = cls.from_pretrained(
-            job["source"], quantization_config=asked, device_map="cpu", dtype=torch.float32
+            job["source"], quantization_config=asked, device_map="cpu", dtype=getattr(torch, job["dtype"])
         )
         # Before any forward pass: that would repack the weights.
         made.save_pretrained(folder)
@@ -113,7 +113,7 @@ def run(job):
         "problems": problems,
         "config": model.config.quantization_config.to_dict(),
         "outputs": result,
-        "forward": outputs(model.eval(), job["sequences"]),
+        "forward": outputs(model.eval(), job["sequences"]) if job["dtype"] == "float32" else None,
     }
 
 

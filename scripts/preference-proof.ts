@@ -5,7 +5,7 @@
  *   bun scripts/preference-proof.ts --out DIR [--short true]
  *
  * A policy learns to speak from good and bad answers alike; a reward model learns from pairs which answer is preferred;
- * GRPO teaches the policy by the reward model alone. In the end the hidden preference of fresh samples, which no model
+ * GRPO teaches the policy by the reward model alone; the reward model in 8 and 4 bits judges as it does. In the end the hidden preference of fresh samples, which no model
  * has ever seen, is compared with that of the first policy.
  */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -46,6 +46,8 @@ export interface Proof {
   /** Mean hidden preference, in [0, 1], of the first policy's samples and of the last one's. */
   readonly before: number;
   readonly after: number;
+  /** By how much the reward model's accuracy changes in fewer bits. */
+  readonly quantized: { readonly int8: number; readonly int4: number };
   /** The reward model's folder, and pairs to try it on: chosen and rejected in turns. */
   readonly rewardModel: string;
   readonly pairs: string;
@@ -93,6 +95,14 @@ export async function prove(out: string, sizes: ProofSizes, rlv: Run): Promise<P
   await rlv(["score", "--model", rewardModel, "--in", pairs, "--out", scores]);
   const rewards = lines(scores).map(({ reward }) => reward as number);
   const right = rewards.filter((reward, i) => i % 2 === 0 && reward > rewards[i + 1]!).length;
+  const quantized = async (type: "int8" | "int4"): Promise<number> => {
+    await rlv([
+      ...["quantize", "--checkpoint", rewardModel, "--quant_type", type, "--dataset", at("world")],
+      ...["--max_length", "64"],
+    ]);
+    const results = join(rewardModel, `quantized_${type}`, "evaluation_results.json");
+    return JSON.parse(readFileSync(results, "utf8")).accuracy_change;
+  };
   const preferenceOf = async (model: string, name: string): Promise<number> => {
     const sampled = at(`${name}.jsonl`);
     await rlv([
@@ -108,6 +118,7 @@ export async function prove(out: string, sizes: ProofSizes, rlv: Run): Promise<P
     accuracy: right / (rewards.length / 2),
     before: await preferenceOf(at("policy"), "before"),
     after: await preferenceOf(at("grpo/checkpoints/final"), "after"),
+    quantized: { int8: await quantized("int8"), int4: await quantized("int4") },
     rewardModel,
     pairs,
   };
@@ -142,9 +153,11 @@ if (import.meta.main) {
     const child = Bun.spawn([program, ...args], { stdio: ["ignore", "inherit", "inherit"] });
     if ((await child.exited) !== 0) throw new Error(`rlv ${args[0]} ended with ${child.exitCode}`);
   });
-  const { accuracy, before, after } = proof;
+  const { accuracy, before, after, quantized } = proof;
+  const points = (change: number) => `${change < 0 ? "" : "+"}${(100 * change).toFixed(2)} points`;
   process.stdout.write(
     `\nreward model: ${(100 * accuracy).toFixed(1)} % of the held-out pairs\n` +
+      `in int8 ${points(quantized.int8)}, in int4 ${points(quantized.int4)}\n` +
       `hidden preference of samples: ${before.toFixed(3)} before, ${after.toFixed(3)} after (0 to 1)\n`,
   );
 }

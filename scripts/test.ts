@@ -203,6 +203,7 @@ const SOFT_WHOLE = [
   "golden/models",
   "golden/reward",
   "golden/peft",
+  "golden/quant",
   "golden/trainer",
   "golden/optimizer",
   "golden/sampling",

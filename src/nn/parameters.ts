@@ -237,11 +237,11 @@ export class Parameters {
   /** Sets a matrix from the codes of a folder. Blocks until it is there. */
   loadCodes(name: string, from: Weights, format: StoredFormat): void {
     const p = this.get(name);
-    if (!p.quantized) this.load(name, dequantize(from, name, format));
-    else if (this.device.hasMemory) {
+    if (!this.device.hasMemory) return;
+    if (p.quantized) {
       this.device.finish();
       p.quantized.load(from, name, format);
-    }
+    } else this.load(name, dequantize(from, name, format));
   }
 
   /**

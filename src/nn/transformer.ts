@@ -258,9 +258,9 @@ export class Transformer extends Decoder {
       throw new UsageError(
         "quantized weights cannot be trained",
         label,
-        "train low-rank adapters on them, or take the plain model",
+        "train low-rank adapters on them (--lora true), or take the plain model",
       );
-    const planOf = quantPlans(config, quantization ?? null);
+    const planOf = quantPlans(config, quantization ?? null, label);
     const plans = new Map<string, QuantPlan>();
     for (const [name, shape] of shapes) {
       const plan = shape.length === 2 ? planOf(name, shape) : null;

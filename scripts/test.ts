@@ -208,6 +208,7 @@ const SOFT_WHOLE = [
   "golden/sampling",
   "run/sampler",
   "run/quantized",
+  "run/lora-training",
 ];
 const SOFT_CHECKED = ["ops/table", "ops/invariance", "ops/fused"];
 

@@ -406,6 +406,9 @@ METAL_FUNC float rounded_to_f16(float x) {
   return fabs(rounded) >= 65536.0f ? copysign(INFINITY, x) : rounded;
 }
 
+// Bits of magnitudes are in their order, and those of NaN above all others.
+METAL_FUNC uint magnitude(float x) { return as_type<uint>(x) & 0x7fffffffu; }
+
 // Codes of a row in bytes; rows beyond n are padding. A simdgroup has a row. Grid (padded n/4), 128 threads.
 template <typename S>
 kernel void quantize_int8(constant rlv_op_quantize_weight& a [[buffer(0)]], device char* codes [[buffer(1)]],
@@ -413,10 +416,11 @@ kernel void quantize_int8(constant rlv_op_quantize_weight& a [[buffer(0)]], devi
                           uint group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
                           uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const uint row = group * 4 + simdgroup;
-  float most = 0.0f;
+  uint bits = 0;
   if (row < a.n)
-    for (uint i = lane; i < a.k; i += RLV_SIMD) most = max(most, fabs(rounded_to_f16(widen(src[ulong(row) * a.k + i]))));
-  most = simd_max(most);
+    for (uint i = lane; i < a.k; i += RLV_SIMD)
+      bits = max(bits, magnitude(rounded_to_f16(widen(src[ulong(row) * a.k + i]))));
+  const float most = as_type<float>(simd_max(bits));
   const float inverse = most > 0.0f ? 127.0f * (1.0f / most) : 0.0f;
   if (lane == 0) scales[row] = most / 127.0f;
   for (uint i = lane; i < ceil_div(a.k, 2) * 2; i += RLV_SIMD) {
@@ -436,9 +440,10 @@ kernel void quantize_nf4(constant rlv_op_quantize_weight& a [[buffer(0)]], devic
   const uint row = group.y * 4 + simdgroup, k0 = group.x * RLV_QUANT_BLOCK;
   device const S* x = src + ulong(row) * a.k + k0;
   const bool there = row < a.n;
-  float most = there ? max(fabs(widen(x[lane])), fabs(widen(x[lane + RLV_SIMD]))) : 0.0f;
-  most = simd_max(most);
-  const float inverse = most > 0.0f ? 1.0f / max(most, RLV_NF4_SMALLEST) : 0.0f;
+  const uint bits = there ? max(magnitude(widen(x[lane])), magnitude(widen(x[lane + RLV_SIMD]))) : 0;
+  float most = as_type<float>(simd_max(bits));
+  if (most < RLV_NF4_SMALLEST) most = 0.0f;
+  const float inverse = most > 0.0f ? 1.0f / most : 0.0f;
   if (lane == 0) scales[scale_index(row, k0, a.k, Nf4())] = most;
   if (lane >= RLV_QUANT_BLOCK / 4) return;
   // Lane 2b + p: columns 8b + 2s + p.

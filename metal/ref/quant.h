@@ -101,9 +101,11 @@ inline void quantize_weight(const args::QuantizeWeight& a, Errors& e) {
   for (size_t row = 0; row < a.n; row++)
     for (size_t k0 = 0; k0 < a.k; k0 += block) {
       float most = 0;
-      for (size_t i = k0; i < k0 + block; i++) most = std::max(most, std::fabs(value(row * a.k + i)));
-      const float inverse =
-          bytes ? (most == 0 ? 0 : 127.0f * (1.0f / most)) : 1.0f / std::max(most, RLV_NF4_SMALLEST);
+      // Not std::max, which may lose a NaN.
+      for (size_t i = k0; i < k0 + block; i++)
+        if (const float x = std::fabs(value(row * a.k + i)); !(x <= most) && most == most) most = x;
+      if (!bytes && most < RLV_NF4_SMALLEST) most = 0;
+      const float inverse = most > 0 ? (bytes ? 127.0f : 1.0f) * (1.0f / most) : 0;
       static_cast<float*>(a.scales)[Codes::scale_index(row, k0, a.k, a.qt)] = bytes ? most / 127.0f : most;
       for (size_t i = k0; i < k0 + block; i++) {
         const float x = value(row * a.k + i) * inverse;

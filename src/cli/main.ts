@@ -38,6 +38,11 @@ const COMMANDS: Readonly<
     summary: "put an adapter into the weights of its model",
     load: () => import("./merge.ts"),
   },
+  quantize: {
+    usage: "quantize --model DIR",
+    summary: "write a model in 8 or 4 bits and measure what that changes",
+    load: () => import("./quantize.ts"),
+  },
   download: {
     usage: "download REPO [FILE]",
     summary: "fetch a model or a dataset from the hub",

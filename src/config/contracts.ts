@@ -8,6 +8,7 @@ import type {
   GenerateOptions,
   LogprobOptions,
   MergeOptions,
+  QuantizeOptions,
   ScoreOptions,
 } from "./schema-inference.ts";
 
@@ -62,6 +63,16 @@ export interface InferenceModule {
   generate(options: GenerateOptions, talk: Talk): Promise<InferenceSummary>;
   logprob(options: LogprobOptions, talk: Talk): Promise<InferenceSummary>;
   openChat(options: ChatOptions, talk: Talk): Promise<ChatSession>;
+}
+
+/** src/run/quantize.ts */
+export interface QuantizeModule {
+  /** `given`: names of the flags that were typed. Writes the folder it returns as `output`, null with skip_save. */
+  quantize(
+    options: QuantizeOptions & { readonly adapter: string | null; readonly name: string },
+    given: ReadonlySet<string>,
+    talk: Talk,
+  ): Promise<Readonly<Record<string, string | number | null>>>;
 }
 
 /** src/run/score.ts */

@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { field, int, nonNegative, orNone, required, text } from "./fields.ts";
+import { field, int, nonNegative, orNone, positive, required, text } from "./fields.ts";
 import { deviceShape, optimizerShape, samplingShape, seedShape } from "./schema-common.ts";
 
 /** Options of the commands that run a model without training it. Their flags come from these schemas. */
@@ -41,6 +41,45 @@ export const logprobSchema = z.strictObject({
   ...deviceShape,
 });
 export type LogprobOptions = Readonly<z.output<typeof logprobSchema>>;
+
+/** Some flags are for reward models, some for policies. */
+export const quantizeSchema = z.strictObject({
+  model: required(
+    text(),
+    "reward model or policy: a folder, a checkpoint, a name on the hub, or builtin:arithmetic",
+    {
+      aliases: ["checkpoint"],
+    },
+  ),
+  quant_type: field(
+    z.enum(["int8", "int4"]),
+    "int8",
+    "int8 (a scale a row) or int4 (NF4, double quantization)",
+  ),
+  output_dir: field(
+    orNone(text()),
+    null,
+    "folder of the quantized model and evaluation_results.json; none = MODEL/quantized_TYPE of a reward model, MODEL_quantized_TYPE of a policy, both in ./quantized_models if the model is no folder here",
+  ),
+  skip_save: field(z.boolean(), false, "evaluate alone and write nothing"),
+  dataset: field(
+    text(),
+    "Anthropic/hh-rlhf",
+    "preference data, a file, a folder or a name on the hub: its test pairs or their prompts; for a policy also JSONL of prompts",
+  ),
+  eval_batch_size: field(int(1), 4, "reward model: pairs of a batch"),
+  eval_num_batches: field(int(1), 500, "reward model: batches, drawn with replacement"),
+  max_length: field(int(1), 2048, "reward model: longer answers are passed over"),
+  num_prompts: field(int(1), 100, "policy: prompts, one completion each by the original model"),
+  max_new_tokens: field(int(1), 512, "policy: longest completion in tokens", {
+    aliases: ["max_completion_length"],
+  }),
+  temperature: field(positive(), 1, "policy: divides the logits before sampling and in the KL divergence"),
+  prompt_max_length: field(int(1), 1536, "policy: longer prompts are passed over"),
+  ...seedShape,
+  ...deviceShape,
+});
+export type QuantizeOptions = Readonly<z.output<typeof quantizeSchema>>;
 
 export const scoreSchema = z.strictObject({
   model: required(text(), "reward model folder or checkpoint"),

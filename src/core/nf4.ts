@@ -12,5 +12,8 @@ export const NF4_CODES: readonly number[] = [
 export const NF4_LIMITS: readonly number[] = NF4_CODES.slice(1).map((code, i) =>
   Math.fround((NF4_CODES[i]! + code) / 2),
 );
-/** A block is divided by its largest magnitude, or by this where that is smaller. */
-export const NF4_SMALLEST = 1e-38;
+/**
+ * A block whose largest magnitude is below this counts as zeros where models are quantized: GPUs may take subnormal
+ * numbers for 0, and above this no subnormal one has another code than 0.
+ */
+export const NF4_SMALLEST = 2 ** -120;

@@ -91,7 +91,9 @@ function fineTable(): Uint8Array {
 /** Scales as bytes: mean taken off, by the largest magnitude of 256. */
 export function nestScales(scales: Float32Array): Nested {
   const f = Math.fround;
-  const offset = f(scales.reduce((sum, x) => sum + x, 0) / scales.length);
+  let sum = 0;
+  for (let i = 0; i < scales.length; i++) sum += scales[i]!;
+  const offset = f(sum / scales.length);
   const codes = new Uint8Array(scales.length);
   const absmax = new Float32Array(Math.ceil(scales.length / NESTED_BLOCK));
   const fine = fineTable();
@@ -117,21 +119,26 @@ export function unnestScales(
   block: number = NESTED_BLOCK,
 ): Float32Array {
   const f = Math.fround;
-  return Float32Array.from(codes, (code, i) => f(f(map[code]! * absmax[Math.floor(i / block)]!) + offset));
+  const scales = new Float32Array(codes.length);
+  for (let i = 0; i < codes.length; i++)
+    scales[i] = f(map[codes[i]!]! * absmax[Math.floor(i / block)]!) + offset;
+  return scales;
 }
 
 /** max|x| of every block of `blocksize` values. */
 export function blockScales(values: Float32Array, blocksize: number): Float32Array {
   const scales = new Float32Array(Math.ceil(values.length / blocksize));
-  for (let b = 0; b < scales.length; b++) {
+  // Bits of magnitudes are in their order, and those of NaN above all others.
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const most = new Uint32Array(scales.buffer);
+  for (let b = 0; b < most.length; b++) {
     const end = Math.min(values.length, (b + 1) * blocksize);
-    let most = 0;
+    let largest = 0;
     for (let i = b * blocksize; i < end; i++) {
-      const x = Math.abs(values[i]!);
-      // Also keeps a NaN, which no comparison does.
-      if (!(x <= most)) most = x;
+      const magnitude = bits[i]! & 0x7fffffff;
+      if (magnitude > largest) largest = magnitude;
     }
-    scales[b] = most;
+    most[b] = largest;
   }
   return scales;
 }
@@ -150,12 +157,12 @@ export function encode4(
   for (let b = 0; b < scales.length; b++) {
     const begin = b * blocksize;
     const end = Math.min(values.length, begin + blocksize);
-    const most = Math.max(scales[b]!, f(NF4_SMALLEST));
+    const most = Math.max(scales[b]!, f(1e-38));
     // A short last block is divided, as the library does it.
     const whole = end - begin === blocksize;
-    const inverse = f(1 / most);
+    const inverse = scales[b] === 0 ? 0 : f(1 / most);
     for (let i = begin; i < end; i++) {
-      const x = whole ? f(values[i]! * inverse) : f(values[i]! / most);
+      const x = whole || inverse === 0 ? f(values[i]! * inverse) : f(values[i]! / most);
       let at = x > limits[7]! ? 8 : 0;
       if (x > limits[at + 3]!) at += 4;
       if (x > limits[at + 1]!) at += 2;
@@ -189,11 +196,16 @@ export interface Int8Rows {
   readonly scales: Float32Array;
 }
 
+/** SCB of rows of k values: rounding to float16 keeps their order, so it is that of the largest magnitude. */
+function rowScales(values: Float32Array, k: number): Float32Array {
+  return f16ToF32(f32ToF16(blockScales(values, k)));
+}
+
 /** Rows of k values as bytes; rows of zeros have scale and codes 0. */
 export function encode8(values: Float32Array, k: number): Int8Rows {
   const f = Math.fround;
   const half = f16ToF32(f32ToF16(values));
-  const scales = blockScales(half, k);
+  const scales = rowScales(values, k);
   const codes = new Int8Array(values.length);
   const grid = 12582912; // 1.5·2²³: adding it in float32 rounds to whole numbers, ties to even
   for (let row = 0; row < scales.length; row++) {
@@ -373,7 +385,12 @@ export interface QuantizationScheme {
   /** Scales of nf4 are quantized too. */
   readonly double: boolean;
 }
-export const BLOCKSIZE = 64;
+const BLOCKSIZE = 64;
+
+/** Scales of nf4 as kernels make them: blocks of nothing but tiny values count as zeros. */
+function nf4Scales(values: Float32Array): Float32Array {
+  return blockScales(values, BLOCKSIZE).map((x) => (x < NF4_SMALLEST ? 0 : x));
+}
 
 /** The values that are left of `values` [.., k]. */
 export function roundTrip(
@@ -382,7 +399,7 @@ export function roundTrip(
   { type, double }: QuantizationScheme,
 ): Float32Array {
   if (type === "int8") return decode8(encode8(values, k), k);
-  const scales = blockScales(values, BLOCKSIZE);
+  const scales = nf4Scales(values);
   const packed = encode4(values, scales, BLOCKSIZE, "nf4");
   const used = double ? unnestScales(nestScales(scales)) : scales;
   return decode4(packed, values.length, used, BLOCKSIZE, TABLES.nf4);
@@ -455,7 +472,7 @@ export function quantizedTensors(
   };
   if (type === "int8") {
     const stem = name.replace(/weight$/, "");
-    const scales = encode8(read(), k).scales;
+    const scales = rowScales(read(), k);
     check(scales);
     return [
       { name, dtype: "I8", shape, data: () => bytesOf(encode8(read(), k).codes) },
@@ -463,7 +480,7 @@ export function quantizedTensors(
       small(`${stem}weight_format`, "U8", [], new Uint8Array(1)),
     ];
   }
-  const scales = blockScales(read(), BLOCKSIZE);
+  const scales = nf4Scales(read());
   check(scales);
   const nested = double ? nestScales(scales) : null;
   const state = quantState("nf4", BLOCKSIZE, shape, dtype, nested);

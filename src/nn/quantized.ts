@@ -176,38 +176,35 @@ export class QuantizedWeight {
     const { buffer, offset, bytes } = this.scales.storage!;
     return new Float32Array(buffer.view(offset, bytes));
   }
-  /** A row's scales follow each other in files; here those of 32 rows do. */
-  #eachScale(visit: (row: number, device: number) => void): void {
-    const [n, k] = this.shape;
-    const blocks = this.type === QuantType.nf4 ? k / QUANT_BLOCK : 1;
-    for (let row = 0; row < n; row++)
-      for (let b = 0; b < blocks; b++)
-        visit(row * blocks + b, (Math.floor(row / PANEL) * blocks + b) * PANEL + (row % PANEL));
-  }
+  /** Scales in the order of files, a row's next to each other; on the device those of 32 rows are. */
   #getScales(): Float32Array {
-    const [n, k] = this.shape;
-    const [view, scales] = [
-      this.#scaleView,
-      new Float32Array(this.type === QuantType.nf4 ? (n * k) / QUANT_BLOCK : n),
-    ];
-    this.#eachScale((row, device) => {
-      scales[row] = view[device]!;
-    });
+    const [rows, blocks, view] = [this.shape[0], this.#blocks, this.#scaleView];
+    const scales = new Float32Array(rows * blocks);
+    for (let row = 0; row < rows; row++)
+      for (let b = 0; b < blocks; b++) scales[row * blocks + b] = view[scaleIndex(row, b, blocks)]!;
     return scales;
   }
   #setScales(scales: Float32Array): void {
-    const view = this.#scaleView;
+    const [rows, blocks, view] = [this.shape[0], this.#blocks, this.#scaleView];
     view.fill(0);
-    this.#eachScale((row, device) => {
-      view[device] = scales[row]!;
-    });
+    for (let row = 0; row < rows; row++)
+      for (let b = 0; b < blocks; b++) view[scaleIndex(row, b, blocks)] = scales[row * blocks + b]!;
+  }
+  /** Scales of a row. */
+  get #blocks(): number {
+    return this.type === QuantType.nf4 ? this.shape[1] / QUANT_BLOCK : 1;
   }
 }
+
+const scaleIndex = (row: number, block: number, blocks: number): number =>
+  (Math.floor(row / PANEL) * blocks + block) * PANEL + (row % PANEL);
 
 /** Scales of blocks of 64, each from the larger block that it lies in. */
 function blocksOf(scales: Float32Array, count: number, share: number): Float32Array {
   if (share === 1) return scales;
-  return Float32Array.from({ length: count }, (_, i) => scales[Math.floor(i / share)]!);
+  const shared = new Float32Array(count);
+  for (let i = 0; i < count; i++) shared[i] = scales[Math.floor(i / share)]!;
+  return shared;
 }
 
 /** Up to 32 rows of bytes [rows, k] as a panel: pairs of columns of all rows side by side. */

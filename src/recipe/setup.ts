@@ -180,7 +180,10 @@ export function openTrained(
     tokenizer,
     optimizer,
     state,
-    lines: lora ? [describeLora(lora, config, model.trained.count)] : [],
+    lines: [
+      ...(lora ? [describeLora(lora, config, model.trained.count)] : []),
+      ...(model.quantizationNote ? [model.quantizationNote] : []),
+    ],
     dispose: () => {
       model.dispose();
       frozen?.dispose();

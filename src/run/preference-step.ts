@@ -2,7 +2,7 @@
 import { assert, Diverged } from "../core/errors.ts";
 import { bradleyTerry, preferenceQuality } from "../loss/bradley-terry.ts";
 import type { AdamW } from "../nn/optimizer.ts";
-import type { Transformer } from "../nn/transformer.ts";
+import type { Decoder, Transformer } from "../nn/transformer.ts";
 import { type Group, packSequences } from "../rollout/pack.ts";
 import { forwardRewards } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
@@ -129,15 +129,25 @@ export class PreferenceStep {
   /** Rewards without gradients, [chosen, rejected] by pair. */
   rewards(pairs: readonly PreferencePair[]): [chosen: number, rejected: number][] {
     const { memory, model, options } = this;
-    return pairBatches(pairs, options).flatMap((batch) => {
-      const g = new Graph(memory, false);
-      const rewards = forwardRewards(g, model, packSequences(batch.flatMap(groupsOf), options.sharePrefix));
-      memory.finish();
-      const { chosen, rejected } = split(rewards.float32());
-      g.release(rewards);
-      return batch.map((_, i): [number, number] => [chosen[i]!, rejected[i]!]);
-    });
+    return pairBatches(pairs, options).flatMap((batch) =>
+      pairRewards(memory, model, batch, options.sharePrefix),
+    );
   }
+}
+
+/** Rewards of pairs in one pass without gradients, [chosen, rejected] of each. */
+export function pairRewards(
+  memory: StepMemory,
+  model: Decoder,
+  pairs: readonly PreferencePair[],
+  sharePrefix: boolean,
+): [chosen: number, rejected: number][] {
+  const g = new Graph(memory, false);
+  const rewards = forwardRewards(g, model, packSequences(pairs.flatMap(groupsOf), sharePrefix));
+  memory.finish();
+  const { chosen, rejected } = split(rewards.float32());
+  g.release(rewards);
+  return pairs.map((_, i): [number, number] => [chosen[i]!, rejected[i]!]);
 }
 
 /** Rewards of packed pairs lie chosen, rejected, chosen, … */

@@ -226,7 +226,7 @@ export function pairSampler(
 }
 
 /** null for a row that is passed over. */
-function usableRow(source: PreferenceSource, index: number): PreferenceRow | null {
+export function usableRow(source: PreferenceSource, index: number): PreferenceRow | null {
   try {
     return source.at(index);
   } catch (error) {

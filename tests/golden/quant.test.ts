@@ -125,8 +125,10 @@ describe.each(fourBit)("%s", (_name, golden) => {
     // The mean is summed in another order: its last bit may differ.
     const offset = JSON.parse(golden.spec.quant_state_json).nested_offset;
     expect(ulps(nested.offset, offset)).toBeLessThanOrEqual(1);
-    // One bit of the mean.
-    expect(largest(nested.absmax, of("state.nested_absmax").data)).toBeLessThanOrEqual(2 ** -23 * offset);
+    // One bit of the largest scale, from which the mean was taken off.
+    expect(largest(nested.absmax, of("state.nested_absmax").data)).toBeLessThanOrEqual(
+      2 ** -23 * Math.max(...scales),
+    );
   });
 
   test("the state, byte for byte as Python spells it", () => {
@@ -150,14 +152,17 @@ describe.each(fourBit)("%s", (_name, golden) => {
     expect(largest(ours, exact)).toBeLessThanOrEqual(golden.spec.tolerance.dequantized_abs);
   });
 
-  // What a device cannot hold is dequantized on the host: "values" above.
-  test.skipIf(type !== "nf4" || blocksize !== 64 || shape[1] % 64 !== 0)("kernels", () => {
+  const held = type === "nf4" && blocksize === 64 && shape[1] % 64 === 0;
+  const reason = "kernels make nf4 in blocks of 64 within rows; the host does the rest";
+  test.skipIf(!held)(held ? "kernels" : `kernels (skipped: ${reason})`, () => {
     const { read, product } = onDevice(golden, "nf4", double);
     expect(largest(read, values("dequantized_f32"))).toBeLessThanOrEqual(
       golden.spec.tolerance.dequantized_abs,
     );
-    expect(largest(product!, productOf(values("x"), values("dequantized_f32"), shape))).toBeLessThan(1e-5);
-    if (!double) expect(read).toEqual(values("dequantized_f32"));
+    const want = productOf(values("x"), values("dequantized_f32"), shape);
+    expect(largest(product!, want) / Math.max(1, ...want.map(Math.abs))).toBeLessThan(1e-6);
+    // Blocks of subnormal numbers alone count as zeros.
+    if (!double) expect(read).toEqual(values("dequantized_f32").map((x) => (Math.abs(x) < 1e-37 ? 0 : x)));
   });
 });
 

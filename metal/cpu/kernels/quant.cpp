@@ -277,13 +277,17 @@ void embed(Ctx& c, const args::QuantEmbed& a) {
   }
 }
 
+// Largest magnitude. Bits of magnitudes are in their order, and those of NaN above all others.
 float largest(const float* x, uint32_t n) {
-  float most = 0;
+  uint32_t most = 0;
   for (uint32_t i = 0; i < n; i++) {
-    const float v = std::fabs(x[i]);
-    most = v > most ? v : most;
+    uint32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    most = std::max(most, bits & 0x7fffffffu);
   }
-  return most;
+  float magnitude;
+  std::memcpy(&magnitude, &most, 4);
+  return magnitude;
 }
 
 constexpr float kLimits[15] = {RLV_NF4_LIMITS};
@@ -317,7 +321,9 @@ template <class S>
 void quantize_row(Nf4, const S* row, uint32_t k, uint32_t lane, uint16_t* panel, float* scales, float* x) {
   for (uint32_t k0 = 0; k0 < k; k0 += kBlock) {
     for (uint32_t i = 0; i < kBlock; i++) x[i] = get(row + k0 + i);
-    const float most = largest(x, kBlock), inverse = 1.0f / std::max(most, RLV_NF4_SMALLEST);
+    float most = largest(x, kBlock);
+    if (most < RLV_NF4_SMALLEST) most = 0;
+    const float inverse = most > 0 ? 1.0f / most : 0.0f;
     scales[size_t(k0 / kBlock) * kPanel + lane] = most;
     uint32_t codes[kBlock] = {};
     for (uint32_t i = 0; i < kBlock; i++) x[i] *= inverse;

@@ -209,6 +209,7 @@ const SOFT_WHOLE = [
   "golden/sampling",
   "run/sampler",
   "run/quantized",
+  "run/lora-training",
 ];
 const SOFT_CHECKED = ["ops/table", "ops/invariance", "ops/fused"];
 

@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { DEVICES } from "../core/env.ts";
+import { LORA_DEFAULTS } from "../recipe/settings.ts";
 import { field, fraction, int, nonNegative, orNone, positive, text } from "./fields.ts";
 
 /** Where a job runs: the same on every command that touches a model. */
@@ -112,22 +113,27 @@ export const loraShape = {
     "PEFT adapter folder to start from (implies lora); its rank, alpha, dropout and modules hold. The reference is the" +
       " model without it",
   ),
-  lora_r: field(int(1), 16, "rank of the adapters"),
-  lora_alpha: field(positive(), 32, "adapters are scaled by LORA_ALPHA / LORA_R"),
+  lora_r: field(int(1), LORA_DEFAULTS.lora_r, "rank of the adapters"),
+  lora_alpha: field(positive(), LORA_DEFAULTS.lora_alpha, "adapters are scaled by LORA_ALPHA / LORA_R"),
   lora_dropout: field(
     z.number().min(0).lt(1),
-    0.05,
+    LORA_DEFAULTS.lora_dropout,
     "probability with which training drops an input element of an adapter. Rollouts, reference and evaluation have no" +
       " dropout, so above 0 the ratio of policy losses leaves 1 and the sampler's exactness cannot be checked",
   ),
   lora_target_modules: field(
     text(),
-    "q_proj,k_proj,v_proj,o_proj",
+    LORA_DEFAULTS.lora_target_modules,
     "linear maps with an adapter: names joined by commas, or all-linear",
   ),
-  use_rslora: field(z.boolean(), false, "scale by LORA_ALPHA / sqrt(LORA_R) (Kalajdzievski 2023)", {
-    aliases: ["lora_rslora"],
-  }),
+  use_rslora: field(
+    z.boolean(),
+    LORA_DEFAULTS.use_rslora,
+    "scale by LORA_ALPHA / sqrt(LORA_R) (Kalajdzievski 2023)",
+    {
+      aliases: ["lora_rslora"],
+    },
+  ),
   base_quant_type: field(
     z.enum(["none", "int8", "int4"]),
     "none",

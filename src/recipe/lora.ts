@@ -10,7 +10,7 @@ import {
 import { adaptedMaps } from "../nn/adapters.ts";
 import { type Quantization, quantizationOf } from "../nn/quantized.ts";
 import { readAdapter } from "../run/open-model.ts";
-import type { LoraSettings } from "./settings.ts";
+import { LORA_DEFAULTS, type LoraSettings } from "./settings.ts";
 
 export interface LoraRun {
   readonly options: LoraOptions;
@@ -18,14 +18,13 @@ export interface LoraRun {
   readonly folder: string | null;
 }
 
-/** What a flag says where nobody gave it, and what it is about in an adapter. */
+/** What a flag is about in an adapter. */
 const FLAGS = {
-  lora_r: { otherwise: 16, of: (a: LoraOptions) => a.r },
-  lora_alpha: { otherwise: 32, of: (a: LoraOptions) => a.alpha },
-  lora_dropout: { otherwise: 0.05, of: (a: LoraOptions) => a.dropout ?? 0 },
-  use_rslora: { otherwise: false, of: (a: LoraOptions) => a.rslora ?? false },
+  lora_r: (a: LoraOptions) => a.r,
+  lora_alpha: (a: LoraOptions) => a.alpha,
+  lora_dropout: (a: LoraOptions) => a.dropout ?? 0,
+  use_rslora: (a: LoraOptions) => a.rslora ?? false,
 } as const;
-const TARGETS = "q_proj,k_proj,v_proj,o_proj";
 
 /** The adapters of a run, or null where all parameters are trained. */
 export function loraRun(
@@ -88,14 +87,14 @@ function refuseConflicts(
   config: ModelConfig,
 ): void {
   const remedy = "the adapter's own settings hold: drop the flag";
-  for (const [flag, { otherwise, of }] of Object.entries(FLAGS)) {
-    const [given, own] = [settings[flag as keyof typeof FLAGS], of(stored)];
-    if (given !== otherwise && given !== own)
+  for (const flag of Object.keys(FLAGS) as (keyof typeof FLAGS)[]) {
+    const [given, own] = [settings[flag], FLAGS[flag](stored)];
+    if (given !== LORA_DEFAULTS[flag] && given !== own)
       throw new UsageError(`--${flag} ${given}, the adapter has ${own}`, folder, remedy);
   }
   const given = settings.lora_target_modules;
   const named = { ...stored, targets: targetsOf(given) };
-  if (given !== TARGETS && mapsText(config, named) !== mapsText(config, stored))
+  if (given !== LORA_DEFAULTS.lora_target_modules && mapsText(config, named) !== mapsText(config, stored))
     throw new UsageError(`--lora_target_modules ${given}, the adapter has other modules`, folder, remedy);
 }
 

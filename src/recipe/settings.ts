@@ -30,6 +30,15 @@ export interface ScheduleSettings {
   readonly log_dir?: string;
 }
 
+/** What the flags of adapters say where nobody gives them: those of the schemas. */
+export const LORA_DEFAULTS = {
+  lora_r: 16,
+  lora_alpha: 32,
+  lora_dropout: 0.05,
+  lora_target_modules: "q_proj,k_proj,v_proj,o_proj",
+  use_rslora: false,
+} as const;
+
 export interface LoraSettings {
   readonly lora: boolean;
   readonly adapter: string | null;

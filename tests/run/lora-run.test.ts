@@ -156,6 +156,33 @@ test("an adapter starts another run, which keeps its settings; the reference is 
   await refused(from(["--lora_target_modules", "q_proj"]), /the adapter has other modules/);
 });
 
+test("the memory plan knows one copy of the model, without gradients, for policy and reference", async () => {
+  const planned = async (lora: string): Promise<Record<string, number>> => {
+    const { out, code } = await rlv([
+      ...["train", "--lora", lora, "--kl_coeff", "0.1", "--num_train_steps", "1", "--eval_every", "-1"],
+      ...["--batch_size", "2", "--group_size", "4", "--output_dir", scratch, "--run_name", `plan-${lora}`],
+    ]);
+    expect(code).toBe(0);
+    const line = out.split("\n").find((text) => text.startsWith("memory plan"))!;
+    const unit = { B: 1, kB: 1e3, MB: 1e6 };
+    return Object.fromEntries(
+      [...line.matchAll(/(\w+) ([\d.]+) (B|kB|MB)/g)].map(([, name, n, size]) => [
+        name!,
+        Number(n) * unit[size as keyof typeof unit],
+      ]),
+    );
+  };
+  const [adapters, full] = [await planned("true"), await planned("false")];
+  // The line rounds to two digits.
+  const parameters = 0.98 * 832_896;
+  expect(full.weights!).toBeGreaterThan(2 * 4 * parameters);
+  expect(full.gradients!).toBeGreaterThan(4 * parameters);
+  expect(adapters.weights!).toBeGreaterThan(4 * parameters);
+  expect(adapters.weights!).toBeLessThan(1.3 * 4 * parameters);
+  expect(adapters.gradients!).toBeLessThan(0.3 * 4 * parameters);
+  expect(adapters.optimizer!).toBeLessThan(0.3 * 8 * parameters);
+});
+
 test("sft trains adapters, and writes them where it would write a model", async () => {
   const data = join(scratch, "facts.jsonl");
   writeFileSync(data, `${JSON.stringify({ prompt: "What is 2 + 3?", completion: " 5" })}\n`);

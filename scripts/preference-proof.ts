@@ -48,9 +48,6 @@ export interface Proof {
   readonly after: number;
   /** By how much the reward model's accuracy changes in fewer bits. */
   readonly quantized: { readonly int8: number; readonly int4: number };
-  /** The reward model's folder, and pairs to try it on: chosen and rejected in turns. */
-  readonly rewardModel: string;
-  readonly pairs: string;
 }
 
 /** Runs `rlv ARGS`; throws if it fails. */
@@ -119,8 +116,6 @@ export async function prove(out: string, sizes: ProofSizes, rlv: Run): Promise<P
     before: await preferenceOf(at("policy"), "before"),
     after: await preferenceOf(at("grpo/checkpoints/final"), "after"),
     quantized: { int8: await quantized("int8"), int4: await quantized("int4") },
-    rewardModel,
-    pairs,
   };
 }
 

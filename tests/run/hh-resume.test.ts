@@ -159,6 +159,14 @@ test("one more pass at another batch size: the data goes on where it was, and th
   expect(existsSync(join(scratch, "logs/more"))).toBe(true);
 }, 60_000);
 
+test("train_config.json of a run is a job of its own", async () => {
+  const file = join(scratch, "rm/train_config.json");
+  const again = await rlv(["train", "--config", file, "--run_name", "again"]);
+  expect([again.err, again.code]).toEqual(["", 0]);
+  const run = join(scratch, "again");
+  expect(digest(join(run, "checkpoints/final"))).toEqual(digest(join(scratch, "rm/checkpoints/final")));
+}, 60_000);
+
 test("Ctrl-C saves, and an engine that dies says from where to go on", async () => {
   const run = join(scratch, "stopped");
   const child = start(grpo("stopped", false));

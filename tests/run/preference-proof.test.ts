@@ -10,11 +10,13 @@ const scratch = mkdtempSync(join(tmpdir(), "rlv-proof-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 test("pairs teach a reward model, and that one a policy, what is hidden in the pairs", async () => {
-  const { accuracy, before, after } = await prove(scratch, SHORT, async (args) => {
+  const { accuracy, quantized, before, after } = await prove(scratch, SHORT, async (args) => {
     const { code, err } = await rlv(args);
     if (code !== 0) throw new Error(err);
   });
   expect(accuracy).toBeGreaterThan(0.95);
+  expect(quantized.int8).toBeGreaterThanOrEqual(-0.005);
+  expect(quantized.int4).toBeGreaterThanOrEqual(-0.02);
   // The preference lies in [0, 1].
   expect(before).toBeLessThan(0.45);
   expect(after - before).toBeGreaterThan(0.5);

@@ -19,7 +19,7 @@ import { loadTensors } from "../golden-tensors.ts";
 import { goldenCases } from "../goldens-dirs.ts";
 import { openTestDevice } from "../test-device.ts";
 import { makeWorld, SMALL, type World } from "./preference-world.ts";
-import { rlv } from "./program.ts";
+import { metrics, rlv } from "./program.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-reward-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -138,6 +138,72 @@ test("a folder made of a language model: its class, one label, padding that ends
   expect(Object.keys(config.id2label)).toEqual(["0"]);
   expect(Number.isInteger(config.pad_token_id)).toBe(true);
   expect(config.pad_token_id).not.toBe(Tokenizer.load(folder).eosId);
+});
+
+describe("hh-grpo is rewarded by every form of a reward model", () => {
+  const steer = (path: string, more: readonly string[] = []) =>
+    rlv([
+      ...["train", "hh-grpo", "--model", world.policy, "--dataset", world.data, "--num_train_steps", "1"],
+      ...["--reward_model_path", path, "--batch_size", "2", "--group_size", "2", "--max_prompt_length", "48"],
+      ...["--max_new_tokens", "8", "--eval_steps", "-1", "--output_dir", scratch],
+      ...["--log_dir", join(scratch, "logs"), ...SMALL, ...more],
+    ]);
+  const rewardOf = async (name: string, path: string, more: readonly string[] = []) => {
+    const { code, err } = await steer(path, ["--run_name", name, ...more]);
+    expect([err, code]).toEqual(["", 0]);
+    return metrics(join(scratch, name)).at(-1)!["train/reward_mean"]!;
+  };
+
+  test("a folder of int8 or NF4 codes as the plain one quantized when it is loaded", async () => {
+    const plain = await rewardOf("plain", folder);
+    for (const type of ["int8", "int4"]) {
+      const data = ["--dataset", world.data, "--max_length", "64", "--eval_num_batches", "2"];
+      const made = await rlv(["quantize", "--checkpoint", folder, "--quant_type", type, ...data]);
+      expect([made.code, made.code === 0 ? "" : made.err]).toEqual([0, ""]);
+      const stored = await rewardOf(`stored-${type}`, join(folder, `quantized_${type}`));
+      expect(stored).toBe(await rewardOf(`loaded-${type}`, folder, ["--rm_quant_type", type]));
+      expect(stored).not.toBe(plain);
+      expect(Math.abs(stored - plain)).toBeLessThan(0.2);
+    }
+    const twice = await steer(join(folder, "quantized_int8"), [
+      "--rm_quant_type",
+      "int4",
+      "--run_name",
+      "twice",
+    ]);
+    expect([twice.code, twice.err]).toEqual([
+      2,
+      expect.stringMatching(/quantized to int8 is not quantized to nf4/),
+    ]);
+    // Frozen weights of the reference: the divergence is no longer 0 at the first step.
+    const { code } = await steer(folder, ["--ref_quant_type", "int4", "--run_name", "ref"]);
+    expect(code).toBe(0);
+    expect(metrics(join(scratch, "ref")).at(-1)!["train/kl_div"]!).toBeGreaterThan(0);
+    expect(metrics(join(scratch, "plain")).at(-1)!["train/kl_div"]).toBe(0);
+  }, 120_000);
+
+  test("an adapter, with the base that it names", async () => {
+    const trained = await rlv([
+      ...["train", "hh-rm", "--model", world.policy, "--dataset", world.data, "--num_train_steps", "5"],
+      ...[
+        "--batch_size",
+        "4",
+        "--grad_accum",
+        "1",
+        "--max_length",
+        "64",
+        "--lr",
+        "3e-3",
+        "--eval_steps",
+        "-1",
+      ],
+      ...["--output_dir", scratch, "--log_dir", join(scratch, "logs"), "--run_name", "rm-lora", ...SMALL],
+      ...["--lora", "true"],
+    ]);
+    expect([trained.err, trained.code]).toEqual(["", 0]);
+    const adapter = join(scratch, "rm-lora/checkpoints/final");
+    expect(Number.isFinite(await rewardOf("by-adapter", adapter))).toBe(true);
+  }, 60_000);
 });
 
 describe("rlv score", () => {

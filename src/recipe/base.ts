@@ -1,7 +1,12 @@
 /** Which folders the flags --model and --adapter mean. */
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { hubSettings } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
+import { cachedSnapshot } from "../io/hub/download.ts";
+import { isRepoName, repoOf, repoOfSnapshot } from "../io/hub/repo.ts";
+import { PATIENCE } from "../io/hub/request.ts";
+import { modelFiles } from "../io/hub/wanted.ts";
 import { isAdapterFolder, readAdapterConfig } from "../io/peft-folder.ts";
 import { resolveBuiltin } from "./builtin.ts";
 
@@ -11,9 +16,13 @@ export interface ModelFolders {
   readonly adapter: string | null;
 }
 
-/** The name of a model in adapter_config.json: a folder of this machine by its full path, other names as they are. */
+/**
+ * The name of a model in adapter_config.json: what the hub's cache has by its name there, a folder of this machine by its
+ * full path, other names as they are.
+ */
 export function baseName(given: string): string {
-  return existsSync(given) ? resolve(given) : given;
+  const path = resolve(given);
+  return repoOfSnapshot(path) ?? (existsSync(given) ? path : given);
 }
 
 /** A folder that holds an adapter alone brings the base it names. */
@@ -27,8 +36,18 @@ export function resolveModel(model: string, adapter: string | null): ModelFolder
   if (base === null) throw new UsageError("adapter_config.json names no base model", folder, remedy);
   if (base.startsWith("builtin:")) return { model: resolveBuiltin(base), adapter: folder };
   // As PEFT, from the working folder; or beside the adapter.
-  const found = [resolve(base), join(folder, base)].find((path) => existsSync(join(path, "config.json")));
+  const found = [resolve(base), join(folder, base), ...cachedModel(base)].find((path) =>
+    existsSync(join(path, "config.json")),
+  );
   if (found === undefined)
     throw new UsageError(`its base ${JSON.stringify(base)} is no model folder here`, folder, remedy);
   return { model: found, adapter: folder };
+}
+
+/** The folder of a model on the hub, if its cache has it. */
+function cachedModel(name: string): string[] {
+  if (!isRepoName(name)) return [];
+  const context = { ...hubSettings(), patience: PATIENCE, progress: () => {} };
+  const cached = cachedSnapshot(context, repoOf(name, "model"), modelFiles);
+  return cached === null ? [] : [cached.folder];
 }

@@ -145,7 +145,14 @@ export function readTrainState(dir: string): TrainState {
       "resume from another one",
     );
   }
-  return JSON.parse(readFileSync(join(dir, TRAIN_STATE), "utf8")) as TrainState;
+  const state = JSON.parse(readFileSync(join(dir, TRAIN_STATE), "utf8")) as TrainState;
+  if (state.cursor === undefined)
+    throw new UsageError(
+      "train_state.json does not say where the data goes on: it is of an older rlv",
+      dir,
+      "resume it with that version",
+    );
+  return state;
 }
 
 /** Puts moments and exact masters back; the model's own weights have been loaded from the same folder. */

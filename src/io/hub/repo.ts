@@ -45,6 +45,12 @@ export function cacheName({ type, name }: Repo): string {
   return [`${type}s`, ...name.split("/")].join("--");
 }
 
+/** The name of the repository that a folder of the cache is a snapshot of; null for any other folder. */
+export function repoOfSnapshot(folder: string): string | null {
+  const [, name] = /(?:^|\/)models--([^/]+)\/snapshots\/[0-9a-f]{40}\/?$/.exec(folder) ?? [];
+  return name?.split("--").join("/") ?? null;
+}
+
 const encoded = (path: string) => path.split("/").map(encodeURIComponent).join("/");
 
 /** Paths on the hub. */

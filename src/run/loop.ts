@@ -72,7 +72,8 @@ export async function runLoop(
     return metrics ?? {};
   };
   const save = (name: string, reason: "schedule" | "final" | "interrupt" | "crash" | "diverged") => {
-    sinks.flush();
+    // After a failure the model is worth more than the rows that may have been the failure.
+    if (reason !== "crash" && reason !== "diverged") sinks.flush();
     const path = task.save(parent, name, done);
     reporter.checkpoint({ step: done, path, reason });
     return path;

@@ -159,6 +159,28 @@ test("one more pass at another batch size: the data goes on where it was, and th
   expect(existsSync(join(scratch, "logs/more"))).toBe(true);
 }, 60_000);
 
+test("other sizes in the middle of a generation: it is finished as it was begun", async () => {
+  expect((await rlv(grpo("resized", false, 5))).code).toBe(0);
+  const run = join(scratch, "resized");
+  const resumed = await rlv([
+    ...["train", "--resume_from", run, "--n_minibatches", "1", "--num_iterations", "1"],
+    ...["--batch_size", "1", "--num_train_steps", "10"],
+  ]);
+  expect([resumed.err, resumed.code]).toEqual(["", 0]);
+  using db = new Database(join(run, "rollouts.sqlite"), { readonly: true });
+  const made = db.query("select step, count(*) as n from rollouts group by step order by step").all();
+  // Four steps of 4 prompts with 4 completions each, twice; then 2 prompts a step.
+  expect(made).toEqual([
+    { step: 1, n: 16 },
+    { step: 5, n: 16 },
+    { step: 9, n: 8 },
+    { step: 10, n: 8 },
+  ]);
+  // As far as the old sizes reach, the steps are those of the unbroken run.
+  const [own, whole] = [timeless(run), timeless(join(scratch, "grpo"))];
+  for (const step of [6, 7, 8]) expect(own[step]!["train/loss"]).toBe(whole[step]!["train/loss"]!);
+}, 60_000);
+
 test("train_config.json of a run is a job of its own", async () => {
   const file = join(scratch, "rm/train_config.json");
   const again = await rlv(["train", "--config", file, "--run_name", "again"]);

@@ -12,6 +12,7 @@ import {
   MomentDtype,
   NF4_CODES,
   NF4_LIMITS,
+  NF4_SMALLEST,
   NORM_BLOCK,
   type OpDef,
   PAGE,
@@ -78,6 +79,7 @@ function header(): string {
 ${constants.map(([name, value]) => `#define ${name} ${value}u`).join("\n")}
 #define RLV_NF4_CODES ${floats(NF4_CODES)}
 #define RLV_NF4_LIMITS ${floats(NF4_LIMITS)}
+#define RLV_NF4_SMALLEST ${NF4_SMALLEST}f
 
 // A byte range of a buffer; offset and length in units of 16 bytes. buffer 0: absent.
 typedef struct {

@@ -12,7 +12,8 @@ import { join } from "node:path";
 import { f32ToBf16 } from "../src/core/float-formats.ts";
 import { Purpose, Random } from "../src/core/rng.ts";
 import { openWeights, readModelConfig, writeModelFolder } from "../src/io/hf-folder.ts";
-import { Tokenizer } from "../src/io/tokenizer.ts";
+import type { Tokenizer } from "../src/io/tokenizer.ts";
+import { writeSmallTokenizer } from "./small-tokenizer.ts";
 
 const SEED = 20;
 const EVAL_PROBLEMS = 128;
@@ -83,87 +84,11 @@ const WORDS = [
   " =",
 ];
 
-/** GPT-2's byte alphabet: printable characters stand for themselves, the others are moved up. */
-function byteAlphabet(): string[] {
-  const kept = (b: number) => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || (b >= 174 && b <= 255);
-  let next = 256;
-  return Array.from({ length: 256 }, (_, b) => String.fromCodePoint(kept(b) ? b : next++));
-}
-
-/** Byte-level BPE with single digits: any text is representable, the words of the problems are one token each. */
-function tokenizerJson(): object {
-  const alphabet = byteAlphabet();
-  const vocab = new Map<string, number>(alphabet.map((char, i) => [char, i]));
-  const merges: [string, string][] = [];
-  for (const word of WORDS) {
-    const chars = [...new TextEncoder().encode(word)].map((b) => alphabet[b]!);
-    let joined = chars[0]!;
-    for (const char of chars.slice(1)) {
-      const longer = joined + char;
-      if (!vocab.has(longer)) {
-        vocab.set(longer, vocab.size);
-        merges.push([joined, char]);
-      }
-      joined = longer;
-    }
-  }
-  const end = vocab.size;
-  return {
-    version: "1.0",
-    truncation: null,
-    padding: null,
-    added_tokens: [
-      {
-        id: end,
-        content: "<|end|>",
-        single_word: false,
-        lstrip: false,
-        rstrip: false,
-        normalized: false,
-        special: true,
-      },
-    ],
-    normalizer: null,
-    pre_tokenizer: {
-      type: "Sequence",
-      pretokenizers: [
-        {
-          type: "Split",
-          pattern: { Regex: "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s+" },
-          behavior: "Isolated",
-          invert: false,
-        },
-        { type: "ByteLevel", add_prefix_space: false, trim_offsets: false, use_regex: false },
-      ],
-    },
-    post_processor: null,
-    decoder: { type: "ByteLevel", add_prefix_space: false, trim_offsets: false, use_regex: false },
-    model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: false,
-      byte_fallback: false,
-      vocab: Object.fromEntries(vocab),
-      merges,
-    },
-  };
-}
-
-function writeTokenizer(folder: string): void {
-  writeFileSync(join(folder, "tokenizer.json"), `${JSON.stringify(tokenizerJson())}\n`);
-  const config = {
-    tokenizer_class: "PreTrainedTokenizerFast",
-    model_max_length: 128,
-    eos_token: "<|end|>",
-    pad_token: "<|end|>",
-    clean_up_tokenization_spaces: false,
+function writeTokenizer(folder: string): Tokenizer {
+  return writeSmallTokenizer(folder, WORDS, 128, {
     // The model knows single questions, not conversations: it sees the last message alone.
     chat_template: "{{- messages[-1].content -}}",
-  };
-  writeFileSync(join(folder, "tokenizer_config.json"), `${JSON.stringify(config, null, 2)}\n`);
+  });
 }
 
 function modelConfig(vocab: number, eos: number): object {
@@ -209,12 +134,8 @@ async function main(): Promise<void> {
   writeFileSync(join(target, "train.jsonl"), jsonl(train));
   writeFileSync(join(target, "eval.jsonl"), jsonl(held));
 
-  writeTokenizer(join(work, "tokenizer"));
-  const tokenizer = Tokenizer.load(join(work, "tokenizer"));
-  for (const word of WORDS) {
-    if (tokenizer.encode(word).length !== 1) throw new Error(`${JSON.stringify(word)} is not one token`);
-  }
-  const eos = tokenizer.tokenToId("<|end|>")!;
+  const tokenizer = writeTokenizer(join(work, "tokenizer"));
+  const eos = tokenizer.eosId!;
   writeFileSync(join(work, "config.json"), JSON.stringify(modelConfig(tokenizer.vocabSize, eos)));
   const rows = all.flatMap(({ prompt, answer }) =>
     [...Array<string>(RIGHT).fill(answer), ...HABITS].map((completion) => ({ prompt, completion })),

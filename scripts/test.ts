@@ -198,14 +198,18 @@ const SOFT_WHOLE = [
   "ops/table",
   "ops/invariance",
   "ops/fused",
+  "ops/dropout",
   "ops/head-goldens",
   "golden/models",
   "golden/reward",
+  "golden/peft",
+  "golden/quant",
   "golden/trainer",
   "golden/optimizer",
   "golden/sampling",
   "run/sampler",
   "run/quantized",
+  "run/lora-training",
 ];
 const SOFT_CHECKED = ["ops/table", "ops/invariance", "ops/fused"];
 

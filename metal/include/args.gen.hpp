@@ -496,6 +496,20 @@ struct LoraFwd {
   float scale;
   uint32_t dt;
 };
+// y[i] = scale * x[i], or 0 * x[i] where word (i % 256)/64 of Philox(key seed, purpose; counter (i/256)*64 + i%64, site, step, part) is below threshold
+struct Dropout {
+  void* y;
+  const void* x;
+  uint32_t n;
+  uint32_t seed;
+  uint32_t purpose;
+  uint32_t site;
+  uint32_t step;
+  uint32_t part;
+  uint32_t threshold;
+  float scale;
+  uint32_t dt;
+};
 // codes*scales in float32, row-major [n,k]
 struct DequantizeWeight {
   void* dst;
@@ -595,6 +609,7 @@ struct QuantizeWeight {
   X(rope_append, RopeAppend) \
   X(lora_bwd, LoraBwd) \
   X(lora_fwd, LoraFwd) \
+  X(dropout, Dropout) \
   X(dequantize_weight, DequantizeWeight) \
   X(quant_embed, QuantEmbed) \
   X(quant_linear, QuantLinear) \
@@ -1373,6 +1388,23 @@ inline double flops_lora_fwd(const void* record) {
   (void)a;
   return double(2*uint64_t(a.m)*uint64_t(a.r)*(uint64_t(a.n)+uint64_t(a.k)));
 }
+inline int check_dropout(const void* record) {
+  const auto& a = *static_cast<const rlv_op_dropout*>(record);
+  (void)a;
+  if (a.dt > RLV_BF16) return kBadDtype;
+  if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.n)*size(uint64_t(a.dt))) return 0;
+  if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
+  return -1;
+}
+inline void resolve_dropout(const void* record, void* const* p, void* out) {
+  const auto& a = *static_cast<const rlv_op_dropout*>(record);
+  *static_cast<args::Dropout*>(out) = args::Dropout{p[0], p[1], a.n, a.seed, a.purpose, a.site, a.step, a.part, a.threshold, a.scale, a.dt};
+}
+inline double flops_dropout(const void* record) {
+  const auto& a = *static_cast<const rlv_op_dropout*>(record);
+  (void)a;
+  return double(uint64_t(a.n));
+}
 inline int check_dequantize_weight(const void* record) {
   const auto& a = *static_cast<const rlv_op_dequantize_weight*>(record);
   (void)a;
@@ -1537,6 +1569,7 @@ inline const OpInfo& op_info(uint32_t id) {
     {"rope_append", "decode", sizeof(rlv_op_rope_append), sizeof(args::RopeAppend), 11, {{"y", kWrite}, {"kv", kReadWrite}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"qweight", kRead}, {"kweight", kRead}, {"positions", kRead}, {"rope", kRead}, {"slots", kRead}, {"work", kScratch}}, 8, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"max_pos", false}, {"kv_pages", false}, {"eps", true}, {"dt", false}}, check_rope_append, resolve_rope_append, flops_rope_append},
     {"lora_bwd", "lora", sizeof(rlv_op_lora_bwd), sizeof(args::LoraBwd), 9, {{"dx", kReadWrite}, {"da", kReadWrite}, {"db", kReadWrite}, {"du", kScratch}, {"dy", kRead}, {"x", kRead}, {"u", kRead}, {"a", kRead}, {"b", kRead}}, 7, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"scale", true}, {"dt", false}, {"accumulate", false}}, check_lora_bwd, resolve_lora_bwd, flops_lora_bwd},
     {"lora_fwd", "lora", sizeof(rlv_op_lora_fwd), sizeof(args::LoraFwd), 6, {{"y", kWrite}, {"u", kWrite}, {"base", kRead}, {"x", kRead}, {"a", kRead}, {"b", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"scale", true}, {"dt", false}}, check_lora_fwd, resolve_lora_fwd, flops_lora_fwd},
+    {"dropout", "dropout", sizeof(rlv_op_dropout), sizeof(args::Dropout), 2, {{"y", kWrite}, {"x", kRead}}, 9, {{"n", false}, {"seed", false}, {"purpose", false}, {"site", false}, {"step", false}, {"part", false}, {"threshold", false}, {"scale", true}, {"dt", false}}, check_dropout, resolve_dropout, flops_dropout},
     {"dequantize_weight", "quant", sizeof(rlv_op_dequantize_weight), sizeof(args::DequantizeWeight), 3, {{"dst", kWrite}, {"codes", kRead}, {"scales", kRead}}, 3, {{"n", false}, {"k", false}, {"qt", false}}, check_dequantize_weight, resolve_dequantize_weight, flops_dequantize_weight},
     {"quant_embed", "quant", sizeof(rlv_op_quant_embed), sizeof(args::QuantEmbed), 4, {{"y", kWrite}, {"ids", kRead}, {"codes", kRead}, {"scales", kRead}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"qt", false}, {"dt", false}}, check_quant_embed, resolve_quant_embed, flops_quant_embed},
     {"quant_linear", "quant", sizeof(rlv_op_quant_linear), sizeof(args::QuantLinear), 5, {{"y", kWrite}, {"x", kRead}, {"codes", kRead}, {"scales", kRead}, {"bias", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"qt", false}, {"dt", false}, {"ydt", false}}, check_quant_linear, resolve_quant_linear, flops_quant_linear},

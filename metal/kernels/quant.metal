@@ -398,8 +398,16 @@ RLV_KERNEL("quant_embed_int8_bf16", quant_embed, bf16, Int8)
 RLV_KERNEL("quant_embed_nf4_f32", quant_embed, float, Nf4)
 RLV_KERNEL("quant_embed_nf4_bf16", quant_embed, bf16, Nf4)
 
-// 2^-120: below it a block counts as zero, for the reciprocal of its largest value would overflow.
-#define SMALLEST 7.523163845262640e-37f
+// x as the nearest float16, ties to even.
+METAL_FUNC float rounded_to_f16(float x) {
+  if (fabs(x) < 6.103515625e-5f) return rint(x * 16777216.0f) * 5.9604644775390625e-8f;  // multiples of 2^-24
+  const uint bits = as_type<uint>(x);
+  const float rounded = as_type<float>((bits + 0xfffu + (bits >> 13 & 1u)) & ~0x1fffu);
+  return fabs(rounded) >= 65536.0f ? copysign(INFINITY, x) : rounded;
+}
+
+// Bits of magnitudes are in their order, and those of NaN above all others.
+METAL_FUNC uint magnitude(float x) { return as_type<uint>(x) & 0x7fffffffu; }
 
 // Codes of a row in bytes; rows beyond n are padding. A simdgroup has a row. Grid (padded n/4), 128 threads.
 template <typename S>
@@ -408,15 +416,15 @@ kernel void quantize_int8(constant rlv_op_quantize_weight& a [[buffer(0)]], devi
                           uint group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
                           uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const uint row = group * 4 + simdgroup;
-  float most = 0.0f;
+  uint bits = 0;
   if (row < a.n)
-    for (uint i = lane; i < a.k; i += RLV_SIMD) most = max(most, fabs(widen(src[ulong(row) * a.k + i])));
-  most = simd_max(most);
-  if (most < SMALLEST) most = 0.0f;
-  const float inverse = most > 0.0f ? 127.0f / most : 0.0f;
+    for (uint i = lane; i < a.k; i += RLV_SIMD)
+      bits = max(bits, magnitude(rounded_to_f16(widen(src[ulong(row) * a.k + i]))));
+  const float most = as_type<float>(simd_max(bits));
+  const float inverse = most > 0.0f ? 127.0f * (1.0f / most) : 0.0f;
   if (lane == 0) scales[row] = most / 127.0f;
   for (uint i = lane; i < ceil_div(a.k, 2) * 2; i += RLV_SIMD) {
-    const float x = row < a.n && i < a.k ? widen(src[ulong(row) * a.k + i]) : 0.0f;
+    const float x = row < a.n && i < a.k ? rounded_to_f16(widen(src[ulong(row) * a.k + i])) : 0.0f;
     codes[packed_index(row, i, a.k, true)] = char(clamp(rint(x * inverse), -127.0f, 127.0f));
   }
 }
@@ -432,9 +440,9 @@ kernel void quantize_nf4(constant rlv_op_quantize_weight& a [[buffer(0)]], devic
   const uint row = group.y * 4 + simdgroup, k0 = group.x * RLV_QUANT_BLOCK;
   device const S* x = src + ulong(row) * a.k + k0;
   const bool there = row < a.n;
-  float most = there ? max(fabs(widen(x[lane])), fabs(widen(x[lane + RLV_SIMD]))) : 0.0f;
-  most = simd_max(most);
-  if (most < SMALLEST) most = 0.0f;
+  const uint bits = there ? max(magnitude(widen(x[lane])), magnitude(widen(x[lane + RLV_SIMD]))) : 0;
+  float most = as_type<float>(simd_max(bits));
+  if (most < RLV_NF4_SMALLEST) most = 0.0f;
   const float inverse = most > 0.0f ? 1.0f / most : 0.0f;
   if (lane == 0) scales[scale_index(row, k0, a.k, Nf4())] = most;
   if (lane >= RLV_QUANT_BLOCK / 4) return;

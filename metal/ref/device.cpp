@@ -3,6 +3,7 @@
 #include "../core/device.h"
 #include "attention.h"
 #include "decode.h"
+#include "dropout.h"
 #include "elementwise.h"
 #include "embedding.h"
 #include "gemm.h"
@@ -126,6 +127,7 @@ RLV_REF_FORWARD(GatherRows)
 RLV_REF_FORWARD(LogprobFwd)
 RLV_REF_FORWARD(Add)
 RLV_REF_FORWARD(LoraFwd)
+RLV_REF_FORWARD(Dropout)
 RLV_REF_FORWARD(QuantLinear)
 RLV_REF_DATA(attn_decode, AttnDecode)
 RLV_REF_DATA(norm_qkv, NormQkv)

@@ -79,24 +79,36 @@ inline void quant_embed(const args::QuantEmbed& a, Errors& e) {
   }
 }
 
+// x as the nearest float16, ties to even.
+inline float rounded_to_f16(float x) {
+  const int exponent = x == 0 ? 0 : std::max(std::ilogb(x), -14);
+  const double step = std::ldexp(1.0, exponent - 10), rounded = std::nearbyint(x / step) * step;
+  return std::fabs(rounded) >= 65520.0 ? std::copysign(INFINITY, x) : float(rounded);
+}
+
 // Codes depend on roundings of float32 arithmetic, in the words of bitsandbytes: multiply by a reciprocal.
 inline void quantize_weight(const args::QuantizeWeight& a, Errors& e) {
   if (!whole_blocks(e, a.qt, a.k, "quantize_weight: nf4 needs k in blocks of 64")) return;
   static const float limits[15] = {RLV_NF4_LIMITS};
   std::memset(a.codes, 0, quant_bytes(a.n, a.k, a.qt));
   std::memset(a.scales, 0, quant_scales(a.n, a.k, a.qt) * sizeof(float));
-  const size_t block = a.qt == RLV_NF4 ? RLV_QUANT_BLOCK : a.k;
+  const bool bytes = a.qt == RLV_INT8;
+  const size_t block = bytes ? a.k : RLV_QUANT_BLOCK;
+  auto value = [&](size_t i) {
+    const float x = float(read(a.src, a.sdt, i));
+    return bytes ? rounded_to_f16(x) : x;
+  };
   for (size_t row = 0; row < a.n; row++)
     for (size_t k0 = 0; k0 < a.k; k0 += block) {
       float most = 0;
+      // Not std::max, which may lose a NaN.
       for (size_t i = k0; i < k0 + block; i++)
-        most = std::max(most, std::fabs(float(read(a.src, a.sdt, row * a.k + i))));
-      if (most < 0x1p-120f) most = 0;
-      const bool bytes = a.qt == RLV_INT8;
-      const float inverse = most == 0 ? 0 : (bytes ? 127.0f : 1.0f) / most;
+        if (const float x = std::fabs(value(row * a.k + i)); !(x <= most) && most == most) most = x;
+      if (!bytes && most < RLV_NF4_SMALLEST) most = 0;
+      const float inverse = most > 0 ? (bytes ? 127.0f : 1.0f) * (1.0f / most) : 0;
       static_cast<float*>(a.scales)[Codes::scale_index(row, k0, a.k, a.qt)] = bytes ? most / 127.0f : most;
       for (size_t i = k0; i < k0 + block; i++) {
-        const float x = float(read(a.src, a.sdt, row * a.k + i)) * inverse;
+        const float x = value(row * a.k + i) * inverse;
         if (bytes) {
           static_cast<int8_t*>(a.codes)[Codes::int8_index(row, i, a.k)] = int8_t(std::nearbyintf(x));
         } else {

@@ -5,7 +5,7 @@ import { type ChatOptions, chatSchema } from "../config/schema-inference.ts";
 import { colours } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
 import type { Command } from "./command.ts";
-import { requireFolder } from "./files.ts";
+import { findModel, requireFolder } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 import { talk } from "./talk.ts";
 
@@ -33,10 +33,11 @@ export const command: Command = {
       given.set("model", args[0]);
     }
     const options = resolveOptions<ChatOptions>(chatSchema, given, "chat");
-    requireFolder(options.model, "model");
-    const { resolveBuiltin } = await import("../recipe/builtin.ts");
+    const model = await findModel(options.model, "model");
+    if (options.adapter !== null) requireFolder(options.adapter, "adapter");
+    const { resolveModel } = await import("../recipe/base.ts");
     const { openChat }: InferenceModule = await import("../run/inference.ts");
-    const session = await openChat({ ...options, model: resolveBuiltin(options.model) }, talk);
+    const session = await openChat({ ...options, ...resolveModel(model, options.adapter) }, talk);
     try {
       await converse(session);
     } finally {

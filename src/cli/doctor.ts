@@ -80,10 +80,16 @@ function place(name: string, dir: string, make = false): DoctorCheck {
   }
 }
 
+/** What doctor prints is pasted into bug reports. */
+const SECRET: ReadonlySet<EnvironmentName> = new Set(["HF_TOKEN"]);
+
 function settings(): DoctorCheck[] {
   return (Object.keys(ENVIRONMENT) as EnvironmentName[])
     .filter((name) => environment(name) !== undefined)
-    .map((name) => ({ name, status: "ok" as const, detail: `${environment(name)} (${ENVIRONMENT[name]})` }));
+    .map((name) => {
+      const value = SECRET.has(name) ? "set" : environment(name);
+      return { name, status: "ok" as const, detail: `${value} (${ENVIRONMENT[name]})` };
+    });
 }
 
 async function devices(): Promise<readonly DoctorCheck[]> {

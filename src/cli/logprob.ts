@@ -2,7 +2,7 @@ import type { InferenceModule } from "../config/contracts.ts";
 import { resolveOptions } from "../config/resolve.ts";
 import { type LogprobOptions, logprobSchema } from "../config/schema-inference.ts";
 import { type Command, JSON_FLAG, printJson } from "./command.ts";
-import { requireFile, requireFolder, requireOutput } from "./files.ts";
+import { findModel, requireFile, requireFolder, requireOutput } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 import { summaryLine, talk } from "./talk.ts";
 
@@ -15,12 +15,13 @@ export const command: Command = {
   flags: () => [...flagsOf(logprobSchema), JSON_FLAG],
   async run({ flags, json }) {
     const options = resolveOptions<LogprobOptions>(logprobSchema, flags, "logprob");
-    requireFolder(options.model, "model");
+    const model = await findModel(options.model, "model");
+    if (options.adapter !== null) requireFolder(options.adapter, "adapter");
     requireFile(options.in, "in");
     requireOutput(options.out, "out", options.in);
-    const { resolveBuiltin } = await import("../recipe/builtin.ts");
+    const { resolveModel } = await import("../recipe/base.ts");
     const { logprob }: InferenceModule = await import("../run/inference.ts");
-    const summary = await logprob({ ...options, model: resolveBuiltin(options.model) }, talk);
+    const summary = await logprob({ ...options, ...resolveModel(model, options.adapter) }, talk);
     if (json) printJson(summary);
     else talk(summaryLine("scored", summary));
     return 0;

@@ -23,10 +23,30 @@ const COMMANDS: Readonly<
     summary: "log-probabilities of given completions",
     load: () => import("./logprob.ts"),
   },
+  score: {
+    usage: "score --model RM_DIR --in F --out F",
+    summary: "rewards of given texts by a reward model",
+    load: () => import("./score.ts"),
+  },
   chat: {
     usage: "chat [MODEL]",
     summary: "talk to a model in the terminal",
     load: () => import("./chat.ts"),
+  },
+  merge: {
+    usage: "merge --model DIR --adapter DIR --out DIR",
+    summary: "put an adapter into the weights of its model",
+    load: () => import("./merge.ts"),
+  },
+  quantize: {
+    usage: "quantize --model DIR",
+    summary: "write a model in 8 or 4 bits and measure what that changes",
+    load: () => import("./quantize.ts"),
+  },
+  download: {
+    usage: "download REPO [FILE]",
+    summary: "fetch a model or a dataset from the hub",
+    load: () => import("./download.ts"),
   },
   bench: {
     usage: "bench [NAME]",

@@ -1,5 +1,5 @@
 import { RECIPE_NAMES, RECIPES, type RecipeInfo, type ResolvedConfig } from "../config/recipes.ts";
-import { type Base, baseOf, resolveTrain, startingValues } from "../config/resolve.ts";
+import { type Base, baseOf, resolveTrain, startingValues, withPlaces } from "../config/resolve.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
 import { RlvError } from "../core/errors.ts";
 import { programArgv, superviseEngine } from "../run/engine-process.ts";
@@ -7,7 +7,7 @@ import { openRunFolder, type ResumePoint, resumePoint, writeRunConfig } from "..
 import { openProgress } from "../run/progress.ts";
 import { tokenize } from "./argv.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
-import { requireFile, requireFolder } from "./files.ts";
+import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 
 const OWN_FLAGS: readonly Flag[] = [
@@ -87,16 +87,19 @@ export const command: Command = {
   async run({ args, flags, json }) {
     const given = new Map(flags);
     const resume = resumeOf(given);
-    const base = baseOf({ target: args[0], configFile: given.get("config"), checkpoint: resume?.config });
+    const elsewhere = given.has("output_dir") || given.has("run_name");
+    const fromLine = baseOf({ target: args[0], configFile: given.get("config"), checkpoint: resume?.config });
+    const places = elsewhere ? ["output_dir", "log_dir"] : ["output_dir", "log_dir", "run_name"];
+    const base = resume?.run ? withPlaces(fromLine, resume.run, places) : fromLine;
     for (const own of OWN_FLAGS) given.delete(own.name);
     const config = resolveTrain(base, given);
-    checkInputs(config);
+    const located = await findInputs(config);
     const folder = openRunFolder({
       outputDir: config.output_dir,
       runName: config.run_name,
       recipe: config.recipe,
       resumeRun: resume?.run ?? null,
-      elsewhere: given.has("output_dir") || given.has("run_name"),
+      elsewhere,
       now: new Date(),
     });
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
@@ -106,7 +109,7 @@ export const command: Command = {
       const outcome = await superviseEngine(
         programArgv(Bun.main),
         {
-          config,
+          config: located,
           runDir: folder.dir,
           resumeFrom: resume?.checkpoint ?? null,
           checkpointConfig: checkpointConfigText(config),
@@ -137,20 +140,31 @@ export const command: Command = {
   },
 };
 
-/** The files a job names exist, before a folder is made for it. */
-function checkInputs(config: ResolvedConfig): void {
+/**
+ * The files a job names exist, before a folder is made for it. Names on the hub become folders in what the engine is
+ * told; a run's own config keeps the names.
+ */
+async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig> {
   switch (config.recipe) {
     case "arithmetic":
-      requireFolder(config.model_name, "model_name");
       requireFile(config.train_file, "train_file");
       requireFile(config.eval_file, "eval_file");
-      return;
+      return { ...config, model_name: await findModel(config.model_name, "model_name") };
     case "sft":
       requireFile(config.dataset, "dataset");
       if (config.eval_file !== null) requireFile(config.eval_file, "eval_file");
-      if (config.model !== null) requireFolder(config.model, "model");
       if (config.init !== null) requireFile(config.init, "init");
       if (config.tokenizer !== null) requireFolder(config.tokenizer, "tokenizer");
-      return;
+      return { ...config, model: config.model && (await findModel(config.model, "model")) };
+    case "hh-rm":
+    case "hh-grpo": {
+      const found = {
+        model: await findModel(config.model, "model"),
+        dataset: await findDataset(config.dataset, "dataset"),
+      };
+      if (config.recipe === "hh-rm") return { ...config, ...found };
+      const reward_model_path = await findModel(config.reward_model_path, "reward_model_path");
+      return { ...config, ...found, reward_model_path };
+    }
   }
 }

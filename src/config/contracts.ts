@@ -7,6 +7,9 @@ import type {
   ChatOptions,
   GenerateOptions,
   LogprobOptions,
+  MergeOptions,
+  QuantizeOptions,
+  ScoreOptions,
 } from "./schema-inference.ts";
 
 /**
@@ -46,12 +49,36 @@ export interface ChatSession {
   close(): void;
 }
 
+/** src/run/merge.ts */
+export interface MergeModule {
+  merge(
+    options: Omit<MergeOptions, "adapter"> & { readonly adapter: string },
+    talk: Talk,
+  ): { readonly maps: number; readonly seconds: number; readonly out: string };
+}
+
 /** src/run/inference.ts */
 export interface InferenceModule {
   /** Writes `options.out` whole or not at all. */
   generate(options: GenerateOptions, talk: Talk): Promise<InferenceSummary>;
   logprob(options: LogprobOptions, talk: Talk): Promise<InferenceSummary>;
   openChat(options: ChatOptions, talk: Talk): Promise<ChatSession>;
+}
+
+/** src/run/quantize.ts */
+export interface QuantizeModule {
+  /** `given`: names of the flags that were typed. Writes the folder it returns as `output`, null with skip_save. */
+  quantize(
+    options: QuantizeOptions & { readonly adapter: string | null; readonly name: string },
+    given: ReadonlySet<string>,
+    talk: Talk,
+  ): Promise<Readonly<Record<string, string | number | null>>>;
+}
+
+/** src/run/score.ts */
+export interface ScoreModule {
+  /** Writes `options.out` whole or not at all. */
+  score(options: ScoreOptions, talk: Talk): Promise<InferenceSummary>;
 }
 
 /** name, shape, device, threads, dtype, peak_bytes, limit, fraction_of_limit, and the figures of the bench. */

@@ -2,6 +2,8 @@ import { UsageError } from "../core/errors.ts";
 import arithmeticDefaults from "../recipe/arithmetic/config.yaml" with { type: "text" };
 import type { Schema } from "./fields.ts";
 import { type ArithmeticConfig, arithmeticSchema } from "./schema-arithmetic.ts";
+import { type HhGrpoConfig, hhGrpoSchema } from "./schema-hh-grpo.ts";
+import { type HhRmConfig, hhRmSchema } from "./schema-hh-rm.ts";
 import { type SftConfig, sftSchema } from "./schema-sft.ts";
 import { didYouMean } from "./suggest.ts";
 
@@ -15,7 +17,7 @@ export interface RecipeInfo {
   readonly examples: readonly string[];
 }
 
-export type ResolvedConfig = ArithmeticConfig | SftConfig;
+export type ResolvedConfig = ArithmeticConfig | SftConfig | HhRmConfig | HhGrpoConfig;
 export type RecipeName = ResolvedConfig["recipe"];
 
 export const RECIPES: Readonly<Record<RecipeName, RecipeInfo>> = {
@@ -39,6 +41,27 @@ export const RECIPES: Readonly<Record<RecipeName, RecipeInfo>> = {
     examples: [
       "rlv train sft --model ./Qwen3-0.6B --dataset chats.jsonl --epochs 2",
       "rlv train sft --init config.json --tokenizer ./tokenizer --dataset facts.jsonl --num_train_steps 2000",
+    ],
+  },
+  "hh-rm": {
+    name: "hh-rm",
+    summary: "a reward model from preference pairs: value head, Bradley-Terry loss",
+    schema: hhRmSchema,
+    defaults: undefined,
+    examples: [
+      "rlv train hh-rm --model ./Qwen3-0.6B --lora",
+      "rlv train hh-rm --model ./Qwen3-0.6B --dataset pairs.jsonl --epochs 2 --run_name mine",
+      "rlv train --resume_from checkpoints/rm/mine --epochs 2",
+    ],
+  },
+  "hh-grpo": {
+    name: "hh-grpo",
+    summary: "GRPO on prompts of preference pairs, rewarded by a trained reward model",
+    schema: hhGrpoSchema,
+    defaults: undefined,
+    examples: [
+      "rlv train hh-grpo --model ./Qwen3-0.6B --reward_model_path checkpoints/rm/mine/checkpoints/final",
+      "rlv train hh-grpo --model ./Qwen3-0.6B --reward_model_path ./rm --rm_quant_type int8 --ref_quant_type int4 --lora",
     ],
   },
 };

@@ -45,6 +45,14 @@ export function baseOf(request: TrainRequest): Base {
   return { recipe: named ?? recipeNamed("arithmetic"), entries: new Map() };
 }
 
+/** Where a run is kept, which its checkpoints do not say, from the run's own config: under what they say, over defaults. */
+export function withPlaces(base: Base, run: string, keys: readonly string[]): Base {
+  const path = join(run, "train_config.json");
+  if (!existsSync(path)) return base;
+  const entries = new Map([...readConfigFile(path)].filter(([key]) => keys.includes(key)));
+  return { ...base, entries: new Map([...entries, ...base.entries]) };
+}
+
 function checkpointConfig(checkpoint: string): string {
   const path = join(checkpoint, "train_config.json");
   if (!existsSync(path))

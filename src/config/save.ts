@@ -3,7 +3,7 @@ import { fieldsOf } from "./fields.ts";
 import { RECIPES, type ResolvedConfig } from "./recipes.ts";
 
 /** Keys that say where a run is kept or on how many threads it runs: they change no bit of its result. */
-const PLACE_KEYS = ["output_dir", "run_name", "threads"];
+const PLACE_KEYS = ["output_dir", "run_name", "log_dir", "threads"];
 
 /**
  * train_config.json of a run: every key, resolved. Numbers with a fraction keep it in every reader: 1 is written

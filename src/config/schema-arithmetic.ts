@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { field, nonNegative, text } from "./fields.ts";
+import { checkLora } from "./schema-common.ts";
 import { checkGrpo, grpoShape } from "./schema-grpo.ts";
 
 const { beta: _beta, ...sharedShape } = grpoShape;
@@ -41,8 +42,8 @@ export const arithmeticSchema = z
     wrong_reward: field(z.number(), 0, "reward otherwise"),
   })
   .superRefine((config, context) => {
-    for (const { key, message } of checkGrpo(config))
-      context.addIssue({ code: "custom", path: [key], message, input: config[key] });
+    for (const { key, message } of [...checkGrpo(config), ...checkLora(config)])
+      context.addIssue({ code: "custom", path: [key], message, input: config[key as keyof typeof config] });
     if (config.correct_reward <= config.wrong_reward)
       context.addIssue({
         code: "custom",

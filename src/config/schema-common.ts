@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { DEVICES } from "../core/env.ts";
+import { LORA_DEFAULTS } from "../recipe/settings.ts";
 import { field, fraction, int, nonNegative, orNone, positive, text } from "./fields.ts";
 
 /** Where a job runs: the same on every command that touches a model. */
@@ -98,6 +99,79 @@ export const scheduleShape = {
     aliases: ["logging_steps"],
   }),
 };
+
+/** Low-rank adapters (Hu et al. 2021) in PEFT's terms, in the place of training every parameter. */
+export const loraShape = {
+  lora: field(
+    z.boolean(),
+    false,
+    "train low-rank adapters on a frozen model; checkpoints hold the adapter alone",
+  ),
+  adapter: field(
+    orNone(text()),
+    null,
+    "PEFT adapter folder to start from (implies lora); its rank, alpha, dropout and modules hold. The reference is the" +
+      " model without it",
+  ),
+  lora_r: field(int(1), LORA_DEFAULTS.lora_r, "rank of the adapters"),
+  lora_alpha: field(positive(), LORA_DEFAULTS.lora_alpha, "adapters are scaled by LORA_ALPHA / LORA_R"),
+  lora_dropout: field(
+    z.number().min(0).lt(1),
+    LORA_DEFAULTS.lora_dropout,
+    "probability with which training drops an input element of an adapter. Rollouts, reference and evaluation have no" +
+      " dropout, so above 0 the ratio of policy losses leaves 1 and the sampler's exactness cannot be checked",
+  ),
+  lora_target_modules: field(
+    text(),
+    LORA_DEFAULTS.lora_target_modules,
+    "linear maps with an adapter: names joined by commas, or all-linear",
+  ),
+  use_rslora: field(
+    z.boolean(),
+    LORA_DEFAULTS.use_rslora,
+    "scale by LORA_ALPHA / sqrt(LORA_R) (Kalajdzievski 2023)",
+    {
+      aliases: ["lora_rslora"],
+    },
+  ),
+  base_quant_type: field(
+    z.enum(["none", "int8", "int4"]),
+    "none",
+    "with lora: quantize the frozen linear maps to int8, or to int4 (nf4, as QLoRA), while they are loaded",
+  ),
+};
+
+type LoraKeys = { [K in keyof typeof loraShape]: z.output<(typeof loraShape)[K]> };
+
+/** What the rules of adapters look at. */
+export interface LoraConfig extends LoraKeys {
+  readonly gradient_dtype: string;
+  readonly reference_offload?: boolean;
+}
+
+/** Rules between the keys of adapters and others, with the name of the key to mend. */
+export function checkLora(config: LoraConfig): { key: keyof LoraConfig; message: string }[] {
+  const wrong: { key: keyof LoraConfig; message: string }[] = [];
+  const names = Object.keys(loraShape) as (keyof LoraKeys)[];
+  if (!config.lora && config.adapter === null) {
+    for (const key of names)
+      if (config[key] !== loraShape[key].def.defaultValue)
+        wrong.push({ key, message: `${key} is about adapters and needs lora true` });
+    return wrong;
+  }
+  if (config.gradient_dtype !== "float32")
+    wrong.push({
+      key: "gradient_dtype",
+      message: "gradient_dtype bfloat16 is about whole matrices: gradients of adapters are float32",
+    });
+  if (config.reference_offload)
+    wrong.push({
+      key: "reference_offload",
+      message:
+        "reference_offload has nothing to give back: with lora the reference is the frozen model itself",
+    });
+  return wrong;
+}
 
 /** How completions are drawn. */
 export const samplingShape = {

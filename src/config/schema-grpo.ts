@@ -4,6 +4,7 @@ import { LOSS_TYPES } from "../loss/options.ts";
 import { field, int, nonNegative, orNone, positive } from "./fields.ts";
 import {
   deviceShape,
+  loraShape,
   memoryShape,
   optimizerShape,
   runShape,
@@ -103,13 +104,18 @@ export const batchShape = {
   batch_size: field(int(1), 8, "prompts a step"),
   group_size: field(int(2), 8, "completions a prompt", { aliases: ["num_generations"] }),
   num_iterations: field(int(1), 1, "passes over each generated batch; above 1 the ratio leaves 1"),
-  steps_per_generation: field(int(1), 1, "optimizer steps into which one generated batch is split", {
-    aliases: ["n_minibatches"],
-  }),
+  steps_per_generation: field(
+    int(1),
+    1,
+    "optimizer steps into which the batches generated together are divided, whole groups together",
+    {
+      aliases: ["n_minibatches"],
+    },
+  ),
   grad_accum_steps: field(
     int(1),
     1,
-    "generated batches an optimizer step; the loss is normalised over all of their tokens",
+    "batches generated together; the loss of an optimizer step is normalised over all of its tokens",
     { aliases: ["gradient_accumulation_steps"] },
   ),
   max_prompt_length: field(
@@ -134,6 +140,7 @@ export const grpoShape = {
   eval_num_prompts: field(int(1), 128, "prompts of an evaluation, from the start of the evaluation set"),
   save_rollouts: field(z.boolean(), true, "keep every completion in rollouts.sqlite"),
   ...memoryShape,
+  ...loraShape,
 };
 
 /** What `compat` fills in where neither a file nor a flag says otherwise. */
@@ -144,49 +151,67 @@ export const COMPAT_PRESETS = {
 
 export type GrpoSettings = z.output<z.ZodObject<typeof grpoShape>>;
 
-type Checked = Omit<GrpoSettings, "beta">;
+type Checked = Pick<
+  GrpoSettings,
+  | "loss_type"
+  | "epsilon"
+  | "epsilon_high"
+  | "kl_estimator"
+  | "importance_sampling_level"
+  | "num_iterations"
+  | "steps_per_generation"
+  | "grad_accum_steps"
+  | "batch_size"
+  | "compat"
+>;
 
-/** Rules between keys, with the name of the key to mend. */
-export function checkGrpo(config: Checked): { key: keyof Checked; message: string }[] {
-  const wrong: { key: keyof Checked; message: string }[] = [];
+/** Rules between keys, with the key to mend; `names` are those of a recipe that calls a key otherwise. */
+export function checkGrpo(
+  config: Checked,
+  names: Partial<Record<keyof Checked, string>> = {},
+): { key: string; message: string }[] {
+  const wrong: { key: string; message: string }[] = [];
+  const nameOf = (key: keyof Checked) => names[key] ?? key;
+  const refuse = (key: keyof Checked, message: string) => wrong.push({ key: nameOf(key), message });
   const { loss_type, epsilon_high } = config;
   if (loss_type === "cispo" && (epsilon_high === null || epsilon_high < 1))
-    wrong.push({
-      key: "epsilon_high",
-      message: `loss_type cispo reads epsilon_high as the absolute cap of the ratio and needs at least 1, given ${epsilon_high ?? "none"}`,
-    });
+    refuse(
+      "epsilon_high",
+      `loss_type cispo reads epsilon_high as the absolute cap of the ratio and needs at least 1, given ${epsilon_high ?? "none"}`,
+    );
   if (loss_type === "reinforce_kl2") {
     if (config.kl_estimator !== null && config.kl_estimator !== "k2")
-      wrong.push({
-        key: "kl_estimator",
-        message: `loss_type reinforce_kl2 has its own kl_estimator, given ${config.kl_estimator}`,
-      });
+      refuse(
+        "kl_estimator",
+        `loss_type reinforce_kl2 has its own kl_estimator, given ${config.kl_estimator}`,
+      );
     if (config.importance_sampling_level === "sequence")
-      wrong.push({
-        key: "importance_sampling_level",
-        message: "loss_type reinforce_kl2 has no ratio to take by sequence",
-      });
+      refuse("importance_sampling_level", "loss_type reinforce_kl2 has no ratio to take by sequence");
     for (const key of ["num_iterations", "steps_per_generation"] as const)
       if (config[key] > 1)
-        wrong.push({
+        refuse(
           key,
-          message: `loss_type reinforce_kl2 has no ratio and is wrong off-policy: ${key} must be 1, given ${config[key]}`,
-        });
+          `loss_type reinforce_kl2 has no ratio and is wrong off-policy: ${nameOf(key)} must be 1, given ${config[key]}`,
+        );
   }
+  const epsilon = nameOf("epsilon");
   if (loss_type !== "cispo" && config.epsilon > 1)
-    wrong.push({
-      key: "epsilon",
-      message: `epsilon clips the ratio at 1 - epsilon and must not exceed 1, given ${config.epsilon}`,
-    });
-  if (config.batch_size % config.steps_per_generation !== 0)
-    wrong.push({
-      key: "steps_per_generation",
-      message: `batch_size ${config.batch_size} does not divide into ${config.steps_per_generation} steps of whole groups`,
-    });
-  if (config.steps_per_generation > 1 && config.grad_accum_steps > 1)
-    wrong.push({
-      key: "grad_accum_steps",
-      message: "a batch cannot be split into several steps and accumulated over several batches at once",
-    });
+    refuse(
+      "epsilon",
+      `${epsilon} clips the ratio at 1 - ${epsilon} and must not exceed 1, given ${config.epsilon}`,
+    );
+  const steps = nameOf("steps_per_generation");
+  const prompts = config.batch_size * config.grad_accum_steps;
+  if (prompts % config.steps_per_generation !== 0)
+    refuse(
+      "steps_per_generation",
+      `${steps}: a generation of ${prompts} prompts (batch_size x grad_accum_steps) does not divide into ${config.steps_per_generation} minibatches of whole groups`,
+    );
+  // There every minibatch is made of grad_accum_steps micro-batches of its own.
+  else if (config.compat === "trl" && config.batch_size % config.steps_per_generation !== 0)
+    refuse(
+      "steps_per_generation",
+      `${steps}: batch_size ${config.batch_size} does not divide into ${config.steps_per_generation} parts, as compat trl needs`,
+    );
   return wrong;
 }

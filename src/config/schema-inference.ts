@@ -1,10 +1,11 @@
 import * as z from "zod";
-import { field, int, nonNegative, orNone, required, text } from "./fields.ts";
+import { field, int, nonNegative, orNone, positive, required, text } from "./fields.ts";
 import { deviceShape, optimizerShape, samplingShape, seedShape } from "./schema-common.ts";
 
 /** Options of the commands that run a model without training it. Their flags come from these schemas. */
 
 const modelFlag = () => required(text(), "model folder, checkpoint, or builtin:arithmetic");
+const adapterFlag = () => field(orNone(text()), null, "PEFT adapter folder of that model");
 const maxNewTokens = (most: number) =>
   field(int(1), most, "longest completion in tokens", { aliases: ["max_completion_length"] });
 
@@ -16,6 +17,7 @@ const decodingShape = {
 
 export const generateSchema = z.strictObject({
   model: modelFlag(),
+  adapter: adapterFlag(),
   in: required(text(), 'JSONL with {"prompt"}, {"messages"} or {"prompt_ids"} a line'),
   out: required(text(), "JSONL to write: each line with its completions"),
   n: field(int(1), 1, "completions a prompt"),
@@ -29,6 +31,7 @@ export type GenerateOptions = Readonly<z.output<typeof generateSchema>>;
 
 export const logprobSchema = z.strictObject({
   model: modelFlag(),
+  adapter: adapterFlag(),
   in: required(
     text(),
     'JSONL with {"prompt"} or {"prompt_ids"}, and {"completion"}, {"completion_ids"} or {"completions"} a line',
@@ -39,8 +42,69 @@ export const logprobSchema = z.strictObject({
 });
 export type LogprobOptions = Readonly<z.output<typeof logprobSchema>>;
 
+/** Some flags are for reward models, some for policies. */
+export const quantizeSchema = z.strictObject({
+  model: required(
+    text(),
+    "reward model or policy: a folder, a checkpoint, a name on the hub, or builtin:arithmetic",
+    {
+      aliases: ["checkpoint"],
+    },
+  ),
+  quant_type: field(
+    z.enum(["int8", "int4"]),
+    "int8",
+    "int8 (a scale a row) or int4 (NF4, double quantization)",
+  ),
+  output_dir: field(
+    orNone(text()),
+    null,
+    "folder of the quantized model and evaluation_results.json; none = MODEL/quantized_TYPE of a reward model, MODEL_quantized_TYPE of a policy, both in ./quantized_models if the model is no folder here",
+  ),
+  skip_save: field(z.boolean(), false, "evaluate alone and write nothing"),
+  dataset: field(
+    text(),
+    "Anthropic/hh-rlhf",
+    "preference data, a file, a folder or a name on the hub: its test pairs or their prompts; for a policy also JSONL of prompts",
+  ),
+  eval_batch_size: field(int(1), 4, "reward model: pairs of a batch"),
+  eval_num_batches: field(int(1), 500, "reward model: batches, drawn with replacement"),
+  max_length: field(int(1), 2048, "reward model: longer answers are passed over"),
+  num_prompts: field(int(1), 100, "policy: prompts, one completion each by the original model"),
+  max_new_tokens: field(int(1), 512, "policy: longest completion in tokens", {
+    aliases: ["max_completion_length"],
+  }),
+  temperature: field(positive(), 1, "policy: divides the logits before sampling and in the KL divergence"),
+  prompt_max_length: field(int(1), 1536, "policy: longer prompts are passed over"),
+  ...seedShape,
+  ...deviceShape,
+});
+export type QuantizeOptions = Readonly<z.output<typeof quantizeSchema>>;
+
+export const scoreSchema = z.strictObject({
+  model: required(text(), "reward model folder or checkpoint"),
+  adapter: field(orNone(text()), null, "PEFT adapter folder of that model; none = the model as it is"),
+  in: required(text(), 'JSONL with {"prompt", "completion"}, {"messages"} or {"ids"} a line'),
+  out: required(text(), "JSONL to write: each line with its reward"),
+  end: field(
+    z.boolean(),
+    true,
+    "end texts with EOS where they lack it, as the reward model was trained; ids are scored as they are",
+  ),
+  max_length: field(int(1), 2048, "longest sequence in tokens; a longer one is an error, never cut silently"),
+  quant_type: field(
+    z.enum(["none", "int8", "int4"]),
+    "none",
+    "quantize the weights as they are loaded: int8 (a scale a row) or int4 (NF4)",
+  ),
+  ...seedShape,
+  ...deviceShape,
+});
+export type ScoreOptions = Readonly<z.output<typeof scoreSchema>>;
+
 export const chatSchema = z.strictObject({
   model: field(text(), "builtin:arithmetic", "model folder, checkpoint, or builtin:arithmetic"),
+  adapter: adapterFlag(),
   system: field(orNone(text()), null, "system message"),
   max_new_tokens: maxNewTokens(512),
   ...decodingShape,
@@ -48,6 +112,22 @@ export const chatSchema = z.strictObject({
   ...deviceShape,
 });
 export type ChatOptions = Readonly<z.output<typeof chatSchema>>;
+
+export const mergeSchema = z.strictObject({
+  model: modelFlag(),
+  adapter: field(
+    orNone(text()),
+    null,
+    "PEFT adapter folder; none: the model is one itself and names its base",
+  ),
+  out: required(text(), "folder to write: a model in Hugging Face's format"),
+  dtype: field(
+    orNone(z.enum(["float32", "bfloat16"])),
+    null,
+    "type of the written weights; none = as the model's are stored, float16 as float32. Sums are float64",
+  ),
+});
+export type MergeOptions = Readonly<z.output<typeof mergeSchema>>;
 
 const shapeFlag = field(
   z.enum(["stories", "qwen3-0.6b"]),

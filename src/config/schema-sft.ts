@@ -1,7 +1,9 @@
 import * as z from "zod";
 import { field, int, orNone, positive, required, text } from "./fields.ts";
 import {
+  checkLora,
   deviceShape,
+  loraShape,
   memoryShape,
   optimizerShape,
   runShape,
@@ -55,12 +57,16 @@ export const sftSchema = z
     learning_rate: field(positive(), 1e-5, "peak learning rate of AdamW", { aliases: ["lr"] }),
     ...scheduleShape,
     ...memoryShape,
+    ...loraShape,
   })
   .superRefine((config, context) => {
     const wrong = (key: keyof typeof config, message: string) =>
       context.addIssue({ code: "custom", path: [key], message, input: config[key] });
+    for (const { key, message } of checkLora(config)) if (key !== "reference_offload") wrong(key, message);
     if (config.model === null && config.init === null)
       wrong("model", "sft needs a model to start from, or init");
+    if (config.init !== null && (config.lora || config.adapter !== null))
+      wrong("init", "init makes a model that no folder has: adapters need a model to be for");
     if (config.model !== null && config.init !== null) wrong("init", "model and init exclude each other");
     if (config.init !== null && config.tokenizer === null)
       wrong("tokenizer", "init has random weights only and needs a tokenizer folder");

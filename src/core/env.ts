@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { availableParallelism, homedir } from "node:os";
 import { join } from "node:path";
 import { UsageError } from "./errors.ts";
@@ -24,7 +25,13 @@ export const ENVIRONMENT = {
   RLV_PIN: "0: leave the placement of threads to the system",
   RLV_DEBUG: "1: print the stack behind an error line",
   NO_COLOR: "set to anything: no colours",
-  XDG_CACHE_HOME: "where the embedded native library is unpacked (default: ~/.cache)",
+  XDG_CACHE_HOME: "where the embedded native library and the hub's files are kept (default: ~/.cache)",
+  HF_ENDPOINT: "address of the hub (default: https://huggingface.co)",
+  HF_TOKEN: "token for the hub, before HF_TOKEN_PATH; sent to HF_ENDPOINT's own origin alone",
+  HF_TOKEN_PATH: "file with the token (default: HF_HOME/token)",
+  HF_HOME: "folder of the hub's token and cache (default: XDG_CACHE_HOME/huggingface)",
+  HF_HUB_CACHE: "folder of downloaded models and datasets (default: HF_HOME/hub)",
+  HF_HUB_OFFLINE: "1: never ask the hub, only its cache",
   SLURM_CPUS_PER_TASK: "threads of the CPU device under Slurm, after --threads and RLV_THREADS",
 } as const;
 export type EnvironmentName = keyof typeof ENVIRONMENT;
@@ -47,6 +54,57 @@ export function colours(stream: { isTTY?: boolean }): boolean {
 /** The folder for files that can be made again: ${XDG_CACHE_HOME:-~/.cache}/rlv. */
 export function cacheDir(): string {
   return join(environment("XDG_CACHE_HOME") ?? join(homedir(), ".cache"), "rlv");
+}
+
+/** Where the hub is and what it is told, as Python's huggingface_hub reads it from the environment. */
+export interface HubSettings {
+  readonly endpoint: string;
+  /** Folder of models--ORG--NAME and datasets--ORG--NAME. */
+  readonly cache: string;
+  readonly token: string | null;
+  readonly offline: boolean;
+}
+
+export function hubSettings(): HubSettings {
+  const home =
+    environment("HF_HOME") ?? join(environment("XDG_CACHE_HOME") ?? join(homedir(), ".cache"), "huggingface");
+  return {
+    endpoint: hubEndpoint(),
+    cache: environment("HF_HUB_CACHE") ?? join(home, "hub"),
+    token: hubToken(environment("HF_TOKEN_PATH") ?? join(home, "token")),
+    offline: /^(1|on|yes|true)$/i.test(environment("HF_HUB_OFFLINE") ?? ""),
+  };
+}
+
+function hubEndpoint(): string {
+  const text = environment("HF_ENDPOINT") ?? "https://huggingface.co";
+  const url = URL.parse(text);
+  if (url === null || !/^https?:$/.test(url.protocol))
+    throw new UsageError(
+      `HF_ENDPOINT=${text}`,
+      "environment",
+      "give an address such as https://huggingface.co",
+    );
+  return text.replace(/\/+$/, "");
+}
+
+function hubToken(file: string): string | null {
+  let token = environment("HF_TOKEN");
+  try {
+    token ??= readFileSync(file, "utf8");
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" || code === "ENOTDIR") return null;
+    throw new UsageError(
+      `the hub's token cannot be read (${code})`,
+      file,
+      "set HF_TOKEN, or change the file's permissions",
+    );
+  }
+  const trimmed = token.trim();
+  if (!/^[!-~]*$/.test(trimmed))
+    throw new UsageError("the hub's token has characters that no token has", "HF_TOKEN", "copy it again");
+  return trimmed || null;
 }
 
 /**

@@ -50,7 +50,15 @@ export function philox(
 }
 
 /** What a random number is for; the second key word. Values are part of the reproducibility contract. */
-export const Purpose = { rollout: 1, evaluation: 2, shuffle: 3, init: 4, data: 5, generate: 6 } as const;
+export const Purpose = {
+  rollout: 1,
+  evaluation: 2,
+  shuffle: 3,
+  init: 4,
+  data: 5,
+  generate: 6,
+  dropout: 7,
+} as const;
 export type Purpose = (typeof Purpose)[keyof typeof Purpose];
 
 /** Uniform in (0, 1): never 0 and never 1. */

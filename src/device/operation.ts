@@ -8,6 +8,8 @@
  *   ceil_div(a, b), min(a, b)
  */
 
+import { QUANT_BLOCK } from "../core/nf4.ts";
+
 /** Element types on devices. Values are part of the ABI. */
 export const Dtype = { f32: 0, bf16: 1 } as const;
 export type DtypeCode = (typeof Dtype)[keyof typeof Dtype];
@@ -24,24 +26,10 @@ export function largestDtype(param: string): number {
 }
 
 export const PANEL = 32;
-/** Values of an nf4 weight along k that share a scale. */
-export const QUANT_BLOCK = 64;
 export const PAGE = 16;
 export const VOCAB_TILE = 512;
 export const ROW_BLOCK = 64;
 export const NORM_BLOCK = 65536;
-/** The 16 values of nf4: quantiles of the normal distribution, bitsandbytes' table. */
-export const NF4_CODES: readonly number[] = [
-  -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
-  -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
-  0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-];
-/** A value above NF4_LIMITS[i] has a code above i: the midpoints as bitsandbytes writes them. */
-export const NF4_LIMITS: readonly number[] = [
-  -0.8480964004993439, -0.6106329262256622, -0.4599952697753906, -0.33967943489551544, -0.23460740596055984,
-  -0.13791173323988914, -0.045525018125772476, 0.03979014977812767, 0.1202552504837513, 0.2035212516784668,
-  0.2920137718319893, 0.3893125355243683, 0.5016634166240692, 0.6427869200706482, 0.8614784181118011,
-];
 /** Neighbours in packed memory that share the scale of their 8-bit moments. */
 export const MOMENT_BLOCK = 256;
 /** u32 words of one segment record: start, len, parent, pos0, page_start, cached_len, root, 0. */

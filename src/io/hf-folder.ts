@@ -3,10 +3,18 @@ import { basename, join } from "node:path";
 import { assert, UsageError } from "../core/errors.ts";
 import { copyFileAtomic, withFileErrors, writeFileAtomic } from "./atomic.ts";
 import {
+  type QuantizationScheme,
+  quantizedTensors,
+  type StoredFormat,
+  storedFormat,
+  type TensorReader,
+} from "./bitsandbytes.ts";
+import {
   configText,
   expectedTensors,
   type ModelConfig,
   type ModelDtype,
+  quantizationConfig,
   readConfigFiles,
 } from "./model-config.ts";
 import {
@@ -29,6 +37,9 @@ export {
   type ModelDtype,
   type ModelType,
   parseModelConfig,
+  type QuantizationConfig,
+  quantizationConfig,
+  rewardConfigOf,
 } from "./model-config.ts";
 
 const SINGLE = "model.safetensors";
@@ -36,21 +47,24 @@ const STORED: Readonly<Record<string, ModelDtype>> = { F32: "float32", BF16: "bf
 
 /**
  * Reads FOLDER/config.json in the spelling of transformers 4 or 5. Where it does not name a dtype, that of
- * the stored weights is taken, as transformers does.
+ * the stored weights is taken, as transformers does; which tensors are quantized, and how, is the weights' to say.
  */
 export function readModelConfig(folder: string): ModelConfig {
   const config = readConfigFiles(folder);
   const named = config.raw.dtype ?? config.raw.torch_dtype;
-  if (named !== undefined && named !== null) return config;
+  if (named !== undefined && named !== null && !config.quantization) return config;
   if (!existsSync(join(folder, SINGLE)) && !existsSync(join(folder, SHARD_INDEX))) return config;
   using weights = openWeights(folder);
   const embedding = "model.embed_tokens.weight";
   const stored = weights.has(embedding) ? STORED[weights.dtype(embedding)] : undefined;
-  return { ...config, dtype: stored ?? config.dtype };
+  const dtype = named === undefined || named === null ? (stored ?? config.dtype) : config.dtype;
+  const { quantization } = config;
+  if (!quantization) return { ...config, dtype };
+  return { ...config, dtype, quantization: { ...quantization, stored: storedFormats(config, weights) } };
 }
 
 /** The weights of a folder, whichever file each lies in. */
-export class Weights implements Disposable {
+export class Weights implements TensorReader, Disposable {
   #files: readonly SafetensorsFile[];
   #home: ReadonlyMap<string, SafetensorsFile>;
 
@@ -90,6 +104,10 @@ export class Weights implements Disposable {
     return this.#file(name).tensor(name).dtype;
   }
 
+  bytes(name: string): number {
+    return this.#file(name).tensor(name).bytes;
+  }
+
   /** Values as float32, row-major, a copy owned by the caller. */
   readFloat32(name: string): Float32Array {
     return this.#file(name).readFloat32(name);
@@ -100,11 +118,33 @@ export class Weights implements Disposable {
     return this.#file(name).read(name);
   }
 
+  /** Fills `target` with stored bytes from byte `from` on. */
+  readInto(name: string, target: Uint8Array, from: number): void {
+    this.#file(name).readInto(name, target, from);
+  }
+
   /** Where the bytes lie, for native code that maps the file. */
   source(name: string): { path: string; begin: number; bytes: number; dtype: StoredDtype } {
     const file = this.#file(name);
     const { begin, bytes, dtype } = file.tensor(name);
     return { path: file.path, begin, bytes, dtype };
+  }
+
+  /** sha256 of names, types, shapes and stored values in the order of names, whichever files they lie in. */
+  digest(): string {
+    const hash = new Bun.CryptoHasher("sha256");
+    const buffer = new Uint8Array(4 << 20);
+    for (const name of this.names().sort()) {
+      const file = this.#file(name);
+      const { dtype, shape, bytes } = file.tensor(name);
+      hash.update(`${name} ${dtype} [${shape}]\n`);
+      for (let at = 0; at < bytes; at += buffer.length) {
+        const part = buffer.subarray(0, Math.min(buffer.length, bytes - at));
+        file.readInto(name, part, at);
+        hash.update(part);
+      }
+    }
+    return hash.digest("hex");
   }
 
   close(): void {
@@ -199,22 +239,39 @@ function list(items: readonly string[], most = 8): string {
 /** Buffers that old Llama checkpoints stored and every loader computes. */
 const COMPUTED = /^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$/;
 
+/** The quantized ones of a model's tensors. Throws for what is damaged. */
+function storedFormats(config: ModelConfig, weights: Weights): Map<string, StoredFormat> {
+  const formats = new Map<string, StoredFormat>();
+  for (const [name, shape] of expectedTensors(config)) {
+    const format = shape.length === 2 ? storedFormat(weights, name) : null;
+    if (format) formats.set(name, format);
+  }
+  return formats;
+}
+
 /** What keeps these weights from being this model's: one line each, empty if they fit. */
 export function weightProblems(config: ModelConfig, weights: Weights): string[] {
   const expected = expectedTensors(config);
+  const formats: ReadonlyMap<string, StoredFormat> = config.quantization?.stored ?? new Map();
   const problems: string[] = [];
+  if (config.quantization && formats.size === 0)
+    problems.push("quantization_config is there, yet no tensor is quantized");
   for (const [name, shape] of expected) {
     if (!weights.has(name)) problems.push(`missing ${name} [${shape}]`);
     else {
-      const got = weights.shape(name);
+      const format = formats.get(name);
+      const got = format?.shape ?? weights.shape(name);
       const dtype = weights.dtype(name);
       if (got.length !== shape.length || got.some((size, i) => size !== shape[i]))
         problems.push(`${name} is [${got}], expected [${shape}]`);
-      if (!(dtype in STORED)) problems.push(`${name} is ${dtype}, expected F32, BF16 or F16`);
+      if (format && (format.type === "int8") !== (config.quantization!.bits === 8))
+        problems.push(`${name} is ${format.type}, expected ${config.quantization!.bits} bits`);
+      if (!format && !(dtype in STORED)) problems.push(`${name} is ${dtype}, expected F32, BF16 or F16`);
     }
   }
+  const parts = new Set([...formats.values()].flatMap((format) => format.names));
   for (const name of weights.names()) {
-    if (expected.has(name) || COMPUTED.test(name)) continue;
+    if (expected.has(name) || parts.has(name) || COMPUTED.test(name)) continue;
     if (name === "lm_head.weight" && config.kind === "causal" && config.tieWordEmbeddings) {
       if (!sameAsEmbedding(weights))
         problems.push(
@@ -279,8 +336,43 @@ export function writeModelFolder(
     sources.push({ name, dtype, shape: tensor.shape, data: () => tensor.data() });
   }
   assert(expected.size === 0, `not written: ${list([...expected.keys()])}`);
+  writeFolder(folder, config, sources, copyFiles, maxShardBytes);
+}
+
+function writeFolder(
+  folder: string,
+  config: ModelConfig,
+  sources: readonly TensorSource[],
+  copyFiles: readonly string[],
+  maxShardBytes?: number,
+): void {
   withFileErrors("create", folder, () => mkdirSync(folder, { recursive: true }));
   writeSafetensorsFolder(folder, sources, maxShardBytes);
   writeFileAtomic(join(folder, "config.json"), configText(config));
   for (const file of copyFiles) copyFileAtomic(file, join(folder, basename(file)));
+}
+
+/** The linear maps of a decoder's layers: what is quantized, as transformers leaves embeddings and heads alone. */
+export const isLinearMap = (name: string): boolean => /_proj\.weight$/.test(name);
+
+/**
+ * Writes a folder that transformers opens with bitsandbytes: the linear maps of plain weights quantized by its rules,
+ * everything else byte for byte. Values are read when their turn comes, so no copy of the model is held.
+ */
+export function writeQuantizedFolder(
+  folder: string,
+  config: ModelConfig,
+  weights: TensorReader,
+  scheme: QuantizationScheme,
+  copyFiles: readonly string[],
+): void {
+  assert(config.quantization === null, "quantized weights are not quantized again");
+  const sources = [...expectedTensors(config)].flatMap(([name, shape]): TensorSource[] => {
+    const dtype = weights.dtype(name);
+    if (!isLinearMap(name)) return [{ name, dtype, shape, data: () => weights.read(name) }];
+    const read = () => weights.readFloat32(name);
+    return quantizedTensors(name, shape as readonly [number, number], STORED[dtype]!, scheme, read);
+  });
+  const quantization = quantizationConfig(scheme.type, scheme.double);
+  writeFolder(folder, { ...config, quantization }, sources, copyFiles);
 }

@@ -58,18 +58,18 @@ function* rawLines(path: string): Generator<RawLine> {
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** The row of a line, or null for a blank one. */
-function parseLine(raw: RawLine, path: string): JsonRow | null {
+/** The row of line `line`, counted from 1, or null for a blank one. */
+export function parseRow(bytes: Uint8Array, path: string, line: number): JsonRow | null {
   const fail = (what: string): never => {
-    throw new UsageError(what, `${path}, line ${raw.line}`, "repair or remove that line");
+    throw new UsageError(what, `${path}, line ${line}`, "repair or remove that line");
   };
   let text: string;
   try {
-    text = decoder.decode(raw.bytes);
+    text = decoder.decode(bytes);
   } catch {
     return fail("not UTF-8");
   }
-  if (raw.line === 1 && text.startsWith("\ufeff")) text = text.slice(1);
+  if (line === 1 && text.startsWith("\ufeff")) text = text.slice(1);
   if (text.trim() === "") return null;
   let row: unknown;
   try {
@@ -87,7 +87,7 @@ function parseLine(raw: RawLine, path: string): JsonRow | null {
  */
 export function* jsonlRows(path: string): Generator<Line> {
   for (const raw of rawLines(path)) {
-    const row = parseLine(raw, path);
+    const row = parseRow(raw.bytes, path, raw.line);
     if (row !== null) yield { line: raw.line, row };
   }
 }
@@ -199,7 +199,7 @@ export function truncateAfterStep(path: string, step: number): number {
   for (const raw of rawLines(path)) {
     let row: JsonRow | null;
     try {
-      row = parseLine(raw, path);
+      row = parseRow(raw.bytes, path, raw.line);
     } catch (error) {
       if (raw.ended || !(error instanceof RlvError)) throw error;
       dropped += 1;

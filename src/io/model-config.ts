@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Unsupported, UsageError } from "../core/errors.ts";
 import { withFileErrors } from "./atomic.ts";
+import type { StoredFormat } from "./bitsandbytes.ts";
 
 export type ModelDtype = "float32" | "bfloat16" | "float16";
 export type ModelType = "qwen3" | "qwen2" | "llama";
@@ -46,10 +47,21 @@ export interface ModelConfig {
   readonly eosTokenIds: readonly number[];
   readonly bosTokenId: number | null;
   readonly padTokenId: number | null;
-  /** Type of the stored weights. */
+  /** Type of the stored weights; in a quantized folder of those that are not. */
   readonly dtype: ModelDtype;
+  /** How the linear maps are stored; null: like the rest. */
+  readonly quantization: QuantizationConfig | null;
   /** config.json as it was read. */
   readonly raw: Readonly<Record<string, unknown>>;
+}
+
+/** quantization_config of bitsandbytes. */
+export interface QuantizationConfig {
+  readonly bits: 4 | 8;
+  /** As it stands in config.json. */
+  readonly raw: Readonly<Record<string, unknown>>;
+  /** What the folder's weights say of each quantized tensor. */
+  readonly stored: ReadonlyMap<string, StoredFormat>;
 }
 
 const REPAIR = "correct config.json, or get the model again";
@@ -64,6 +76,8 @@ const ARCHITECTURES: Readonly<Record<string, Family>> = {
   Qwen2ForCausalLM: { modelType: "qwen2", kind: "causal" },
   LlamaForCausalLM: { modelType: "llama", kind: "causal" },
   Qwen3ForSequenceClassification: { modelType: "qwen3", kind: "reward" },
+  Qwen2ForSequenceClassification: { modelType: "qwen2", kind: "reward" },
+  LlamaForSequenceClassification: { modelType: "llama", kind: "reward" },
 };
 
 /** Defaults of transformers' Qwen2Config, Qwen3Config and LlamaConfig. */
@@ -176,6 +190,7 @@ export function parseModelConfig(
       null,
     padTokenId: tokenIds(raw.pad_token_id, "pad_token_id", where)[0] ?? null,
     dtype: readDtype(raw, where),
+    quantization: readQuantization(raw.quantization_config, where),
     raw,
   };
 }
@@ -204,17 +219,59 @@ function refuseUnsupported(
   const refuse = (what: string, remedy: string): never => {
     throw new Unsupported(`unsupported ${what}`, where, remedy);
   };
-  const quantization = raw.quantization_config;
-  if (quantization !== undefined && quantization !== null) {
-    const method = (quantization as Record<string, unknown>).quant_method;
-    refuse(`quantization_config (${String(method ?? "no quant_method")})`, "load the unquantized model");
-  }
   if (raw.hidden_act !== undefined && raw.hidden_act !== "silu")
     refuse(`hidden_act ${JSON.stringify(raw.hidden_act)}`, "only silu is supported");
   if (raw.mlp_bias === true) refuse("mlp_bias true", "only models without biases in the MLP are supported");
   // Qwen2 has its q, k and v biases by definition and knows no such key.
   if (raw.attention_bias === true && modelType !== "qwen2")
     refuse("attention_bias true", "only Qwen2's q, k and v biases are supported");
+}
+
+function readQuantization(named: unknown, where: string): QuantizationConfig | null {
+  if (named === undefined || named === null) return null;
+  if (typeof named !== "object" || Array.isArray(named))
+    throw new UsageError("quantization_config is not an object", where, REPAIR);
+  const raw = named as Readonly<Record<string, unknown>>;
+  const [four, eight] = [raw.load_in_4bit === true, raw.load_in_8bit === true];
+  // Early folders name no method.
+  const method = raw.quant_method ?? (four || eight ? "bitsandbytes" : "no quant_method");
+  if (method !== "bitsandbytes")
+    throw new Unsupported(
+      `unsupported quantization_config (${String(method)})`,
+      where,
+      "supported: bitsandbytes; or load the unquantized model",
+    );
+  if (four === eight)
+    throw new UsageError(
+      `quantization_config with load_in_4bit ${four} and load_in_8bit ${eight}`,
+      where,
+      "one of them must be true",
+    );
+  return { bits: four ? 4 : 8, raw, stored: new Map() };
+}
+
+/** quantization_config as transformers writes it: every key, the defaults where they do not matter. */
+export function quantizationConfig(type: "int8" | "nf4", double: boolean): QuantizationConfig {
+  const four = type === "nf4";
+  return {
+    bits: four ? 4 : 8,
+    raw: {
+      _load_in_4bit: four,
+      _load_in_8bit: !four,
+      bnb_4bit_compute_dtype: "float32",
+      bnb_4bit_quant_storage: "uint8",
+      bnb_4bit_quant_type: four ? "nf4" : "fp4",
+      bnb_4bit_use_double_quant: four && double,
+      llm_int8_enable_fp32_cpu_offload: false,
+      llm_int8_has_fp16_weight: false,
+      llm_int8_skip_modules: null,
+      llm_int8_threshold: 6,
+      load_in_4bit: four,
+      load_in_8bit: !four,
+      quant_method: "bitsandbytes",
+    },
+    stored: new Map(),
+  };
 }
 
 function refuseLabels(raw: Readonly<Record<string, unknown>>, where: string): void {
@@ -350,6 +407,15 @@ class Fields {
   }
 }
 
+/**
+ * The reward model that a language model's body makes: its head is dropped for one of a single label. `padTokenId` must
+ * not end a sequence: transformers scores a padded batch at the last token that is not this one.
+ */
+export function rewardConfigOf(config: ModelConfig, padTokenId: number | null): ModelConfig {
+  const architecture = config.architecture.replace("ForCausalLM", "ForSequenceClassification");
+  return { ...config, architecture, kind: "reward", padTokenId };
+}
+
 /** Every tensor of the architecture under its HF name; linear weights are [out, in]. */
 export function expectedTensors(config: ModelConfig): Map<string, readonly number[]> {
   const { hiddenSize: C, intermediateSize: F, numHeads: H, numKvHeads: K, headDim: D, vocabSize: V } = config;
@@ -386,7 +452,12 @@ export function expectedTensors(config: ModelConfig): Map<string, readonly numbe
  * are kept from the config the model came with.
  */
 export function configToJson(config: ModelConfig): Record<string, unknown> {
-  const { rope_parameters: _parameters, dtype: _dtype, ...kept } = config.raw;
+  const {
+    rope_parameters: _parameters,
+    dtype: _dtype,
+    quantization_config: _quantization,
+    ...kept
+  } = config.raw;
   const scaling = config.ropeScaling;
   const eos = config.eosTokenIds;
   const json: Record<string, unknown> = {
@@ -417,6 +488,7 @@ export function configToJson(config: ModelConfig): Record<string, unknown> {
     pad_token_id: config.padTokenId,
     torch_dtype: config.dtype,
   };
+  if (config.quantization) json.quantization_config = config.quantization.raw;
   if (config.modelType !== "qwen2") json.attention_bias = false;
   if (config.kind === "reward") {
     json.id2label = { "0": "LABEL_0" };
@@ -427,7 +499,7 @@ export function configToJson(config: ModelConfig): Record<string, unknown> {
 }
 
 /** Keys that transformers 5 declares as float: a whole number must keep its `.0`, or its type check objects. */
-const FLOAT_KEY = /^factor$|(_theta|_eps|_range|_dropout|_factor|_pdrop)$/;
+const FLOAT_KEY = /^factor$|(_theta|_eps|_range|_dropout|_factor|_pdrop|_threshold)$/;
 
 /** `configToJson` as the text of a config.json. */
 export function configText(config: ModelConfig): string {

@@ -45,13 +45,15 @@ function columnSql(name: string, type: string): string {
 }
 
 /**
- * rollouts.sqlite of a run. Rows are collected in memory and written by `flush` in one transaction, between
- * steps; a failed flush keeps them for the next. The file survives kill -9 with all flushed transactions
+ * rollouts.sqlite of a run. Rows are collected in memory and written in one transaction: by `flushSoon` when the
+ * event loop next turns, which a run does while its device computes, or by `flush` at once. A failed flush keeps them
+ * for the next, which throws what it failed of. The file survives kill -9 with all flushed transactions
  * whole (write-ahead log).
  */
 export class RolloutsDb implements Disposable {
   #db: Database;
   #pending: [Table, Value[]][] = [];
+  #timer: Timer | null = null;
 
   constructor(readonly path: string) {
     this.#db = this.#errors(
@@ -137,8 +139,23 @@ export class RolloutsDb implements Disposable {
     this.#pending.push([table, values]);
   }
 
+  /** Writes the collected rows off the caller's path. */
+  flushSoon(): void {
+    if (this.#pending.length === 0 || this.#timer !== null) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = null;
+      try {
+        this.flush();
+      } catch {
+        // The rows are still there: the flush before the next checkpoint throws in its caller.
+      }
+    }, 0);
+  }
+
   /** Writes the collected rows in one transaction. */
   flush(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
     if (this.#pending.length === 0) return;
     this.#errors("write", () => {
       this.#db

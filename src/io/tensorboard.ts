@@ -191,6 +191,8 @@ export interface TensorBoardEvent {
   readonly step: number;
   readonly fileVersion: string | null;
   readonly scalars: readonly (readonly [tag: string, value: number])[];
+  /** A writer began here: what earlier files have from this step on is dropped. */
+  readonly restarts: boolean;
   /** Tags whose value is something else than a scalar. */
   readonly otherTags: readonly string[];
   /** The record's protobuf bytes. */
@@ -247,6 +249,7 @@ function parseEvent(data: Uint8Array, path: string): TensorBoardEvent {
   let wallTime = 0;
   let step = 0;
   let fileVersion: string | null = null;
+  let restarts = false;
   const scalars: [string, number][] = [];
   const otherTags: string[] = [];
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
@@ -256,6 +259,7 @@ function parseEvent(data: Uint8Array, path: string): TensorBoardEvent {
     if (typeof value === "number") continue;
     if (field === 1) wallTime = fixed(value).getFloat64(0, true);
     if (field === 3) fileVersion = text(value);
+    if (field === 7) restarts = true;
     if (field !== 5) continue;
     for (const [inner, entry] of parseMessage(value, path)) {
       if (inner !== 1 || typeof entry === "number") continue;
@@ -270,5 +274,5 @@ function parseEvent(data: Uint8Array, path: string): TensorBoardEvent {
       else scalars.push([tag, scalar]);
     }
   }
-  return { wallTime, step, fileVersion, scalars, otherTags, data };
+  return { wallTime, step, fileVersion, restarts, scalars, otherTags, data };
 }

@@ -135,7 +135,7 @@ export class Tokenizer {
     this.padId = idOf("pad_token");
     this.bosId = idOf("bos_token");
     this.chatTemplates = readTemplates(folder, config);
-    this.files = presentFiles(folder);
+    this.files = tokenizerFiles(folder);
   }
 
   /** The template for chats without tools, undefined where the model has none. */
@@ -439,7 +439,8 @@ function namedTemplates(folder: string): string[] {
     .sort();
 }
 
-function presentFiles(folder: string): string[] {
+/** Files of a tokenizer and its templates that a folder has, relative to it. */
+export function tokenizerFiles(folder: string): string[] {
   return [
     ...TOKENIZER_FILES.filter((name) => existsSync(join(folder, name))),
     ...namedTemplates(folder).map((name) => join(TEMPLATE_FOLDER, name)),

@@ -78,3 +78,47 @@ export function bradleyTerry(batch: RewardPairs, { pairs, center }: BradleyTerry
     },
   };
 }
+
+/** What a reward model's margins say of its pairs, as means over them. */
+export interface PreferenceQuality {
+  readonly accuracy: number;
+  /** r_chosen − r_rejected. */
+  readonly margin: number;
+  /**
+   * Expected calibration error (Guo et al. 2017): how far the probability σ(|margin|) of the sequence that wins is from
+   * the share of those in which the right one does, by ten bins of probability from 1/2 to 1.
+   */
+  readonly calibration_error: number;
+  /** Brier score (1950): (1 − σ(margin))². 1/4 where nothing is known. */
+  readonly brier: number;
+}
+
+const CALIBRATION_BINS = 10;
+
+export function preferenceQuality(chosen: Reals, rejected: Reals): PreferenceQuality {
+  const count = chosen.length;
+  assert(count > 0 && rejected.length === count, `${count} chosen rewards, ${rejected.length} rejected`);
+  const bins = Array.from({ length: CALIBRATION_BINS }, () => ({ confidence: 0, correct: 0 }));
+  let correct = 0;
+  let sum = 0;
+  let brier = 0;
+  for (let i = 0; i < count; i++) {
+    const margin = chosen[i]! - rejected[i]!;
+    const confidence = sigmoid(Math.abs(margin));
+    const bin = bins[Math.min(CALIBRATION_BINS - 1, Math.floor((confidence - 0.5) * 2 * CALIBRATION_BINS))]!;
+    // A tie is a coin's throw, and said with the confidence of one.
+    const right = margin > 0 ? 1 : margin === 0 ? 0.5 : 0;
+    bin.confidence += confidence;
+    bin.correct += right;
+    if (margin > 0) correct++;
+    sum += margin;
+    brier += (1 - sigmoid(margin)) ** 2;
+  }
+  const error = bins.reduce((total, b) => total + Math.abs(b.confidence - b.correct), 0);
+  return {
+    accuracy: correct / count,
+    margin: sum / count,
+    calibration_error: error / count,
+    brier: brier / count,
+  };
+}

@@ -3,6 +3,7 @@
  * Shapes: T packed rows, C hidden, F ffn, V vocabulary, H heads, K kv heads, D head dim.
  */
 import { assert } from "../core/errors.ts";
+import { Purpose } from "../core/rng.ts";
 import { attnDecode, attnFwd, kvAppend } from "../ops/attention.ts";
 import {
   linearResidual as linearResidualOp,
@@ -11,6 +12,7 @@ import {
   ropeAppend as ropeAppendOp,
 } from "../ops/decode.ts";
 import { Dtype, type DtypeCode, VOCAB_TILE } from "../ops/define.ts";
+import { dropout as dropoutOp } from "../ops/dropout.ts";
 import { add } from "../ops/elementwise.ts";
 import { embedFwd, gatherRows } from "../ops/embedding.ts";
 import { gemmNt } from "../ops/gemm.ts";
@@ -56,6 +58,16 @@ export interface Adapter {
   readonly a: Tensor;
   readonly b: Tensor;
   readonly scale: number;
+  /** Probability with which training drops an element of x, and which adapter of the model this is. */
+  readonly dropout: number;
+  readonly site: number;
+}
+
+/** What, beside adapter and element, decides masks of dropout: a pass of training has one, any other pass none. */
+export interface DropoutKey {
+  readonly seed: number;
+  readonly step: number;
+  readonly microBatch: number;
 }
 
 /** A linear map of the model: its weight [N,K], packed or quantized, its bias [N], and adapters that are added in their order. */
@@ -72,7 +84,13 @@ function packedWeight({ w }: Linear): Tensor {
 }
 
 /** y[T,N] = x[T,K]·w[N,K]ᵀ + bias[N] + adapters. */
-export function linear(g: Graph, x: Tensor, { w, bias, adapters }: Linear, ydt: DtypeCode = x.dtype): Tensor {
+export function linear(
+  g: Graph,
+  x: Tensor,
+  { w, bias, adapters }: Linear,
+  ydt: DtypeCode = x.dtype,
+  dropout: DropoutKey | null = null,
+): Tensor {
   const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
   const y = g.empty([m, n], ydt, w.label);
   if (w instanceof QuantizedWeight) {
@@ -81,17 +99,45 @@ export function linear(g: Graph, x: Tensor, { w, bias, adapters }: Linear, ydt: 
   } else {
     g.apply(gemmNt, { y, x, w, bias }, { m, n, k, dt: x.dtype, ydt, accumulate: 0 });
   }
-  return adapters.reduce((base, adapter) => adapt(g, base, x, adapter), y);
+  return adapters.reduce((base, adapter) => adapt(g, base, x, adapter, dropout), y);
 }
 
-/** base + scale·(x·aᵀ)·bᵀ in the memory of `base`, which it takes over. */
-function adapt(g: Graph, base: Tensor, x: Tensor, { a, b, scale }: Adapter): Tensor {
-  assert(base.dtype === x.dtype, `${base.label}: an adapter adds in the dtype of x`);
+/** base + scale·(drop(x)·aᵀ)·bᵀ in the memory of `base`, which it takes over. */
+function adapt(
+  g: Graph,
+  base: Tensor,
+  input: Tensor,
+  { a, b, scale, dropout: p, site }: Adapter,
+  key: DropoutKey | null,
+): Tensor {
+  assert(base.dtype === input.dtype, `${base.label}: an adapter adds in the dtype of x`);
+  const x = key && p > 0 ? dropped(g, input, p, site, key) : input;
   const [m, n, k, r] = [x.shape[0]!, b.shape[0]!, a.shape[1]!, a.shape[0]!];
   const y = g.over(base);
   const u = g.empty([m, r], x.dtype, a.label);
   g.apply(loraFwd, { y, u, base, x, a, b }, { m, n, k, r, scale, dt: x.dtype });
-  g.release(u, base);
+  g.release(u, base, x === input ? null : x);
+  return y;
+}
+
+/** x with each element zero with probability p < 1, the others times 1/(1−p). */
+function dropped(g: Graph, x: Tensor, p: number, site: number, key: DropoutKey): Tensor {
+  const y = g.empty(x.shape, x.dtype, "dropout");
+  g.apply(
+    dropoutOp,
+    { y, x },
+    {
+      n: x.size,
+      seed: key.seed,
+      purpose: Purpose.dropout,
+      site,
+      step: key.step,
+      part: key.microBatch,
+      threshold: Math.min(Math.round(p * 2 ** 32), 2 ** 32 - 1),
+      scale: 1 / (1 - p),
+      dt: x.dtype,
+    },
+  );
   return y;
 }
 

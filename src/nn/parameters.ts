@@ -6,6 +6,8 @@
 import { assert } from "../core/errors.ts";
 import { f32ToBf16 } from "../core/float-formats.ts";
 import type { Buffer, Device } from "../device/device.ts";
+import { dequantize, type QuantizationScheme, roundTrip, type StoredFormat } from "../io/bitsandbytes.ts";
+import type { Weights } from "../io/hf-folder.ts";
 import {
   ceilDiv,
   Dtype,
@@ -14,14 +16,15 @@ import {
   type MomentCode,
   MomentDtype,
   packedLength,
-  type QuantCode,
+  quantBytes,
+  quantScales,
   sizeOf,
 } from "../ops/define.ts";
 import { copy, fill, packWeight, unpackWeight } from "../ops/elementwise.ts";
 import { dequantizeWeight, quantizeWeight } from "../ops/quant.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
 import { decodeMoments, encodeMoments, packRows, unpackRows } from "./moments.ts";
-import { QuantizedWeight } from "./quantized.ts";
+import { QuantizedWeight, type QuantPlan } from "./quantized.ts";
 import { loadStored, type StoredValues } from "./stored.ts";
 
 const ALIGN = 64;
@@ -39,6 +42,8 @@ export interface Parameter {
   /** Elements as kernels read them; of a quantized matrix its codes. */
   readonly tensor: Tensor;
   readonly quantized: QuantizedWeight | null;
+  /** What is done to plain values as they are loaded. */
+  readonly scheme: QuantizationScheme | null;
   /** Elements in the device layout, padding included. */
   readonly length: number;
   /** Low 16 bits of the float32 master of a trained bfloat16 matrix. */
@@ -60,7 +65,7 @@ export interface ParameterOptions {
   readonly gradientDtype?: DtypeCode;
   readonly roundsGradient?: (name: string) => boolean;
   /** How a frozen matrix is quantized; null: it is packed. */
-  readonly quantize?: (name: string) => QuantCode | null;
+  readonly quantize?: (name: string, shape: readonly number[]) => QuantPlan | null;
 }
 
 export class Parameters {
@@ -86,13 +91,14 @@ export class Parameters {
       const length = matrix ? packedLength(shape[0]!, shape[1]!, dtype) : shape[0]!;
       const rounds = matrix && dtype === Dtype.bf16 && (options.roundsGradient?.(name) ?? false);
       const gradientDtype = rounds ? (options.gradientDtype ?? Dtype.f32) : Dtype.f32;
-      const type = matrix ? (options.quantize?.(name) ?? null) : null;
-      assert(type === null || !options.trainable, `${name}: quantized weights are frozen`);
+      const plan = matrix ? (options.quantize?.(name, shape) ?? null) : null;
+      assert(plan === null || !options.trainable, `${name}: quantized weights are frozen`);
+      const [type, scheme] = [plan?.code ?? null, plan?.scheme ?? null];
       const bytes =
         type === null
           ? length * sizeOf(dtype)
-          : QuantizedWeight.bytes(name, shape as readonly [number, number], type);
-      return { name, shape, matrix, dtype, length, gradientDtype, type, bytes };
+          : quantBytes(shape[0]!, shape[1]!, type) + 4 * quantScales(shape[0]!, shape[1]!, type);
+      return { name, shape, matrix, dtype, length, gradientDtype, type, scheme, bytes };
     });
     const split = options.trainable && options.dtype === Dtype.bf16;
     const layout = (bytesOf: (plan: (typeof plans)[number]) => number, suffix: string) => {
@@ -137,6 +143,7 @@ export class Parameters {
         matrix: p.matrix,
         tensor,
         quantized,
+        scheme: p.scheme,
         length: p.length,
         remainder: p.matrix ? (remainders?.at(i) ?? null) : null,
         gradient: tensor.gradient,
@@ -210,6 +217,12 @@ export class Parameters {
     this.#store(values, p);
   }
 
+  /** Whether values can be taken straight from a file: not those that are rounded on the host first. */
+  takesStored(name: string): boolean {
+    const p = this.get(name);
+    return p.scheme === null || p.quantized !== null;
+  }
+
   /** Sets parameters straight from files, row-major float32 or bfloat16. Blocks until they are there. */
   loadStored(stored: ReadonlyMap<string, StoredValues>): void {
     // Remainders of bfloat16 values are zero: all of them at once, without touching fresh memory.
@@ -217,6 +230,18 @@ export class Parameters {
     if (exact) this.#remainders?.clear();
     const sources = [...stored].map(([name, values]) => ({ parameter: this.get(name), stored: values }));
     loadStored(this.device, sources, !exact);
+    if (!this.device.hasMemory) return;
+    for (const { parameter } of sources) parameter.quantized?.settle(parameter.scheme!);
+  }
+
+  /** Sets a matrix from the codes of a folder. Blocks until it is there. */
+  loadCodes(name: string, from: Weights, format: StoredFormat): void {
+    const p = this.get(name);
+    if (!this.device.hasMemory) return;
+    if (p.quantized) {
+      this.device.finish();
+      p.quantized.load(from, name, format);
+    } else this.load(name, dequantize(from, name, format));
   }
 
   /**
@@ -234,7 +259,9 @@ export class Parameters {
       "parameters are copied between models of one shape",
     );
     if (!this.device.hasMemory) return;
-    if (this.list.some((p) => p.quantized?.type !== other.get(p.name).quantized?.type)) {
+    const alike = (a: Parameter, b: Parameter) =>
+      a.quantized?.type === b.quantized?.type && (a.quantized !== null || a.scheme?.type === b.scheme?.type);
+    if (!this.list.every((p) => alike(p, other.get(p.name)))) {
       for (const { name } of this.list) this.load(name, other.read(name));
       return;
     }
@@ -275,7 +302,7 @@ export class Parameters {
   /** Row-major bfloat16 patterns of what the kernels see. */
   readBf16(name: string): Uint16Array {
     const p = this.get(name);
-    if (!p.matrix) return f32ToBf16(this.readRounded(name));
+    if (!p.matrix || p.quantized) return f32ToBf16(this.readRounded(name));
     const bytes = this.#unpack(p, p.tensor.storage!, p.tensor.dtype, null, Dtype.bf16);
     return new Uint16Array(bytes);
   }
@@ -362,7 +389,8 @@ export class Parameters {
     }
   }
 
-  #store(values: Float32Array, p: Parameter): void {
+  #store(given: Float32Array, p: Parameter): void {
+    const values = p.scheme && !p.quantized ? roundTrip(given, p.shape[1]!, p.scheme) : given;
     const to = p.tensor.storage!;
     const size = p.shape.reduce((a, b) => a * b, 1);
     assert(values.length === size, `${p.name}: ${values.length} values for shape [${p.shape}]`);
@@ -391,6 +419,7 @@ export class Parameters {
         });
       }
       this.device.finish();
+      if (p.scheme) p.quantized?.settle(p.scheme);
     } finally {
       staging.free();
     }

@@ -9,10 +9,16 @@ import { expectedTensors, type ModelConfig, type Weights } from "../io/hf-folder
 import { Dtype, type DtypeCode, type MomentCode } from "../ops/define.ts";
 import type { Graph } from "../tape/tape.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
-import { adapterNames, adapterShapes, type LoraOptions, loraScale } from "./adapters.ts";
+import { adaptedMaps, adapterNames, adapterShapes, type LoraOptions, savedName } from "./adapters.ts";
 import * as F from "./functional.ts";
 import { Parameters } from "./parameters.ts";
-import { type Quantization, QuantizedWeight, quantTypeOf } from "./quantized.ts";
+import {
+  type Quantization,
+  QuantizedWeight,
+  type QuantPlan,
+  quantizationNote,
+  quantPlans,
+} from "./quantized.ts";
 import { ropeTable } from "./rope.ts";
 import type { StoredValues } from "./stored.ts";
 
@@ -22,6 +28,8 @@ export interface PackedInput {
   readonly positions: Tensor;
   readonly segments: F.PackedSegments;
   readonly write: { readonly cache: KvCache; readonly slots: Tensor } | null;
+  /** Masks of a training pass; without it nothing is dropped. */
+  readonly dropout?: F.DropoutKey | null;
 }
 
 /** One token per sequence, keys in the cache. */
@@ -97,8 +105,8 @@ export class Decoder {
 
   /** Hidden states [T, C] after the final norm. */
   forward(g: Graph, input: PackedInput): Tensor {
-    const { ids, positions, segments, write } = input;
-    return this.#run(g, ids, [positions, segments.segments], (g, layer, i, q, k, v) => {
+    const { ids, positions, segments, write, dropout = null } = input;
+    return this.#run(g, ids, [positions, segments.segments], dropout, (g, layer, i, q, k, v) => {
       const { qr, kr } = this.#rotate(g, layer, q, k, positions);
       const cache = write?.cache.layers[i] ?? null;
       if (write && cache) F.appendKv(g, cache, kr, v, write.slots, this.shape);
@@ -146,32 +154,34 @@ export class Decoder {
     g: Graph,
     ids: Tensor,
     reads: readonly Tensor[],
+    dropout: F.DropoutKey | null,
     attend: (g: Graph, layer: Layer, index: number, q: Tensor, k: Tensor, v: Tensor) => Tensor,
   ): Tensor {
     const eps = this.config.rmsNormEps;
     if (this.options.maxPositions < 1) throw new UsageError("model opened without positions");
+    const linear = (g: Graph, x: Tensor, map: F.Linear) => F.linear(g, x, map, x.dtype, dropout);
     let h = F.embed(g, ids, this.network.embedding, this.options.dtype);
     let delta: Tensor | null = null;
     this.network.layers.forEach((layer, i) => {
       const block = (g: Graph, inputs: readonly Tensor[]): readonly Tensor[] => {
         const first = F.rmsNorm(g, inputs[0]!, inputs[1] ?? null, layer.inputNorm, eps);
-        const q = F.linear(g, first.y, layer.q);
-        const k = F.linear(g, first.y, layer.k);
-        const v = F.linear(g, first.y, layer.v);
+        const q = linear(g, first.y, layer.q);
+        const k = linear(g, first.y, layer.k);
+        const v = linear(g, first.y, layer.v);
         g.release(first.y);
         const o = attend(g, layer, i, q, k, v);
         g.release(q, k, v);
-        const mixed = F.linear(g, o, layer.o);
+        const mixed = linear(g, o, layer.o);
         g.release(o);
         const second = F.rmsNorm(g, first.h, mixed, layer.postNorm, eps);
         g.release(mixed);
         if (first.h !== inputs[0]) g.release(first.h);
-        const gate = F.linear(g, second.y, layer.gate);
-        const up = F.linear(g, second.y, layer.up);
+        const gate = linear(g, second.y, layer.gate);
+        const up = linear(g, second.y, layer.up);
         g.release(second.y);
         const act = F.swiglu(g, gate, up);
         g.release(gate, up);
-        const out = F.linear(g, act, layer.down);
+        const out = linear(g, act, layer.down);
         g.release(act);
         return [second.h, out];
       };
@@ -236,12 +246,26 @@ export class Transformer extends Decoder {
   readonly adapters: Parameters | null;
   /** The same weights without the adapters: the reference of a run that trains them. */
   readonly base: Decoder;
+  /** What a user should know about how quantized weights are held. */
+  readonly quantizationNote: string | null;
   readonly #ropeBuffer: Buffer;
 
   constructor(device: Device, config: ModelConfig, options: TransformerOptions, label = "model") {
     const { dtype, trainable, lora = null } = options;
     const { momentDtype = Dtype.f32, gradientDtype = Dtype.f32, quantization } = options;
     const shapes = expectedTensors(config);
+    if (config.quantization && trainable && lora === null)
+      throw new UsageError(
+        "quantized weights cannot be trained",
+        label,
+        "train low-rank adapters on them (--lora true), or take the plain model",
+      );
+    const planOf = quantPlans(config, quantization ?? null, label);
+    const plans = new Map<string, QuantPlan>();
+    for (const [name, shape] of shapes) {
+      const plan = shape.length === 2 ? planOf(name, shape) : null;
+      if (plan) plans.set(name, plan);
+    }
     const parameters = new Parameters(
       device,
       shapes,
@@ -251,7 +275,7 @@ export class Transformer extends Decoder {
         momentDtype,
         gradientDtype,
         roundsGradient: (name) => name.endsWith("_proj.weight"),
-        ...(quantization ? { quantize: (name: string) => quantTypeOf(name, quantization) } : {}),
+        quantize: (name) => plans.get(name) ?? null,
       },
       label,
     );
@@ -276,23 +300,36 @@ export class Transformer extends Decoder {
       finalNorm: parameters.tensor("model.norm.weight"),
       rope: { table, maxPositions: positions },
     };
+    const maps = new Map<string, F.Adapter>();
+    if (adapters && lora)
+      for (const [site, { module, scale }] of adaptedMaps(shapes, lora).entries()) {
+        const names = adapterNames(module);
+        const [a, b] = [adapters.tensor(names.a), adapters.tensor(names.b)];
+        maps.set(module, { a, b, scale, dropout: lora.dropout ?? 0, site });
+      }
     const withAdapters = (module: string): readonly F.Adapter[] => {
-      const names = adapterNames(module);
-      const [a, b] = [adapters?.maybe(names.a), adapters?.maybe(names.b)];
-      return a && b ? [{ a, b, scale: loraScale(lora!) }] : [];
+      const adapter = maps.get(module);
+      return adapter ? [adapter] : [];
     };
-    super(device, config, options, { ...network, layers: layersOf(config, parameters, withAdapters) });
+    const head = adapters?.maybe(savedName("score.weight")) ?? network.head;
+    super(device, config, options, { ...network, head, layers: layersOf(config, parameters, withAdapters) });
     this.base = adapters
       ? new Decoder(device, config, options, { ...network, layers: layersOf(config, parameters, () => []) })
       : this;
     this.parameters = parameters;
     this.adapters = adapters;
+    this.quantizationNote = quantizationNote(config, plans);
     this.#ropeBuffer = ropeBuffer;
   }
 
-  /** What an optimizer changes: the adapters if there are any. */
+  /** What an optimizer changes: the adapters if there are any, with their copy of a value head. */
   get trained(): Parameters {
     return this.adapters ?? this.parameters;
+  }
+
+  /** Probability with which a training pass drops inputs of adapters: it computes something else than the sampler then. */
+  get dropout(): number {
+    return this.options.lora?.dropout ?? 0;
   }
 
   get bytes(): Parameters["bytes"] {
@@ -304,15 +341,21 @@ export class Transformer extends Decoder {
     };
   }
 
-  /** Reads every parameter from a model folder whose names and shapes have been checked. */
-  loadWeights(weights: Weights): void {
+  /** Reads every parameter but the `absent` ones from a model folder whose names and shapes have been checked. */
+  loadWeights(weights: Weights, absent: ReadonlySet<string> = new Set()): void {
     const files = new Map<string, number>();
     const direct = new Map<string, StoredValues>();
     try {
       for (const { name } of this.parameters.list) {
+        if (absent.has(name)) continue;
+        const format = this.config.quantization?.stored.get(name);
+        if (format) {
+          this.parameters.loadCodes(name, weights, format);
+          continue;
+        }
         const { path, begin, bytes, dtype } = weights.source(name);
         const code = { F32: Dtype.f32, BF16: Dtype.bf16 }[dtype as string];
-        if (code === undefined) {
+        if (code === undefined || !this.parameters.takesStored(name)) {
           this.parameters.load(name, weights.readFloat32(name));
           continue;
         }

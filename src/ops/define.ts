@@ -4,6 +4,7 @@
  */
 import type { ArgsOf, DtypeCode, Operation, Params, Tensors, View } from "../device/operation.ts";
 
+export * from "../core/nf4.ts";
 export * from "../device/operation.ts";
 
 /** What a gradient rule may ask for and do. Implemented by the tape. */

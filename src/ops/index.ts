@@ -1,6 +1,7 @@
 import * as attention from "./attention.ts";
 import * as decode from "./decode.ts";
 import { type OpDef, registerOperations } from "./define.ts";
+import * as dropout from "./dropout.ts";
 import * as elementwise from "./elementwise.ts";
 import * as embedding from "./embedding.ts";
 import * as gemm from "./gemm.ts";
@@ -22,6 +23,7 @@ const families = {
   elementwise,
   decode,
   lora,
+  dropout,
   quant,
 };
 

@@ -1,15 +1,20 @@
 import { defineForward, defineOp, inout, input, optional, output } from "./define.ts";
 
 /*
- * Frozen weights [n, k] as codes and float32 scales.
- *   int8  w ≈ c·s, one scale a row: c = round(w·(127/absmax)), s = absmax/127
- *   nf4   w ≈ code[c]·s, one scale for 64 values along k: c the nearest of 16 codes to w/absmax, s = absmax
- * A block whose largest value is below 2⁻¹²⁰ has scale 0. In a product codes have the type of x (int8 is exact in
- * bfloat16, the 16 codes are rounded) and scales stay float32:
+ * Frozen weights [n, k] as codes and float32 scales, by bitsandbytes' rules (src/io/bitsandbytes.ts), so that quantizing
+ * at load and opening a folder that it saved give the same bits:
+ *   int8  w is rounded to float16 first; w ≈ c·s, one scale a row: c = round(w·(127·(1/absmax))), ties to even,
+ *         s = absmax/127
+ *   nf4   w ≈ code[c]·s, one scale for 64 values along k: c = number of midpoints between codes below w·(1/absmax),
+ *         s = absmax; a block below NF4_SMALLEST counts as zeros (bitsandbytes goes on to 1e-38). With double quantization the host then puts in the place of each scale
+ *         what its byte stands for (QuantizedWeight.settle)
+ * A row or block with a value that is not finite (int8: or beyond float16) has a scale that is not. In a product codes
+ * have the type of x (int8 is exact in bfloat16, the 16 codes are rounded) and scales stay float32:
  *   int8  y = (one chain over k of x·c)·s
  *   nf4   y = Σ over blocks in order, fma(s, one chain over the block of x·code[c], y)
  * Layouts, padding zero: int8 bytes [n/32][k/2][32][2] as bfloat16 weights lie; nf4 16-bit words [n/32][k/8][32][2]:
  * word p of an output holds columns 8b + 2s + p, step s in bits 4s…4s+3. Scales: int8 [n], nf4 [n/32][k/64][32].
+ * What this layout cannot hold (fp4, blocks that are no multiple of 64, blocks over row ends) lies dequantized.
  */
 
 /** dx[m,k] (+)= dy[m,n] · w[n,k], w dequantized and rounded to dt. One chain over n per output. */

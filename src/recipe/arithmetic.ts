@@ -1,8 +1,7 @@
 /** GRPO on problems whose answer is an integer. */
-import type { Tokenizer } from "../io/tokenizer.ts";
 import { scoreRollouts } from "../reward/registry.ts";
 import { ruleRegistry } from "../reward/rules.ts";
-import { readPrompts } from "../run/data.ts";
+import { readPrompts, shuffled } from "../run/data.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import { runGrpo } from "./grpo.ts";
@@ -16,6 +15,7 @@ export interface ArithmeticSettings extends GrpoSettings {
   readonly eval_file: string;
   readonly kl_coeff: number;
   readonly gamma: number;
+  readonly num_train_steps: number;
   readonly correct_reward: number;
   readonly wrong_reward: number;
 }
@@ -27,18 +27,32 @@ export async function trainArithmetic(
 ): Promise<void> {
   const { correct_reward, wrong_reward } = settings;
   const reward = ruleRegistry().bind("arithmetic", { correct_reward, wrong_reward });
-  const read = (file: string) => (tokenizer: Tokenizer) =>
-    readPrompts(resolveBuiltin(file), tokenizer, settings.max_prompt_length, ["answer"]);
+  const source = folderSource(resolveBuiltin(settings.model_name), settings.model_name);
+  const read = (file: string) =>
+    readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, ["answer"]);
+  const prompts = read(settings.train_file);
+  const held = read(settings.eval_file).slice(0, settings.eval_num_prompts);
   await runGrpo(
     {
       settings,
       beta: settings.kl_coeff,
       gamma: settings.gamma,
-      source: folderSource(resolveBuiltin(settings.model_name)),
+      source,
       sourceName: settings.model_name,
-      prompts: read(settings.train_file),
-      held: read(settings.eval_file),
-      score: (rollouts, step) => scoreRollouts("arithmetic", reward, rollouts, { step }),
+      decodedTogether: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
+      prompts: {
+        training: shuffled(prompts, settings.seed),
+        held,
+        longest: prompts.reduce((most, prompt) => Math.max(most, prompt.ids.length), 0),
+        description: `${prompts.length} training and ${held.length} evaluation prompts`,
+      },
+      openReward: () => ({
+        score: (rollouts, step) => scoreRollouts("arithmetic", reward, rollouts, { step }),
+        bytes: 0,
+        lines: [],
+        dispose: () => {},
+      }),
+      totalSteps: () => settings.num_train_steps,
     },
     reporter,
     control,

@@ -1,12 +1,14 @@
 /** Wiring shared by all GRPO recipes: settings to options, memory plan, policy step, task and loop. */
+import { UsageError } from "../core/errors.ts";
 import type { Prompt } from "../core/records.ts";
 import type { Device } from "../device/device.ts";
-import type { Tokenizer } from "../io/tokenizer.ts";
 import { REINFORCE_ADVANTAGE, TRL_ADVANTAGE } from "../loss/advantage.ts";
 import { describeLoss, policyOptions } from "../loss/options.ts";
+import type { Quantization } from "../nn/quantized.ts";
 import { learningRateFactor } from "../nn/schedule.ts";
 import { KvStore } from "../rollout/kv.ts";
-import { loadGeneration } from "../run/checkpoint.ts";
+import type { TrainState } from "../run/checkpoint.ts";
+import type { ItemSource } from "../run/data.ts";
 import { runLoop } from "../run/loop.ts";
 import { openDevice } from "../run/open-model.ts";
 import { PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-step.ts";
@@ -16,6 +18,24 @@ import { StepMemory } from "../tape/tape.ts";
 import type { GrpoSettings } from "./settings.ts";
 import { openTrained, planMemory, type Source, type Trained } from "./setup.ts";
 
+export interface JobPrompts {
+  readonly training: ItemSource<Prompt>;
+  /** Those of evaluations. */
+  readonly held: readonly Prompt[];
+  /** Tokens of the longest one: what memory is planned for. */
+  readonly longest: number;
+  readonly description: string;
+}
+
+/** What gives rewards, and the memory it holds. */
+export interface OpenedReward {
+  readonly score: Score;
+  readonly bytes: number;
+  /** Of the run header. */
+  readonly lines: readonly string[];
+  dispose(): void;
+}
+
 export interface GrpoJob {
   readonly settings: GrpoSettings;
   /** Weight of the KL term, under whatever name the recipe has for it. */
@@ -23,29 +43,37 @@ export interface GrpoJob {
   readonly gamma: number;
   readonly source: Source;
   readonly sourceName: string;
-  readonly prompts: (tokenizer: Tokenizer) => readonly Prompt[];
-  readonly held: (tokenizer: Tokenizer) => readonly Prompt[];
-  readonly score: Score;
+  readonly referenceQuantization?: Quantization | null;
+  /** Sequences decoded at once. */
+  readonly decodedTogether: number;
+  readonly prompts: JobPrompts;
+  readonly openReward: (memory: StepMemory) => OpenedReward;
+  readonly totalSteps: (state: TrainState) => number;
 }
 
 export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunControl): Promise<void> {
-  const { settings } = job;
+  const { settings, prompts } = job;
   const options = stepOptions(job);
   const { tokenizer, config } = job.source;
-  const prompts = job.prompts(tokenizer);
-  const held = job.held(tokenizer).slice(0, settings.eval_num_prompts);
   const promptsPerBatch = settings.batch_size * settings.grad_accum_steps;
   const open = (device: Device) =>
     openTrained(device, job.source, settings, control, {
       maxPositions: settings.max_prompt_length + settings.max_completion_length,
       reference: job.beta !== 0,
+      referenceQuantization: job.referenceQuantization ?? null,
     });
 
   const plan = await planMemory(open, async (trained, memory) => {
-    const longest = [...prompts].sort((a, b) => b.ids.length - a.ids.length);
-    const batch = Array.from({ length: promptsPerBatch }, (_, i) => longest[i % longest.length]!);
+    if (trained.model.dropout > 0 && settings.top_entropy_quantile < 1)
+      throw new UsageError(
+        "the entropies of a step are counted without dropout",
+        "top_entropy_quantile",
+        "set --lora_dropout 0",
+      );
+    const batch = Array.from({ length: promptsPerBatch }, (_, index) => longPrompt(prompts.longest, index));
     const alternate: Score = async (rollouts) =>
       rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} }));
+    const reward = job.openReward(memory);
     const step = policyStep(job, options, trained, memory, alternate);
     await step.generate(1, batch);
     await step.update(1, 0);
@@ -54,24 +82,50 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
       config.numLayers *
       KvStore.pageBytes(trained.model.shape, trained.model.options.dtype);
     step.dispose();
-    return { kv };
+    reward.dispose();
+    return { kv, ...(reward.bytes > 0 ? { reward: reward.bytes } : {}) };
   });
 
   const trained = open(openDevice(settings.device, settings.threads));
   const memory = new StepMemory(trained.device);
+  let reward: OpenedReward | null = null;
   try {
-    const step = policyStep(job, options, trained, memory, job.score);
+    reward = job.openReward(memory);
+    const step = policyStep(job, options, trained, memory, reward.score);
     const { state } = trained;
-    if (state.generation) step.restore(state.generation.step, loadGeneration(state.generation, prompts));
+    const totalSteps = job.totalSteps(state);
+    const factor = learningRateFactor({
+      schedule: settings.lr_schedule,
+      totalSteps,
+      warmup: settings.warmup_steps,
+    });
+    const { training, held, description } = prompts;
+    const task = new PolicyTask(
+      step,
+      trained.model,
+      tokenizer,
+      training,
+      held,
+      {
+        recipe: settings.recipe,
+        promptsPerBatch,
+        learningRate: (done) => settings.learning_rate * factor(done),
+        initialHash: state.initial_sha256,
+        checkpointConfig: control.checkpointConfig,
+      },
+      state,
+    );
     reporter.plan({
       bytes: plan,
       totalBytes: Object.values(plan).reduce((a, b) => a + b, 0),
-      totalSteps: settings.num_train_steps,
+      totalSteps,
       startStep: state.step,
       lines: [
         `model ${job.sourceName}: ${config.architecture}, ${trained.model.parameters.count} parameters, ${settings.dtype}`,
         `device: ${trained.device.describe()}`,
-        `data ${prompts.length} training and ${held.length} evaluation prompts`,
+        ...trained.lines,
+        `data ${description}`,
+        ...reward.lines,
         describeLoss(options.loss, {
           advantage: options.advantage,
           temperature: settings.temperature,
@@ -81,38 +135,32 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
         ...(job.gamma === 1 ? [] : [`advantages discounted by ${job.gamma} a token`]),
       ],
     });
-    const factor = learningRateFactor({
-      schedule: settings.lr_schedule,
-      totalSteps: settings.num_train_steps,
-      warmup: settings.warmup_steps,
-    });
-    const task = new PolicyTask(step, trained.model, tokenizer, prompts, held, {
-      recipe: settings.recipe,
-      seed: settings.seed,
-      promptsPerBatch,
-      learningRate: (done) => settings.learning_rate * factor(done),
-      initialHash: state.initial_sha256,
-      checkpointConfig: control.checkpointConfig,
-    });
     await runLoop(
       task,
       {
-        totalSteps: settings.num_train_steps,
+        totalSteps,
         startStep: state.step,
         evalEvery: settings.eval_every,
         saveEvery: settings.save_every,
         keepCheckpoints: settings.keep_checkpoints,
         logEvery: settings.log_every,
         saveRollouts: settings.save_rollouts,
+        ...(settings.log_dir === undefined ? {} : { logDir: settings.log_dir }),
       },
       reporter,
       control,
     );
     step.dispose();
   } finally {
+    reward?.dispose();
     memory.dispose();
     trained.dispose();
   }
+}
+
+/** A prompt whose tokens do not matter. */
+function longPrompt(length: number, index: number): Prompt {
+  return { index, text: "", ids: new Int32Array(length), fields: {} };
 }
 
 function policyStep(
@@ -133,7 +181,7 @@ function policyStep(
     score,
     options,
     {
-      maxBatch: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
+      maxBatch: job.decodedTogether,
       maxLength,
       prefillTokens: Math.max(settings.max_prompt_length, Math.min(settings.micro_batch_tokens, 2048)),
     },

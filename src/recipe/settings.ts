@@ -27,9 +27,30 @@ export interface ScheduleSettings {
   readonly save_every: number;
   readonly keep_checkpoints: number;
   readonly log_every: number;
+  readonly log_dir?: string;
 }
 
-export interface TrainSettings extends DeviceSettings, OptimizerSettings, ScheduleSettings {
+/** What the flags of adapters say where nobody gives them: those of the schemas. */
+export const LORA_DEFAULTS = {
+  lora_r: 16,
+  lora_alpha: 32,
+  lora_dropout: 0.05,
+  lora_target_modules: "q_proj,k_proj,v_proj,o_proj",
+  use_rslora: false,
+} as const;
+
+export interface LoraSettings {
+  readonly lora: boolean;
+  readonly adapter: string | null;
+  readonly lora_r: number;
+  readonly lora_alpha: number;
+  readonly lora_dropout: number;
+  readonly lora_target_modules: string;
+  readonly use_rslora: boolean;
+  readonly base_quant_type: "none" | "int8" | "int4";
+}
+
+export interface TrainSettings extends DeviceSettings, OptimizerSettings, ScheduleSettings, LoraSettings {
   readonly recipe: string;
   readonly seed: number;
   readonly micro_batch_tokens: number;
@@ -37,8 +58,37 @@ export interface TrainSettings extends DeviceSettings, OptimizerSettings, Schedu
   readonly reference_offload?: boolean;
 }
 
+/** What the recipes on preferences name otherwise than the others. */
+export interface HhSettings extends DeviceSettings, LoraSettings, Omit<OptimizerSettings, "learning_rate"> {
+  readonly model: string;
+  readonly dataset: string;
+  readonly log_dir: string;
+  readonly seed: number;
+  readonly epochs: number;
+  readonly num_train_steps: number | null;
+  readonly batch_size: number;
+  readonly lr: number;
+  readonly eval_steps: number;
+  readonly save_steps: number;
+  readonly keep_checkpoints: number;
+  readonly log_every: number;
+  readonly micro_batch_tokens: number;
+  readonly gradient_checkpointing: boolean;
+}
+
+/** The same settings under the names that the training loop has for them. */
+export function trainSettings<S extends HhSettings & { readonly recipe: string }>(
+  settings: S,
+): S & TrainSettings {
+  return {
+    ...settings,
+    learning_rate: settings.lr,
+    eval_every: settings.eval_steps,
+    save_every: settings.save_steps,
+  };
+}
+
 export interface GrpoSettings extends TrainSettings {
-  readonly num_train_steps: number;
   readonly batch_size: number;
   readonly group_size: number;
   readonly num_iterations: number;

@@ -2,14 +2,19 @@
 import { UsageError } from "../core/errors.ts";
 import { Device } from "../device/device.ts";
 import { checkWeights, type ModelConfig, openWeights } from "../io/hf-folder.ts";
+import { isAdapterFolder } from "../io/peft-folder.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { initialiseAdapters } from "../nn/adapters.ts";
 import { AdamW } from "../nn/optimizer.ts";
+import type { Quantization } from "../nn/quantized.ts";
 import { Transformer } from "../nn/transformer.ts";
 import { loadOptimizer, readTrainState, type TrainState } from "../run/checkpoint.ts";
-import { dtypeCode, momentCode, openTokenizer, readCausalConfig, weightsHash } from "../run/open-model.ts";
+import { dtypeCode, loadAdapters, momentCode, openTokenizer, readCausalConfig } from "../run/open-model.ts";
 import { Reference } from "../run/reference.ts";
 import { bytesText, type RunControl } from "../run/reporter.ts";
 import { StepMemory } from "../tape/tape.ts";
+import { baseName } from "./base.ts";
+import { baseQuantization, describeLora, loraRun } from "./lora.ts";
 import type { TrainSettings } from "./settings.ts";
 
 export interface Trained {
@@ -19,6 +24,8 @@ export interface Trained {
   readonly tokenizer: Tokenizer;
   readonly optimizer: AdamW;
   readonly state: TrainState;
+  /** What the run header says of adapters. */
+  readonly lines: readonly string[];
   dispose(): void;
 }
 
@@ -26,19 +33,31 @@ export interface Trained {
 export interface Source {
   readonly config: ModelConfig;
   readonly tokenizer: Tokenizer;
-  /** Fills a model with the weights of step 0. */
+  /** What adapters of it call it: a folder or a name. */
+  readonly name: string;
+  /** Fills a model with the weights of step 0; adapters are left alone. */
   load(model: Transformer): void;
+  /** sha256 of these weights, the same whatever device, type and layout they are loaded to. */
+  hash(model: Transformer): string;
 }
 
-export function folderSource(folder: string): Source {
+/** A model folder, which the flags call `given`. */
+export function folderSource(folder: string, given = folder): Source {
+  if (isAdapterFolder(folder))
+    throw new UsageError("an adapter, not a model", folder, `give --model BASE --adapter ${folder}`);
   const config = readCausalConfig(folder);
   return {
     config,
     tokenizer: openTokenizer(folder, config),
+    name: baseName(given),
     load: (model) => {
       using weights = openWeights(folder);
       checkWeights(config, weights);
       model.loadWeights(weights);
+    },
+    hash: () => {
+      using weights = openWeights(folder);
+      return weights.digest();
     },
   };
 }
@@ -48,6 +67,8 @@ export interface SetupOptions {
   readonly maxPositions: number;
   /** Whether the policy of step 0 is kept beside the trained one. */
   readonly reference: boolean;
+  /** How that one is quantized; its weights are the policy's otherwise. */
+  readonly referenceQuantization?: Quantization | null;
 }
 
 export function openTrained(
@@ -67,6 +88,7 @@ export function openTrained(
     );
   }
   const dtype = dtypeCode(settings.dtype);
+  const lora = loraRun(settings, config, source.name, control.resumeFrom);
   const model = new Transformer(
     device,
     config,
@@ -77,17 +99,35 @@ export function openTrained(
       gradientDtype: dtypeCode(settings.gradient_dtype),
       maxPositions,
       checkpointing: settings.gradient_checkpointing,
+      lora: lora?.options ?? null,
+      quantization: baseQuantization(settings),
     },
     "policy",
   );
-  const frozen = options.reference
-    ? new Transformer(device, config, { dtype, trainable: false, maxPositions }, "reference")
-    : null;
-  let state: TrainState = { step: 0, recipe: settings.recipe, initial_sha256: "", generation: null };
+  // With adapters the model without them is the reference.
+  const { referenceQuantization = null } = options;
+  const frozen =
+    options.reference && (!lora || referenceQuantization)
+      ? new Transformer(
+          device,
+          config,
+          { dtype, trainable: false, maxPositions, quantization: referenceQuantization },
+          "reference",
+        )
+      : null;
+  let state: TrainState = {
+    step: 0,
+    recipe: settings.recipe,
+    initial_sha256: "",
+    cursor: { position: 0, examples: 0 },
+    generation: null,
+  };
   if (device.hasMemory) {
     source.load(model);
-    const initial = weightsHash(model);
+    const initial = source.hash(model);
     frozen?.copyFrom(model);
+    if (model.adapters && lora?.folder) loadAdapters(model, lora.folder);
+    else if (model.adapters) initialiseAdapters(model.adapters, model.parameters, settings.seed);
     state = { ...state, initial_sha256: initial };
     if (control.resumeFrom !== null) {
       state = readTrainState(control.resumeFrom);
@@ -102,18 +142,27 @@ export function openTrained(
         throw new UsageError(
           "the starting model is not the one this run began with",
           control.resumeFrom,
-          "restore the model folder: it is the reference of the KL term",
+          lora
+            ? "restore the model folder that the adapters are for"
+            : "restore the model folder: it is the reference of the KL term",
         );
       }
-      using weights = openWeights(control.resumeFrom);
-      checkWeights(config, weights);
-      model.loadWeights(weights);
+      if (!lora) {
+        using weights = openWeights(control.resumeFrom);
+        checkWeights(config, weights);
+        model.loadWeights(weights);
+      }
       loadOptimizer(control.resumeFrom, model);
     }
   }
-  const reference =
-    frozen &&
-    (settings.reference_offload ? Reference.offloaded(frozen, source.load) : Reference.kept(frozen));
+  const reference = ((): Reference | null => {
+    if (!options.reference) return null;
+    if (!frozen) return Reference.kept(model.base, settings.adapter === null);
+    const isStart = referenceQuantization === null && settings.adapter === null;
+    return settings.reference_offload
+      ? Reference.offloaded(frozen, source.load, isStart)
+      : Reference.kept(frozen, isStart);
+  })();
   const optimizer = new AdamW(model.trained, {
     beta1: settings.adam_beta1,
     beta2: settings.adam_beta2,
@@ -131,6 +180,10 @@ export function openTrained(
     tokenizer,
     optimizer,
     state,
+    lines: [
+      ...(lora ? [describeLora(lora, config, model.trained.count)] : []),
+      ...(model.quantizationNote ? [model.quantizationNote] : []),
+    ],
     dispose: () => {
       model.dispose();
       frozen?.dispose();
@@ -139,22 +192,31 @@ export function openTrained(
   };
 }
 
+/** Optimizer steps of a whole run on `examples` of them, `perStep` a step from where `state` has come to. */
+export function stepsOf(
+  examples: number,
+  perStep: number,
+  { step, cursor }: Pick<TrainState, "step" | "cursor">,
+): number {
+  return step + Math.max(0, Math.ceil((examples - cursor.examples) / perStep));
+}
+
 /** Bytes by purpose, found by running one step of the largest shape on the device that computes nothing. */
 export async function planMemory(
   open: (device: Device) => Trained,
-  step: (trained: Trained, memory: StepMemory) => Promise<{ readonly kv: number }>,
+  step: (trained: Trained, memory: StepMemory) => Promise<Readonly<Record<string, number>>>,
 ): Promise<Record<string, number>> {
   const trained = open(Device.open("null"));
   const memory = new StepMemory(trained.device);
   try {
-    const { kv } = await step(trained, memory);
+    const further = await step(trained, memory);
     const policy = trained.model.bytes;
     const reference = trained.reference?.bytes ?? 0;
     const bytes = {
       weights: policy.weights + reference,
       gradients: policy.gradients,
       optimizer: policy.optimizer,
-      kv,
+      ...further,
       activations: memory.peak,
     };
     refuseTooLarge(bytes);

@@ -4,16 +4,16 @@ import { UsageError } from "../core/errors.ts";
 import type { Device } from "../device/device.ts";
 import { parseModelConfig } from "../io/hf-folder.ts";
 import { learningRateFactor } from "../nn/schedule.ts";
-import { saveCheckpoint } from "../run/checkpoint.ts";
+import { type DataCursor, saveCheckpoint } from "../run/checkpoint.ts";
 import { readExamples, Shuffle } from "../run/data.ts";
 import { runLoop, type Task } from "../run/loop.ts";
-import { initialise, openDevice, openTokenizer, saveModel } from "../run/open-model.ts";
+import { initialise, openDevice, openTokenizer, saveModel, weightsHash } from "../run/open-model.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { SupervisedStep } from "../run/supervised-step.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import type { TrainSettings } from "./settings.ts";
-import { folderSource, openTrained, planMemory, type Source } from "./setup.ts";
+import { folderSource, openTrained, planMemory, type Source, stepsOf } from "./setup.ts";
 
 export interface SftSettings extends TrainSettings {
   readonly recipe: "sft";
@@ -41,8 +41,6 @@ export async function trainSft(
   const examples = readExamples(settings.dataset, source.tokenizer, maxLength);
   const held = settings.eval_file ? readExamples(settings.eval_file, source.tokenizer, maxLength) : [];
   const perStep = settings.batch_size * settings.grad_accum_steps;
-  const totalSteps =
-    settings.num_train_steps ?? Math.ceil(((settings.epochs ?? 1) * examples.length) / perStep);
   const options = { microBatchTokens: settings.micro_batch_tokens, trainOnPrompt: settings.train_on_prompt };
   const open = (device: Device) =>
     openTrained(device, source, settings, control, { maxPositions: maxLength, reference: false });
@@ -60,6 +58,8 @@ export async function trainSft(
   const memory = new StepMemory(trained.device);
   try {
     const { model, tokenizer, state } = trained;
+    const totalSteps =
+      settings.num_train_steps ?? stepsOf((settings.epochs ?? 1) * examples.length, perStep, state);
     const step = new SupervisedStep(memory, model, trained.optimizer, options);
     const shuffle = new Shuffle(examples.length, settings.seed);
     const factor = learningRateFactor({
@@ -75,13 +75,19 @@ export async function trainSft(
       lines: [
         `model ${source.config.architecture}, ${model.parameters.count} parameters, ${settings.dtype}`,
         `device: ${trained.device.describe()}`,
+        ...trained.lines,
         `data ${examples.length} training and ${held.length} held-out examples`,
         `loss = -mean log pi over ${settings.train_on_prompt ? "all" : "completion"} tokens of the step`,
       ],
     });
+    // A resumed run goes on where it was, at whatever batch size it has now.
+    const cursorAfter = (n: number): DataCursor => {
+      const position = state.cursor.position + (n - state.step) * perStep;
+      return { position, examples: position };
+    };
     const task: Task = {
       step: (n) => {
-        const items = shuffle.slice((n - 1) * perStep, perStep).map((i) => examples[i]!);
+        const items = shuffle.slice(cursorAfter(n - 1).position, perStep).map((i) => examples[i]!);
         return step.update(items, n, settings.learning_rate * factor(n - 1));
       },
       evaluate: async () => (held.length > 0 ? step.evaluate(held) : null),
@@ -95,7 +101,13 @@ export async function trainSft(
           name,
           model,
           tokenizer,
-          { step: n, recipe: settings.recipe, initial_sha256: state.initial_sha256, generation: null },
+          {
+            step: n,
+            recipe: settings.recipe,
+            initial_sha256: state.initial_sha256,
+            cursor: cursorAfter(n),
+            generation: null,
+          },
           control.checkpointConfig,
         ),
     };
@@ -121,7 +133,7 @@ export async function trainSft(
 }
 
 function sourceOf(settings: SftSettings): Source {
-  if (settings.model) return folderSource(resolveBuiltin(settings.model));
+  if (settings.model) return folderSource(resolveBuiltin(settings.model), settings.model);
   if (!settings.init || !settings.tokenizer)
     throw new UsageError("sft needs --model, or --init with --tokenizer");
   const { init } = settings;
@@ -129,6 +141,8 @@ function sourceOf(settings: SftSettings): Source {
   return {
     config,
     tokenizer: openTokenizer(settings.tokenizer, config),
+    name: init,
     load: (model) => initialise(model, settings.seed),
+    hash: weightsHash,
   };
 }

@@ -1,5 +1,5 @@
 /** Log-probabilities of given completions by the packed forward pass: reference, scoring API and training alike. */
-import type { SampledScores, Scores } from "../nn/functional.ts";
+import type { DropoutKey, SampledScores, Scores } from "../nn/functional.ts";
 import type { Decoder } from "../nn/transformer.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
@@ -41,7 +41,8 @@ export function uploadRow(g: Graph, row: PackedRow) {
 
 /**
  * Runs the forward pass of one packed row up to log-probabilities and entropies, or with what the sampler
- * recorded for every target of the row in their place. The caller releases them.
+ * recorded for every target of the row in their place; a training pass has a key of its `dropout`. The caller releases
+ * them.
  */
 export function forwardRow(
   g: Graph,
@@ -49,9 +50,10 @@ export function forwardRow(
   row: PackedRow,
   temperature: number,
   sampled: SampledScores | null = null,
+  dropout: DropoutKey | null = null,
 ): Scores {
   const input = uploadRow(g, row);
-  const hidden = model.forward(g, input);
+  const hidden = model.forward(g, { ...input, dropout });
   const result = model.score(g, hidden, input.index, input.targets, temperature, sampled);
   g.release(hidden);
   input.release();
@@ -59,10 +61,15 @@ export function forwardRow(
 }
 
 /** Runs the forward pass of packed sequences up to their rewards [R, 1], float32. The caller releases them. */
-export function forwardRewards(g: Graph, model: Decoder, row: PackedSequences): Tensor {
+export function forwardRewards(
+  g: Graph,
+  model: Decoder,
+  row: PackedSequences,
+  dropout: DropoutKey | null = null,
+): Tensor {
   const input = uploadTokens(g, row);
   const last = g.upload(row.last, "last rows");
-  const hidden = model.forward(g, input);
+  const hidden = model.forward(g, { ...input, dropout });
   const rewards = model.rewards(g, hidden, last);
   g.release(hidden, last);
   input.release();

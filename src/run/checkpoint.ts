@@ -12,7 +12,7 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { Dtype } from "../ops/define.ts";
 import { saveModel } from "./open-model.ts";
-import type { Generation } from "./policy-step.ts";
+import type { Generation, GenerationPlan } from "./policy-step.ts";
 
 const OPTIMIZER = "optimizer.safetensors";
 
@@ -22,12 +22,25 @@ export interface TrainState {
   readonly recipe: string;
   /** sha256 of the policy at step 0: the reference, and proof that a resumed run starts from the same model. */
   readonly initial_sha256: string;
+  /** Where the passes over the data go on, at whatever batch size. */
+  readonly cursor: DataCursor;
   /** A generated batch from which steps are still to be made. */
   readonly generation: SavedGeneration | null;
 }
 
+export interface DataCursor {
+  /** Of the shuffled passes over all rows, those passed over included. */
+  readonly position: number;
+  /** Examples (pairs, prompts) trained on. */
+  readonly examples: number;
+}
+
 interface SavedGeneration {
   readonly step: number;
+  /** How its steps divide it: a resumed run may have other settings for the generations to come. */
+  readonly plan: GenerationPlan;
+  /** Where its prompts were drawn. */
+  readonly position: number;
   readonly rollouts: readonly {
     readonly prompt: number;
     readonly completion: number;
@@ -41,9 +54,11 @@ interface SavedGeneration {
   }[];
 }
 
-export function saveGeneration(generation: Generation): SavedGeneration {
+export function saveGeneration(generation: Generation, position: number): SavedGeneration {
   return {
     step: generation.step,
+    plan: generation.plan,
+    position,
     rollouts: generation.scored.map((s) => ({
       prompt: s.prompt.index,
       completion: s.completion,
@@ -57,9 +72,20 @@ export function saveGeneration(generation: Generation): SavedGeneration {
   };
 }
 
+/** `prompts`: those drawn at its position. */
 export function loadGeneration(saved: SavedGeneration, prompts: readonly Prompt[]): Scored[] {
+  const byIndex = new Map(prompts.map((prompt) => [prompt.index, prompt]));
+  const promptAt = (index: number): Prompt => {
+    const prompt = byIndex.get(index);
+    if (prompt) return prompt;
+    throw new UsageError(
+      `prompt ${index} of the unfinished generation is not drawn again`,
+      "dataset",
+      "resume with the dataset and the settings of the checkpoint",
+    );
+  };
   return saved.rollouts.map((r) => ({
-    prompt: prompts[r.prompt]!,
+    prompt: promptAt(r.prompt),
     completion: r.completion,
     ids: Int32Array.from(r.ids),
     logprobs: new Float32Array(Uint32Array.from(r.logprob_bits).buffer),
@@ -119,7 +145,14 @@ export function readTrainState(dir: string): TrainState {
       "resume from another one",
     );
   }
-  return JSON.parse(readFileSync(join(dir, TRAIN_STATE), "utf8")) as TrainState;
+  const state = JSON.parse(readFileSync(join(dir, TRAIN_STATE), "utf8")) as TrainState;
+  if (state.cursor === undefined)
+    throw new UsageError(
+      "train_state.json does not say where the data goes on: it is of an older rlv",
+      dir,
+      "resume it with that version",
+    );
+  return state;
 }
 
 /** Puts moments and exact masters back; the model's own weights have been loaded from the same folder. */

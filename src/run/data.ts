@@ -147,3 +147,31 @@ export class Shuffle {
     return Array.from({ length: count }, (_, i) => this.at(position + i).item);
   }
 }
+
+/** Items drawn one after another: the item and its pass at `position`, and where the next draw begins. */
+export interface ItemSource<T> {
+  at(position: number): { readonly item: T; readonly epoch: number; readonly next: number };
+}
+
+/** A list in shuffled passes. */
+export function shuffled<T>(items: readonly T[], seed: number): ItemSource<T> {
+  const shuffle = new Shuffle(items.length, seed);
+  return {
+    at: (position) => {
+      const { item, epoch } = shuffle.at(position);
+      return { item: items[item]!, epoch, next: position + 1 };
+    },
+  };
+}
+
+/** `count` items from `position` on. */
+export function drawItems<T>(source: ItemSource<T>, position: number, count: number) {
+  const items: { readonly item: T; readonly epoch: number }[] = [];
+  let next = position;
+  while (items.length < count) {
+    const drawn = source.at(next);
+    items.push(drawn);
+    next = drawn.next;
+  }
+  return { items, next };
+}

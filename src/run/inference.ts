@@ -18,6 +18,8 @@ import { dtypeCode, openDevice, openModel, openTokenizer, readCausalConfig } fro
 
 interface Common {
   readonly model: string;
+  /** A PEFT adapter folder. */
+  readonly adapter: string | null;
   readonly seed: number;
   readonly device: DeviceName;
   readonly threads: number | null;
@@ -79,13 +81,16 @@ function describe(folder: string): Described {
 }
 
 /** Opens the weights for sequences of up to `maxPositions` tokens. */
-function open(settings: Common, { tokenizer }: Described, maxPositions: number): Opened {
+function open(
+  settings: Common,
+  { tokenizer }: Described,
+  maxPositions: number,
+  talk: (line: string) => void,
+): Opened {
   const device = openDevice(settings.device, settings.threads);
-  const model = openModel(settings.model, device, {
-    dtype: dtypeCode(settings.dtype),
-    trainable: false,
-    maxPositions,
-  });
+  const options = { dtype: dtypeCode(settings.dtype), trainable: false, maxPositions };
+  const model = openModel(settings.model, device, options, "model", settings.adapter);
+  if (model.quantizationNote) talk(model.quantizationNote);
   const memory = new StepMemory(device);
   return {
     device,
@@ -131,7 +136,7 @@ export async function generate(settings: GenerateSettings, talk: (line: string) 
     return prompt;
   });
   const longest = prompts.reduce((most, p) => Math.max(most, p.ids.length), 0);
-  const opened = open(settings, described, longest + settings.max_new_tokens);
+  const opened = open(settings, described, longest + settings.max_new_tokens, talk);
   const { model, memory, device } = opened;
   try {
     talk(`${prompts.length} prompts, ${settings.n} completions each`);
@@ -222,7 +227,7 @@ export async function logprob(settings: LogprobSettings, talk: (line: string) =>
     (most, g) => Math.max(most, g.prompt.length + Math.max(...g.completions.map((c) => c.length))),
     0,
   );
-  const opened = open(settings, described, longest);
+  const opened = open(settings, described, longest, talk);
   const { model, memory, device } = opened;
   try {
     talk(`${groups.length} prompts, ${groups.reduce((n, g) => n + g.completions.length, 0)} completions`);
@@ -263,18 +268,19 @@ function completionsOf(row: Record<string, unknown>, tokenizer: Tokenizer, where
   return [one(row.completion, row.completion_ids)];
 }
 
-function writeLines(path: string, rows: readonly Record<string, unknown>[]): void {
+/** Whole or not at all. */
+export function writeLines(path: string, rows: readonly Record<string, unknown>[]): void {
   using file = new AtomicFile(path);
   for (const row of rows) file.write(new TextEncoder().encode(`${jsonLine(row)}\n`));
   file.commit();
 }
 
 /** A conversation in the terminal; each reply is streamed in pieces of whole characters. */
-export async function openChat(settings: ChatSettings, _talk: (line: string) => void) {
+export async function openChat(settings: ChatSettings, talk: (line: string) => void) {
   const described = describe(settings.model);
   const { tokenizer } = described;
   const context = Math.min(described.config.maxPositionEmbeddings, CHAT_CONTEXT);
-  const opened = open(settings, described, context);
+  const opened = open(settings, described, context, talk);
   const { model, memory, device } = opened;
   const start: ChatMessage[] = settings.system === null ? [] : [{ role: "system", content: settings.system }];
   let messages = [...start];

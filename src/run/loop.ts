@@ -1,7 +1,7 @@
 /**
  * The only training loop: steps, evaluation, checkpoints, stopping, divergence. What a step is comes from the task.
  */
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { Diverged, Interrupted } from "../core/errors.ts";
 import { cleanTemporary, pruneCheckpoints } from "../io/checkpoint-folder.ts";
 import type { Reporter, RunControl } from "./reporter.ts";
@@ -21,6 +21,8 @@ export interface Task {
   evaluate(step: number, sinks: Sinks): Promise<Record<string, number> | null>;
   /** A completion to show for the step just done. */
   sample(): TaskSample | null;
+  /** Training examples seen after the step just done: a second axis of the metrics. Absent: there is none. */
+  readonly examples?: number;
   /** Whether the state is that of the end of a step. */
   readonly consistent: boolean;
   /** Writes a checkpoint of the state after `step` steps and returns its path. */
@@ -35,6 +37,8 @@ export interface LoopOptions {
   readonly keepCheckpoints: number;
   readonly logEvery: number;
   readonly saveRollouts: boolean;
+  /** A folder beside the run's own for TensorBoard's files. */
+  readonly logDir?: string;
 }
 
 const due = (step: number, every: number): boolean => every > 0 && step % every === 0;
@@ -48,13 +52,19 @@ export async function runLoop(
   const { totalSteps, startStep } = options;
   const parent = join(control.runDir, "checkpoints");
   cleanTemporary(parent);
-  using sinks = new Sinks(control.runDir, startStep, options.saveRollouts);
+  using sinks = new Sinks({
+    runDir: control.runDir,
+    // Under the name that the run's folder has, whether it was given or made of date and time.
+    logDir: options.logDir === undefined ? null : join(options.logDir, basename(control.runDir)),
+    step: startStep,
+    saveRollouts: options.saveRollouts,
+  });
   const last: Record<string, number> = {};
   let done = startStep;
 
   const record = (step: number, metrics: Record<string, number>) => {
     Object.assign(last, metrics);
-    sinks.write(step, metrics);
+    sinks.write(step, metrics, task.examples ?? null);
   };
   const evaluate = async (step: number): Promise<Record<string, number>> => {
     const metrics = await task.evaluate(step, sinks);
@@ -62,6 +72,8 @@ export async function runLoop(
     return metrics ?? {};
   };
   const save = (name: string, reason: "schedule" | "final" | "interrupt" | "crash" | "diverged") => {
+    // After a failure the model is worth more than the rows that may have been the failure.
+    if (reason !== "crash" && reason !== "diverged") sinks.flush();
     const path = task.save(parent, name, done);
     reporter.checkpoint({ step: done, path, reason });
     return path;

@@ -8,13 +8,23 @@ import { Device, fullSync } from "../device/device.ts";
 import { setFullSync } from "../io/atomic.ts";
 import {
   checkWeights,
+  expectedTensors,
   type FolderTensor,
   type ModelConfig,
   openWeights,
   readModelConfig,
   writeModelFolder,
 } from "../io/hf-folder.ts";
+import {
+  type AdapterConfig,
+  openAdapterWeights,
+  readAdapterConfig,
+  type TaskType,
+  writeAdapterFolder,
+} from "../io/peft-folder.ts";
 import { Tokenizer } from "../io/tokenizer.ts";
+import { adaptedMaps, LORA_TARGETS } from "../nn/adapters.ts";
+import type { Parameters } from "../nn/parameters.ts";
 import { Transformer, type TransformerOptions } from "../nn/transformer.ts";
 import { Dtype, type DtypeCode, type MomentCode, MomentDtype } from "../ops/define.ts";
 
@@ -60,18 +70,44 @@ export function readCausalConfig(folder: string): ModelConfig {
   return config;
 }
 
+/** Opens a language model, with the adapter of a PEFT folder if one is named. */
 export function openModel(
   folder: string,
   device: Device,
   options: TransformerOptions,
   label = "model",
+  adapter: string | null = null,
 ): Transformer {
   const config = readCausalConfig(folder);
   using weights = openWeights(folder);
   checkWeights(config, weights);
-  const model = new Transformer(device, config, options, label);
+  const lora = adapter === null ? (options.lora ?? null) : readAdapter(adapter, config);
+  const model = new Transformer(device, config, { ...options, lora }, label);
   model.loadWeights(weights);
+  if (adapter !== null) loadAdapters(model, adapter);
   return model;
+}
+
+const taskOf = ({ kind }: ModelConfig): TaskType => (kind === "reward" ? "SEQ_CLS" : "CAUSAL_LM");
+
+/** What adapter_config.json of a folder says, for a model of this config; anything else is refused. */
+export function readAdapter(folder: string, config: ModelConfig): AdapterConfig {
+  const adapter = readAdapterConfig(folder);
+  if (adapter.taskType !== null && adapter.taskType !== taskOf(config))
+    throw new UsageError(
+      `adapter for another model: its task is ${adapter.taskType}, the model is ${config.architecture}`,
+      folder,
+      "give it the model that its adapter_config.json names",
+    );
+  adaptedMaps(expectedTensors(config), adapter, join(folder, "adapter_config.json"));
+  return adapter;
+}
+
+/** Fills a model's adapters from a PEFT folder whose tensors are exactly theirs. */
+export function loadAdapters(model: Transformer, folder: string): void {
+  const adapters = model.adapters!;
+  using file = openAdapterWeights(folder, new Map(adapters.list.map(({ name, shape }) => [name, shape])));
+  for (const { name } of adapters.list) adapters.load(name, file.readFloat32(name));
 }
 
 /** The tokenizer of a model folder; its ids must fit the model. */
@@ -101,29 +137,54 @@ export function initialise(model: Transformer, seed: number, std = 0.02): void {
   }
 }
 
-/** sha256 of names, shapes and packed weights: names the policy at step 0. */
+/** sha256 of names, shapes and row-major float32 values: names a model that was made, not read. */
 export function weightsHash(model: Transformer): string {
   const hash = createHash("sha256");
-  for (const p of model.parameters.list) hash.update(`${p.name} [${p.shape}]\n`);
-  for (const bytes of model.parameters.packedBytes()) hash.update(bytes);
+  for (const { name, shape } of model.parameters.list)
+    hash.update(`${name} [${shape}]\n`).update(model.parameters.read(name));
   return hash.digest("hex");
 }
 
-/** Writes the model, its tokenizer and generation_config.json as a folder that transformers loads. */
+/** Values of a parameter as kernels see them, in the type that a folder has them. */
+function stored(parameters: Parameters, name: string, bf16: boolean): Uint8Array {
+  return new Uint8Array((bf16 ? parameters.readBf16(name) : parameters.readRounded(name)).buffer);
+}
+
+/**
+ * Writes the model with plain weights, its tokenizer and generation_config.json as a folder that transformers loads; of a model with
+ * adapters those alone, as a folder that PEFT loads.
+ */
 export function saveModel(folder: string, model: Transformer, source: Tokenizer): void {
   const bf16 = model.options.dtype === Dtype.bf16;
-  const config: ModelConfig = { ...model.config, dtype: bf16 ? "bfloat16" : "float32" };
-  const tensors: FolderTensor[] = model.parameters.list.map((p) => ({
+  const saved = model.adapters ?? model.parameters;
+  const tensors: FolderTensor[] = saved.list.map((p) => ({
     name: p.name,
     shape: p.shape,
     dtype: bf16 ? "BF16" : "F32",
-    data: () =>
-      new Uint8Array(
-        (bf16 ? model.parameters.readBf16(p.name) : model.parameters.readRounded(p.name)).buffer,
-      ),
+    data: () => stored(saved, p.name, bf16),
   }));
   const files = source.files.map((file) => join(source.folder, file));
+  if (model.adapters) {
+    writeAdapterFolder(folder, adapterConfig(model), LORA_TARGETS, tensors, files);
+    return;
+  }
+  const dtype = bf16 ? "bfloat16" : "float32";
+  const config: ModelConfig = { ...model.config, dtype, quantization: null };
   const generation = join(source.folder, "generation_config.json");
   if (existsSync(generation) && !files.includes(generation)) files.push(generation);
   writeModelFolder(folder, config, tensors, files);
+}
+
+function adapterConfig({ config, options }: Transformer): AdapterConfig {
+  const { r, alpha, targets, ...rest } = options.lora!;
+  return {
+    ...{ r, alpha, targets },
+    taskType: taskOf(config),
+    base: rest.base ?? null,
+    rslora: rest.rslora ?? false,
+    dropout: rest.dropout ?? 0,
+    rankPattern: rest.rankPattern ?? {},
+    alphaPattern: rest.alphaPattern ?? {},
+    modulesToSave: rest.modulesToSave ?? [],
+  };
 }

@@ -8,6 +8,7 @@ import { Purpose } from "../core/rng.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { type AdvantageOptions, groupAdvantages, zeroAdvantageGroups } from "../loss/advantage.ts";
 import { globalNormaliser, type Normaliser, trlNormaliser } from "../loss/count.ts";
+import { klValue } from "../loss/kl.ts";
 import type { PolicyOptions } from "../loss/options.ts";
 import { combineLosses, type PolicyLoss, policyLoss } from "../loss/policy.ts";
 import { completionMask, type MaskedRows } from "../loss/rows.ts";
@@ -21,12 +22,20 @@ import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import type { Reference } from "./reference.ts";
 
-export interface PolicyStepOptions {
-  readonly seed: number;
+/**
+ * How a generation becomes optimizer steps. Its prompts, `gradAccumSteps` batches of them, are divided in order into
+ * `stepsPerGeneration` minibatches of whole groups; each is one optimizer step, normalised over its own tokens, and all
+ * are gone through `numIterations` times. Old log-probabilities are those of sampling throughout.
+ */
+export interface GenerationPlan {
   readonly groupSize: number;
   readonly numIterations: number;
   readonly stepsPerGeneration: number;
   readonly gradAccumSteps: number;
+}
+
+export interface PolicyStepOptions extends GenerationPlan {
+  readonly seed: number;
   readonly sampling: Sampling;
   readonly loss: PolicyOptions;
   readonly advantage: AdvantageOptions;
@@ -34,7 +43,10 @@ export interface PolicyStepOptions {
   readonly maskTruncated: boolean;
   readonly microBatchTokens: number;
   readonly sharePrefix: boolean;
-  /** The rollouts are our own: on-policy their log-probabilities must equal the trainer's. */
+  /**
+   * The rollouts are our own: on-policy their log-probabilities must equal the trainer's, unless dropout makes a training
+   * pass another function.
+   */
   readonly exactSampler: boolean;
 }
 
@@ -44,6 +56,7 @@ export type Score = (rollouts: readonly Rollout[], step: number) => Promise<read
 export interface Generation {
   /** First optimizer step that uses it, 1-based. */
   readonly step: number;
+  readonly plan: GenerationPlan;
   /** Completions of one prompt are consecutive. */
   readonly scored: readonly Scored[];
   readonly advantages: Float64Array;
@@ -97,9 +110,14 @@ export class PolicyStep {
     assert(options.loss.beta === 0 || reference !== null, "a KL term needs a reference model");
   }
 
-  /** Optimizer steps made from one generation. */
-  get window(): number {
-    return this.options.numIterations * this.options.stepsPerGeneration;
+  /** Whether a training pass on policy computes what the sampler recorded. */
+  get #exact(): boolean {
+    return this.options.exactSampler && this.model.dropout === 0;
+  }
+
+  /** The step that is the last of the current generation; 0 before the first. */
+  get lastStep(): number {
+    return this.generation === null ? 0 : this.generation.step + windowOf(this.generation.plan) - 1;
   }
 
   /** Samples completions of prompts. `draw` names the random key's step and purpose. */
@@ -131,26 +149,28 @@ export class PolicyStep {
     );
   }
 
-  /** Makes the batch that steps step … step+window-1 train on. */
+  /** Makes the batch that the steps from `step` on train on. */
   async generate(step: number, prompts: readonly Prompt[]): Promise<Generation> {
     const { options } = this;
     const rollouts = await this.#clock.time("rollout", () =>
       this.rollouts(prompts, options.groupSize, options.sampling, { purpose: Purpose.rollout, step }),
     );
     const scored = await this.#clock.time("reward", () => this.score(rollouts, step));
-    this.generation = this.#weigh(step, scored);
+    const { groupSize, numIterations, stepsPerGeneration, gradAccumSteps } = options;
+    const plan = { groupSize, numIterations, stepsPerGeneration, gradAccumSteps };
+    this.generation = this.#weigh(step, plan, scored);
     return this.generation;
   }
 
   /** Puts back a generation from a checkpoint. */
-  restore(step: number, scored: readonly Scored[]): void {
-    this.generation = this.#weigh(step, scored);
+  restore(step: number, plan: GenerationPlan, scored: readonly Scored[]): void {
+    this.generation = this.#weigh(step, plan, scored);
   }
 
-  #weigh(step: number, scored: readonly Scored[]): Generation {
+  #weigh(step: number, plan: GenerationPlan, scored: readonly Scored[]): Generation {
     const { options } = this;
     const rewards = scored.map((s) => (Number.isNaN(s.reward) ? null : s.reward));
-    const result = groupAdvantages(rewards, options.groupSize, options.advantage);
+    const result = groupAdvantages(rewards, plan.groupSize, options.advantage);
     const lengths = scored.map((s) => s.ids.length);
     const tokens = lengths.reduce((a, b) => a + b, 0);
     const metrics: Record<string, number> = {
@@ -166,7 +186,7 @@ export class PolicyStep {
       const values = scored.map((s) => s.components[name] ?? 0);
       metrics[`train/rewards/${name}`] = values.reduce((a, b) => a + b, 0) / values.length;
     }
-    return { step, scored, advantages: result.advantages, metrics, reference: null };
+    return { step, plan, scored, advantages: result.advantages, metrics, reference: null };
   }
 
   /** Optimizer step `step` of the current generation with learning rate `lr`. */
@@ -175,18 +195,20 @@ export class PolicyStep {
     assert(generation, "update before generate");
     const { options } = this;
     const begin = performance.now();
+    const { plan } = generation;
     const within = step - generation.step;
-    assert(within >= 0 && within < this.window, `step ${step} is outside its generation`);
+    assert(within >= 0 && within < windowOf(plan), `step ${step} is outside its generation`);
     const onPolicy = within === 0;
-    const prompts = generation.scored.length / options.groupSize;
-    const slice = within % options.stepsPerGeneration;
-    const perSlice = prompts / options.stepsPerGeneration;
-    const first = slice * perSlice * options.groupSize;
-    const rows = Array.from({ length: perSlice * options.groupSize }, (_, i) => first + i);
+    const prompts = generation.scored.length / plan.groupSize;
+    const slice = within % plan.stepsPerGeneration;
+    const perSlice = prompts / plan.stepsPerGeneration;
+    const first = slice * perSlice * plan.groupSize;
+    const rows = Array.from({ length: perSlice * plan.groupSize }, (_, i) => first + i);
 
     if (options.loss.beta !== 0 && !generation.reference) {
       await this.#clock.time("reference", () => {
-        generation.reference = this.#referenceLogprobs(generation);
+        const all = generation.scored.map((_, i) => i);
+        generation.reference = this.#referenceLogprobs(this.#groups(generation, all));
       });
     }
     const outcome = await this.#clock.time("train", () => this.#train(generation, rows, onPolicy, step, lr));
@@ -207,22 +229,33 @@ export class PolicyStep {
   }
 
   #groups(generation: Generation, rows: readonly number[]): Group[] {
-    const { groupSize } = this.options;
-    const groups: Group[] = [];
-    for (let i = 0; i < rows.length; i += groupSize) {
-      const members = rows.slice(i, i + groupSize).map((row) => generation.scored[row]!);
-      groups.push({ prompt: members[0]!.prompt.ids, completions: members.map((m) => m.ids) });
-    }
-    return groups;
+    return groupsOf(
+      rows.map((row) => generation.scored[row]!),
+      generation.plan.groupSize,
+    );
   }
 
-  #referenceLogprobs(generation: Generation): Float32Array[] {
-    const all = generation.scored.map((_, i) => i);
+  /** The mean over completion tokens of k3 (Schulman 2020) between policy and reference, for rollouts just sampled. */
+  divergence(rollouts: readonly Rollout[]): number {
+    const reference = this.#referenceLogprobs(groupsOf(rollouts, 1));
+    let sum = 0;
+    let tokens = 0;
+    for (const [i, { logprobs }] of rollouts.entries())
+      for (const [t, logprob] of logprobs.entries()) {
+        sum += klValue("k3", logprob - reference[i]![t]!);
+        tokens++;
+      }
+    return sum / Math.max(tokens, 1);
+  }
+
+  #referenceLogprobs(groups: readonly Group[]): Float32Array[] {
     const { sampling, microBatchTokens, sharePrefix } = this.options;
-    const groups = this.#groups(generation, all);
-    return this.reference!.use((model) =>
-      scoreGroups(this.memory, model, groups, sampling.temperature, microBatchTokens, sharePrefix),
-    ).logprobs.flat();
+    assert(this.reference, "a divergence needs a reference model");
+    return this.reference
+      .use((model) =>
+        scoreGroups(this.memory, model, groups, sampling.temperature, microBatchTokens, sharePrefix),
+      )
+      .logprobs.flat();
   }
 
   async #train(
@@ -233,10 +266,10 @@ export class PolicyStep {
     lr: number,
   ): Promise<Record<string, number>> {
     const { memory, model, options } = this;
-    const { groupSize } = options;
+    const { groupSize } = generation.plan;
     const groups = this.#groups(generation, rows);
     const rowAt = (group: number, completion: number) => rows[group * groupSize + completion]!;
-    const batches = this.#cut(groups);
+    const batches = this.#cut(groups, generation.plan.gradAccumSteps);
     const masks = batches.map((parts) => this.#mask(generation, parts, rowAt));
     const normaliser = this.#normaliser(generation, groups, batches, masks);
 
@@ -258,7 +291,11 @@ export class PolicyStep {
       const sampled = recorded?.logprob ?? concat(members.map((m) => generation.scored[m]!.logprobs));
       const g = new Graph(memory, true);
       const row = packGroups(selectGroups(groups, kept), options.sharePrefix);
-      const { logprob, entropy, again } = forwardRow(g, model, row, options.sampling.temperature, recorded);
+      const { logprob, entropy, again } = forwardRow(g, model, row, options.sampling.temperature, recorded, {
+        seed: options.seed,
+        step,
+        microBatch: i,
+      });
       if (again) rechecks.push({ again, sampled });
       else memory.finish();
       const masked = kept.length === batch.length ? masks[i]! : this.#mask(generation, kept, rowAt);
@@ -266,7 +303,7 @@ export class PolicyStep {
       const reference = generation.reference ? concat(members.map((m) => generation.reference![m]!)) : null;
       if (onPolicy && memory.device.hasMemory) {
         if (!again) difference = Math.max(difference, largestDifference(logprobs, sampled));
-        if (step === 1 && reference) {
+        if (step === 1 && reference && this.reference!.isStart && model.dropout === 0) {
           this.#mustAgree(largestDifference(logprobs, reference), "the reference's log-probabilities", step);
         }
       }
@@ -274,7 +311,7 @@ export class PolicyStep {
         {
           ...masked,
           logprobs,
-          oldLogprobs: this.window > 1 ? sampled : null,
+          oldLogprobs: windowOf(generation.plan) > 1 || model.dropout > 0 ? sampled : null,
           refLogprobs: reference,
           entropy: recorded?.entropy ?? entropy.float32().slice(),
           samplingLogprobs: sampled,
@@ -303,7 +340,7 @@ export class PolicyStep {
       await Bun.sleep(0);
     }
     if (rechecks.length > 0) difference = this.#recheck(rechecks);
-    if (onPolicy && options.exactSampler && memory.device.hasMemory) {
+    if (onPolicy && this.#exact && memory.device.hasMemory) {
       this.#mustAgree(difference, "the sampler's log-probabilities", step);
     }
     const metrics: Record<string, number> = { "train/loss": 0, "train/groups_trained": trained };
@@ -333,7 +370,7 @@ export class PolicyStep {
    */
   #recorded(generation: Generation, members: readonly number[]): SampledScores | null {
     const scored = members.map((m) => generation.scored[m]!);
-    if (!this.options.exactSampler || !scored.every((s) => s.lse && s.entropies)) return null;
+    if (!this.#exact || !scored.every((s) => s.lse && s.entropies)) return null;
     return {
       logprob: concat(scored.map((s) => s.logprobs)),
       lse: concat(scored.map((s) => s.lse!)),
@@ -360,13 +397,13 @@ export class PolicyStep {
     throw new Bug(`${what} differ from the trainer's by ${difference}`, `step ${step}`, "please report it");
   }
 
-  #cut(groups: readonly Group[]): GroupPart[][] {
+  #cut(groups: readonly Group[], gradAccumSteps: number): GroupPart[][] {
     const { options } = this;
     if (options.loss.compat !== "trl")
       return microBatches(groups, options.microBatchTokens, options.sharePrefix);
     // TRL's conventions are about its own micro-batches: each generated batch is one.
-    const perBatch = groups.length / options.gradAccumSteps;
-    return Array.from({ length: options.gradAccumSteps }, (_, i) => {
+    const perBatch = groups.length / gradAccumSteps;
+    return Array.from({ length: gradAccumSteps }, (_, i) => {
       const parts = groups.slice(i * perBatch, (i + 1) * perBatch).map((g, j) => ({
         group: i * perBatch + j,
         completions: g.completions.map((_, c) => c),
@@ -417,9 +454,10 @@ export class PolicyStep {
     const maxCompletionLength = options.sampling.maxNewTokens;
     if (options.loss.compat === "trl") {
       const all = generation.scored.filter((s) => !(options.maskTruncated && s.finish === "length"));
+      const { gradAccumSteps, stepsPerGeneration } = generation.plan;
       return trlNormaliser({
-        gradientAccumulationSteps: options.gradAccumSteps,
-        stepsPerGeneration: options.gradAccumSteps * options.stepsPerGeneration,
+        gradientAccumulationSteps: gradAccumSteps,
+        stepsPerGeneration: gradAccumSteps * stepsPerGeneration,
         generationTokens: all.reduce((sum, s) => sum + s.ids.length, 0),
         maxCompletionLength,
       });
@@ -446,6 +484,21 @@ export class PolicyStep {
   dispose(): void {
     this.engine.dispose();
   }
+}
+
+/** Optimizer steps made from one generation. */
+function windowOf({ numIterations, stepsPerGeneration }: GenerationPlan): number {
+  return numIterations * stepsPerGeneration;
+}
+
+/** Completions of one prompt after another, `size` of each. */
+function groupsOf(rollouts: readonly Rollout[], size: number): Group[] {
+  const groups: Group[] = [];
+  for (let i = 0; i < rollouts.length; i += size) {
+    const members = rollouts.slice(i, i + size);
+    groups.push({ prompt: members[0]!.prompt.ids, completions: members.map((m) => m.ids) });
+  }
+  return groups;
 }
 
 function concat(parts: readonly Float32Array[]): Float32Array {

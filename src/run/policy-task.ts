@@ -4,16 +4,21 @@ import { Purpose } from "../core/rng.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import type { Sampling } from "../rollout/engine.ts";
-import { saveCheckpoint, saveGeneration } from "./checkpoint.ts";
-import { Shuffle } from "./data.ts";
+import {
+  type DataCursor,
+  loadGeneration,
+  saveCheckpoint,
+  saveGeneration,
+  type TrainState,
+} from "./checkpoint.ts";
+import { drawItems, type ItemSource } from "./data.ts";
 import type { Task, TaskSample } from "./loop.ts";
-import type { PolicyStep } from "./policy-step.ts";
+import type { Generation, PolicyStep } from "./policy-step.ts";
 import type { Sinks } from "./sinks.ts";
 
 export interface PolicyTaskOptions {
   readonly recipe: string;
-  readonly seed: number;
-  /** Prompts of one generated batch. */
+  /** Prompts of one generation. */
   readonly promptsPerBatch: number;
   readonly learningRate: (step: number) => number;
   readonly initialHash: string;
@@ -21,18 +26,31 @@ export interface PolicyTaskOptions {
 }
 
 export class PolicyTask implements Task {
-  readonly #shuffle: Shuffle;
+  /** Where the next generation's prompts are drawn. */
+  #cursor: DataCursor;
+  /** Where those of the current one were. */
+  #drawnAt: number;
   #shown: Scored | null = null;
 
   constructor(
     readonly policy: PolicyStep,
     readonly model: Transformer,
     readonly tokenizer: Tokenizer,
-    readonly prompts: readonly Prompt[],
+    readonly prompts: ItemSource<Prompt>,
     readonly held: readonly Prompt[],
     readonly options: PolicyTaskOptions,
+    /** Of the checkpoint a run goes on from. */
+    state: Pick<TrainState, "cursor" | "generation">,
   ) {
-    this.#shuffle = new Shuffle(prompts.length, options.seed);
+    this.#cursor = state.cursor;
+    this.#drawnAt = state.cursor.position;
+    const { generation } = state;
+    if (generation === null) return;
+    this.#drawnAt = generation.position;
+    const count = generation.rollouts.length / generation.plan.groupSize;
+    const { items } = drawItems(prompts, generation.position, count);
+    const drawn = items.map(({ item }) => item);
+    policy.restore(generation.step, generation.plan, loadGeneration(generation, drawn));
   }
 
   get consistent(): boolean {
@@ -41,35 +59,33 @@ export class PolicyTask implements Task {
 
   async step(step: number, sinks: Sinks): Promise<Record<string, number>> {
     const { policy, options } = this;
-    const window = policy.window;
-    if (!policy.generation || step >= policy.generation.step + window) {
-      const batch = Math.floor((step - 1) / window);
-      const first = batch * options.promptsPerBatch;
-      const items = this.#shuffle.slice(first, options.promptsPerBatch);
+    if (!policy.generation || step > policy.lastStep) {
+      const { position, examples } = this.#cursor;
+      const { items, next } = drawItems(this.prompts, position, options.promptsPerBatch);
       const generation = await policy.generate(
         step,
-        items.map((i) => this.prompts[i]!),
+        items.map(({ item }) => item),
       );
-      this.#store(generation.scored, generation.advantages, step, first, sinks);
+      this.#drawnAt = position;
+      this.#cursor = { position: next, examples: examples + items.length };
+      this.#store(
+        generation,
+        items.map(({ epoch }) => epoch),
+        sinks,
+      );
     }
     const metrics = await policy.update(step, options.learningRate(step - 1));
     this.#shown = policy.generation!.scored[0] ?? null;
     return { ...metrics, "device/peak_bytes": this.model.device.stats().residentPeak };
   }
 
-  #store(
-    scored: readonly Scored[],
-    advantages: Float64Array,
-    step: number,
-    first: number,
-    sinks: Sinks,
-  ): void {
-    const { groupSize } = this.policy.options;
+  /** `epochs`: of each prompt of the generation. */
+  #store({ step, plan, scored, advantages }: Generation, epochs: readonly number[], sinks: Sinks): void {
     scored.forEach((s, i) => {
       if (Number.isNaN(s.reward)) return;
       sinks.rollouts?.add({
         step,
-        epoch: this.#shuffle.at(first + Math.floor(i / groupSize)).epoch,
+        epoch: epochs[Math.floor(i / plan.groupSize)]!,
         prompt_index: s.prompt.index,
         rollout_index: s.completion,
         prompt: s.prompt.text,
@@ -79,6 +95,7 @@ export class PolicyTask implements Task {
         components: s.components,
       });
     });
+    sinks.rollouts?.flushSoon();
   }
 
   /** One sampled and one greedy completion of every held-out prompt. */
@@ -87,10 +104,16 @@ export class PolicyTask implements Task {
     const { sampling } = this.policy.options;
     const sampled = await this.#evaluateWith(sampling, step, "sampled", sinks);
     const greedy = await this.#evaluateWith({ ...sampling, temperature: 0 }, step, "greedy", sinks);
-    return { "eval/reward": sampled, "eval/reward_greedy": greedy };
+    return {
+      "eval/reward": sampled.reward,
+      "eval/reward_greedy": greedy.reward,
+      ...(this.policy.reference ? { "eval/kl_div": this.policy.divergence(sampled.scored) } : {}),
+      "eval/completion_length_avg": sampled.length,
+      "eval/proper_ending_rate": sampled.ended,
+    };
   }
 
-  async #evaluateWith(sampling: Sampling, step: number, mode: string, sinks: Sinks): Promise<number> {
+  async #evaluateWith(sampling: Sampling, step: number, mode: string, sinks: Sinks) {
     const rollouts = await this.policy.rollouts(this.held, 1, sampling, {
       purpose: Purpose.evaluation,
       step,
@@ -111,7 +134,13 @@ export class PolicyTask implements Task {
       });
     }
     const rewards = scored.map((s) => s.reward).filter((r) => !Number.isNaN(r));
-    return rewards.reduce((a, b) => a + b, 0) / rewards.length;
+    const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
+    return {
+      scored,
+      reward: mean(rewards),
+      length: mean(scored.map((s) => s.ids.length)),
+      ended: mean(scored.map((s) => (s.finish === "eos" ? 1 : 0))),
+    };
   }
 
   sample(): TaskSample | null {
@@ -122,13 +151,13 @@ export class PolicyTask implements Task {
   save(parent: string, name: string, step: number): string {
     const { policy, options } = this;
     const { generation } = policy;
-    const unfinished =
-      generation !== null && step < generation.step + policy.window - 1 && step >= generation.step;
+    const unfinished = generation !== null && step < policy.lastStep && step >= generation.step;
     const state = {
       step,
       recipe: options.recipe,
       initial_sha256: options.initialHash,
-      generation: unfinished ? saveGeneration(generation) : null,
+      cursor: this.#cursor,
+      generation: unfinished ? saveGeneration(generation, this.#drawnAt) : null,
     };
     return saveCheckpoint(parent, name, this.model, this.tokenizer, state, options.checkpointConfig);
   }

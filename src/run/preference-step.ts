@@ -1,8 +1,8 @@
 /** One optimizer step of a reward model on pairs: packed sequences, Bradley-Terry loss, AdamW. */
 import { assert, Diverged } from "../core/errors.ts";
-import { bradleyTerry } from "../loss/bradley-terry.ts";
+import { bradleyTerry, preferenceQuality } from "../loss/bradley-terry.ts";
 import type { AdamW } from "../nn/optimizer.ts";
-import type { Transformer } from "../nn/transformer.ts";
+import type { Decoder, Transformer } from "../nn/transformer.ts";
 import { type Group, packSequences } from "../rollout/pack.ts";
 import { forwardRewards } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
@@ -39,17 +39,19 @@ export class PreferenceStep {
   async update(pairs: readonly PreferencePair[], step: number, lr: number): Promise<Record<string, number>> {
     const begin = performance.now();
     const { memory, model, options } = this;
-    model.parameters.zeroGradients();
+    model.trained.zeroGradients();
     const metrics: Record<string, number> = { "train/loss": 0 };
     const add = (name: string, value: number) => {
       metrics[name] = (metrics[name] ?? 0) + value;
     };
     let tokens = 0;
-    for (const batch of pairBatches(pairs, options)) {
+    const seen = { chosen: [] as number[], rejected: [] as number[] };
+    const { seed } = this.optimizer.options;
+    for (const [microBatch, batch] of pairBatches(pairs, options).entries()) {
       const row = packSequences(batch.flatMap(groupsOf), options.sharePrefix);
       tokens += row.ids.length;
       const g = new Graph(memory, true);
-      const rewards = forwardRewards(g, model, row);
+      const rewards = forwardRewards(g, model, row, { seed, step, microBatch });
       memory.finish();
       const { chosen, rejected } = split(rewards.float32());
       const margins = Float64Array.from(batch, (pair) => pair.margin ?? 0);
@@ -64,12 +66,14 @@ export class PreferenceStep {
       }
       add("train/loss", part.loss);
       for (const [name, value] of Object.entries(part.metrics)) add(`train/${name}`, value);
-      const seed = new Float32Array(2 * batch.length);
+      seen.chosen.push(...chosen);
+      seen.rejected.push(...rejected);
+      const gradient = new Float32Array(2 * batch.length);
       batch.forEach((_, i) => {
-        seed[2 * i] = part.gradChosen[i]!;
-        seed[2 * i + 1] = part.gradRejected[i]!;
+        gradient[2 * i] = part.gradChosen[i]!;
+        gradient[2 * i + 1] = part.gradRejected[i]!;
       });
-      g.backward([[rewards, g.upload(seed, "reward gradient")]]);
+      g.backward([[rewards, g.upload(gradient, "reward gradient")]]);
       g.release(rewards);
       memory.device.submit();
       // Signals and messages are served between micro-batches.
@@ -84,8 +88,14 @@ export class PreferenceStep {
     if (!finite)
       throw new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate");
     const end = performance.now();
+    const { calibration_error, brier } = preferenceQuality(
+      Float64Array.from(seen.chosen),
+      Float64Array.from(seen.rejected),
+    );
     return {
       ...metrics,
+      "train/calibration_error": calibration_error,
+      "train/brier": brier,
       "train/grad_norm": gradNorm,
       "train/lr": lr,
       "train/tokens": tokens,
@@ -94,18 +104,50 @@ export class PreferenceStep {
     };
   }
 
+  /** Loss and quality on held-out pairs, `step` steps into the run. */
+  async evaluate(pairs: readonly PreferencePair[], step: number): Promise<Record<string, number>> {
+    const rewards: [number, number][] = [];
+    // A batch at a time: signals and messages are served in between.
+    for (const batch of pairBatches(pairs, this.options)) {
+      rewards.push(...this.rewards(batch));
+      await Bun.sleep(0);
+    }
+    const chosen = Float64Array.from(rewards, ([c]) => c);
+    const rejected = Float64Array.from(rewards, ([, r]) => r);
+    const margins = Float64Array.from(pairs, (pair) => pair.margin ?? 0);
+    const { loss } = bradleyTerry(
+      { chosen, rejected, margins },
+      { pairs: pairs.length, center: this.options.center },
+    );
+    if (!Number.isFinite(loss))
+      throw new Diverged(`evaluation loss is ${loss}`, `step ${step}`, "lower the learning rate");
+    const quality = preferenceQuality(chosen, rejected);
+    const named = Object.entries(quality).map(([name, value]) => [`eval/${name}`, value] as const);
+    return { "eval/loss": loss, ...Object.fromEntries(named) };
+  }
+
   /** Rewards without gradients, [chosen, rejected] by pair. */
   rewards(pairs: readonly PreferencePair[]): [chosen: number, rejected: number][] {
     const { memory, model, options } = this;
-    return pairBatches(pairs, options).flatMap((batch) => {
-      const g = new Graph(memory, false);
-      const rewards = forwardRewards(g, model, packSequences(batch.flatMap(groupsOf), options.sharePrefix));
-      memory.finish();
-      const { chosen, rejected } = split(rewards.float32());
-      g.release(rewards);
-      return batch.map((_, i): [number, number] => [chosen[i]!, rejected[i]!]);
-    });
+    return pairBatches(pairs, options).flatMap((batch) =>
+      pairRewards(memory, model, batch, options.sharePrefix),
+    );
   }
+}
+
+/** Rewards of pairs in one pass without gradients, [chosen, rejected] of each. */
+export function pairRewards(
+  memory: StepMemory,
+  model: Decoder,
+  pairs: readonly PreferencePair[],
+  sharePrefix: boolean,
+): [chosen: number, rejected: number][] {
+  const g = new Graph(memory, false);
+  const rewards = forwardRewards(g, model, packSequences(pairs.flatMap(groupsOf), sharePrefix));
+  memory.finish();
+  const { chosen, rejected } = split(rewards.float32());
+  g.release(rewards);
+  return pairs.map((_, i): [number, number] => [chosen[i]!, rejected[i]!]);
 }
 
 /** Rewards of packed pairs lie chosen, rejected, chosen, … */

@@ -10,17 +10,19 @@ export class Reference {
   private constructor(
     readonly model: Decoder,
     readonly bytes: number,
+    /** It computes what the policy of step 0 does. */
+    readonly isStart: boolean,
     private readonly offload: { readonly drop: () => void; readonly load: () => void } | null,
   ) {}
 
-  /** `model` may share its weights with the policy: the base of adapters. */
-  static kept(model: Decoder): Reference {
-    return new Reference(model, model instanceof Transformer ? model.bytes.weights : 0, null);
+  /** `model` may share its weights with the policy: the base of adapters, which may have begun elsewhere. */
+  static kept(model: Decoder, isStart = true): Reference {
+    return new Reference(model, model instanceof Transformer ? model.bytes.weights : 0, isStart, null);
   }
 
   /** `load` fills the model with the weights it has now. */
-  static offloaded(model: Transformer, load: (model: Transformer) => void): Reference {
-    const reference = new Reference(model, 0, {
+  static offloaded(model: Transformer, load: (model: Transformer) => void, isStart = true): Reference {
+    const reference = new Reference(model, 0, isStart, {
       drop: () => model.parameters.dropWeights(),
       load: () => load(model),
     });

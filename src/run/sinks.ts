@@ -1,40 +1,80 @@
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { JsonlWriter, truncateAfterStep } from "../io/jsonl.ts";
+import { JsonlWriter, type JsonRow, jsonlRows, jsonNumber, truncateAfterStep } from "../io/jsonl.ts";
 import { RolloutsDb } from "../io/rollouts-db.ts";
 import { EventWriter } from "../io/tensorboard.ts";
 
-/** Where a run's figures go: metrics.jsonl, TensorBoard and rollouts.sqlite. Rows beyond `step` are dropped first. */
+export interface SinkOptions {
+  readonly runDir: string;
+  /** A second folder for TensorBoard's files; null: the run's alone. */
+  readonly logDir: string | null;
+  /** Steps done: what lies beyond is dropped first. */
+  readonly step: number;
+  readonly saveRollouts: boolean;
+}
+
+/** Where a run's figures go: metrics.jsonl, TensorBoard and rollouts.sqlite. */
 export class Sinks implements Disposable {
   readonly rollouts: RolloutsDb | null;
   readonly #metrics: JsonlWriter;
-  readonly #events: EventWriter;
+  readonly #events: readonly EventWriter[];
 
-  constructor(runDir: string, step: number, saveRollouts: boolean) {
+  constructor({ runDir, logDir, step, saveRollouts }: SinkOptions) {
     const path = join(runDir, "metrics.jsonl");
     // A run that starts over evaluates step 0 again.
     const kept = step === 0 ? -1 : step;
     truncateAfterStep(path, kept);
+    const history = kept >= 0 && existsSync(path) ? [...jsonlRows(path)].map(({ row }) => row) : [];
     this.#metrics = new JsonlWriter(path);
-    this.#events = new EventWriter(runDir, step > 0 ? { purgeFromStep: step + 1 } : {});
+    this.#events = [runDir, ...(logDir === null ? [] : [logDir])].map(
+      (dir) => new EventWriter(dir, hasEvents(dir) ? { purgeFromStep: kept + 1 } : {}),
+    );
+    // The purge is by number, whatever an axis counts: what it takes from those by examples is said again.
+    for (const row of history) if (Number(row.examples) > kept) this.#byExamples(row);
     this.rollouts = saveRollouts ? new RolloutsDb(join(runDir, "rollouts.sqlite")) : null;
     this.rollouts?.deleteAfterStep(kept);
   }
 
-  write(step: number, metrics: Readonly<Record<string, number>>): void {
+  /** `examples` trained on so far: every figure again, under NAME_by_examples, along them. */
+  write(step: number, metrics: Readonly<Record<string, number>>, examples: number | null = null): void {
     const time = Date.now() / 1000;
-    this.#metrics.append({ step, time, ...metrics });
-    for (const [tag, value] of Object.entries(metrics)) this.#events.scalar(tag, value, step, time);
-    this.#events.flush();
-    this.rollouts?.flush();
+    const row = { step, time, ...(examples === null ? {} : { examples }), ...metrics };
+    this.#metrics.append(row);
+    for (const events of this.#events) {
+      for (const [tag, value] of Object.entries(metrics)) events.scalar(tag, value, step, time);
+    }
+    this.#byExamples(row);
+    for (const events of this.#events) events.flush();
+    this.rollouts?.flushSoon();
+  }
+
+  #byExamples(row: JsonRow): void {
+    const examples = jsonNumber(row.examples);
+    const time = jsonNumber(row.time);
+    if (examples === undefined || time === undefined) return;
+    for (const [tag, value] of Object.entries(row)) {
+      const number = tag.includes("/") ? jsonNumber(value) : undefined;
+      if (number === undefined) continue;
+      for (const events of this.#events) events.scalar(`${tag}_by_examples`, number, examples, time);
+    }
   }
 
   text(tag: string, value: string, step: number): void {
-    this.#events.text(tag, value, step);
+    for (const events of this.#events) events.text(tag, value, step);
+  }
+
+  /** Everything written so far is on disk: a checkpoint of this moment finds all its rows. */
+  flush(): void {
+    this.rollouts?.flush();
   }
 
   [Symbol.dispose](): void {
     this.rollouts?.close();
-    this.#events.close();
+    for (const events of this.#events) events.close();
     this.#metrics.close();
   }
+}
+
+function hasEvents(dir: string): boolean {
+  return existsSync(dir) && readdirSync(dir).some((name) => name.startsWith("events.out.tfevents."));
 }

@@ -36,7 +36,9 @@ export class SupervisedStep {
     let tokens = 0;
     for (const [i, parts] of batches.entries()) {
       const g = new Graph(memory, true);
-      const { logprob, entropy } = forwardRow(g, model, packGroups(selectGroups(groups, parts)), 1);
+      const row = packGroups(selectGroups(groups, parts));
+      const { seed } = this.optimizer.options;
+      const { logprob, entropy } = forwardRow(g, model, row, 1, null, { seed, step, microBatch: i });
       memory.finish();
       const part = sftLoss({ ...masks[i]!, logprobs: logprob.float32() }, normaliser);
       loss += part.loss;

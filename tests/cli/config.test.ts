@@ -184,7 +184,7 @@ describe("refused, with the key, what was given and what is expected", () => {
     [
       "batches that do not divide",
       "loss_type: grpo\nbatch_size: 3\nsteps_per_generation: 2\n",
-      ["batch_size 3"],
+      ["generation of 3 prompts"],
     ],
     ["rewards the wrong way round", "correct_reward: 0\nwrong_reward: 1\n", ["correct_reward 0 must exceed"]],
   ];

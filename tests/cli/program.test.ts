@@ -83,7 +83,7 @@ test("RLV_DEBUG=1 shows the stack, otherwise none", () => {
 });
 
 describe("help", () => {
-  const commands = ["train", "generate", "logprob", "chat", "bench", "doctor", "version"];
+  const commands = ["train", "generate", "logprob", "chat", "download", "bench", "doctor", "version"];
   test("of the program: every command and the exit codes", () => {
     for (const argv of [[], ["--help"], ["-h"], ["help"]]) {
       const { code, out, err } = rlv(argv);

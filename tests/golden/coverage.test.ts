@@ -25,14 +25,14 @@ const KINDS: Readonly<Record<string, Entry>> = {
   tensorboard_events: checked("io/tensorboard.test.ts", 'goldenCases("tb")'),
   reward_model: ofKind("reward_model", "golden/reward.test.ts"),
   bradley_terry: ofKind("bradley_terry", "loss/bradley-terry.test.ts"),
-  peft_lora: { skipped: "LoRA is not part of this version" },
-  nf4: { skipped: "quantization is not part of this version" },
-  fp4: { skipped: "quantization is not part of this version" },
-  int8: { skipped: "quantization is not part of this version" },
-  quantized_folder: { skipped: "quantization is not part of this version" },
+  peft_lora: ofKind("peft_lora", "golden/peft.test.ts"),
+  nf4: ofKind("nf4", "golden/quant.test.ts"),
+  fp4: ofKind("fp4", "golden/quant.test.ts"),
+  int8: ofKind("int8", "golden/quant.test.ts"),
+  quantized_folder: ofKind("quantized_folder", "golden/quant.test.ts"),
   dual_lora_step: { skipped: "gradient routing is not part of this version" },
   dual_lora_grpo: { skipped: "gradient routing is not part of this version" },
-  hub_trace: { skipped: "the hub is not part of this version" },
+  hub_trace: ofKind("hub_trace", "io/hub-golden.test.ts"),
 };
 
 const byKind = Map.groupBy(goldenCases(), ({ kind }) => kind);

@@ -261,8 +261,8 @@ describe.each(cases.map((c) => [c.name, c] as const))("%s", (_name, golden) => {
       rows.forEach((batch, i) => {
         expectMicroBatch(golden, opened, batch, first + i);
       });
-      const fresh = opt % step.window === 0;
-      if (fresh) step.restore(opt + 1, inGroups(golden, rows.flat()));
+      const fresh = opt + 1 > step.lastStep;
+      if (fresh) step.restore(opt + 1, step.options, inGroups(golden, rows.flat()));
       const { generation } = step;
       const advantages = generation!.scored.map((s) => s.reward);
       expect(largest(generation!.advantages, advantages)).toBeLessThan(1e-6);

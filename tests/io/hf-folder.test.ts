@@ -145,7 +145,8 @@ describe("config.json", () => {
     [{ hidden_act: "gelu" }, /gelu.*silu/],
     [{ mlp_bias: true }, /mlp_bias/],
     [{ attention_bias: true }, /attention_bias/],
-    [{ quantization_config: { quant_method: "bitsandbytes" } }, /quantization_config \(bitsandbytes\)/],
+    [{ quantization_config: { quant_method: "awq" } }, /quantization_config \(awq\): .*bitsandbytes/],
+    [{ quantization_config: {} }, /quantization_config \(no quant_method\)/],
     [{ torch_dtype: "float8_e4m3fn" }, /float8_e4m3fn/],
     [{ architectures: ["Qwen3ForSequenceClassification"], id2label: { 0: "a", 1: "b" } }, /2 labels/],
     [{ architectures: ["Qwen3ForSequenceClassification"] }, /2 labels/],
@@ -490,9 +491,20 @@ describe("golden model folders", () => {
   }
 
   const quantized = goldenCases("quant").filter(({ dir }) => existsSync(join(dir, "model/config.json")));
-  for (const { name, dir } of quantized)
-    test(`${name} is refused by name`, () => {
-      expect(() => readModelConfig(join(dir, "model"))).toThrow(/quantization_config \(bitsandbytes\)/);
+  for (const { name, dir, spec } of quantized)
+    test(`${name}: every tensor of the file belongs to the model`, () => {
+      const folder = join(dir, "model");
+      const config = readModelConfig(folder);
+      using weights = openWeights(folder);
+      checkWeights(config, weights);
+      const raw = JSON.parse(readFileSync(join(folder, "config.json"), "utf8"));
+      expect(configToJson(config).quantization_config).toEqual(raw.quantization_config);
+      expect(configText(config)).toContain('"llm_int8_threshold": 6.0');
+      const parts = [...config.quantization!.stored.values()].flatMap(({ names }) => names);
+      expect(new Set(parts).size).toBe(parts.length);
+      expect(weights.names().length - parts.length).toBe(
+        expectedTensors(config).size - spec.checks.quantized_layers,
+      );
     });
 
   test("a golden folder with a truncated file is refused", () => {

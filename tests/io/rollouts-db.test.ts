@@ -25,6 +25,26 @@ const query = (path: string, sql: string): any[] => {
 };
 
 describe("rows", () => {
+  test("flushSoon writes when the event loop turns, once, and a failure is the next flush's", async () => {
+    using folder = new TemporaryFolder();
+    const path = folder.file("rollouts.sqlite");
+    const db = new RolloutsDb(path);
+    db.add(row(1));
+    db.flushSoon();
+    db.add(row(1, 1));
+    db.flushSoon();
+    expect([db.pending, query(path, "SELECT * FROM rollouts").length]).toEqual([2, 0]);
+    await Bun.sleep(5);
+    expect([db.pending, query(path, "SELECT * FROM rollouts").length]).toEqual([0, 2]);
+    db.add(row(1, 1));
+    db.flushSoon();
+    await Bun.sleep(5);
+    expect(db.pending).toBe(1);
+    expect(errorOf(() => db.flush())).toBeInstanceOf(RlvError);
+    expect(db.deleteAfterStep(0)).toBe(3);
+    db.close();
+  });
+
   test("what is added is there after flush, exactly, for any reader", () => {
     using folder = new TemporaryFolder();
     const path = folder.file("rollouts.sqlite");

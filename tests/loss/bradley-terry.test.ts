@@ -1,7 +1,8 @@
 import { describe, expect, test } from "bun:test";
-import { type BradleyTerryOptions, bradleyTerry } from "../../src/loss/bradley-terry.ts";
+import { type BradleyTerryOptions, bradleyTerry, preferenceQuality } from "../../src/loss/bradley-terry.ts";
 import { loadTensors } from "../golden-tensors.ts";
 import { goldenCases } from "../goldens-dirs.ts";
+import { randomSource } from "./batches.ts";
 
 const chosen = Float64Array.of(0.3, -1.2, 2.5, 0, 4);
 const rejected = Float64Array.of(-0.4, 0.1, 2.5, 1.5, -3);
@@ -85,4 +86,47 @@ test.each(goldens.map((c) => [c.name, c] as const))("%s", (_name, golden) => {
     }
     if (prefix === "") near(result.metrics.accuracy, of("accuracy").data[0]!);
   }
+});
+
+describe("quality", () => {
+  const p = (margin: number) => 1 / (1 + Math.exp(-margin));
+  test("by hand: shares, Brier score, and the calibration of two bins", () => {
+    // Confidences 0.55, 0.55 and 0.9: the first two in one bin, of which one is right.
+    const logit = (q: number) => Math.log(q / (1 - q));
+    const margins = [logit(0.53), -logit(0.53), logit(0.88)];
+    const got = preferenceQuality(Float64Array.from(margins), new Float64Array(3));
+    expect(got.accuracy).toBeCloseTo(2 / 3, 12);
+    expect(got.margin).toBeCloseTo(logit(0.88) / 3, 12);
+    expect(got.brier).toBeCloseTo((0.47 ** 2 + 0.53 ** 2 + 0.12 ** 2) / 3, 12);
+    expect(got.calibration_error).toBeCloseTo((Math.abs(2 * 0.53 - 1) + Math.abs(0.88 - 1)) / 3, 12);
+  });
+
+  test("labels drawn with the model's own probabilities are calibrated, and overconfidence is not", () => {
+    const random = randomSource(5);
+    const margins = Float64Array.from({ length: 40_000 }, () => {
+      const size = 4 * random();
+      return random() < p(size) ? size : -size;
+    });
+    const zero = new Float64Array(margins.length);
+    const quality = (scale: number) =>
+      preferenceQuality(
+        margins.map((m) => scale * m),
+        zero,
+      );
+    expect(quality(1).calibration_error).toBeLessThan(0.01);
+    expect(quality(4).calibration_error).toBeGreaterThan(0.05);
+    expect(quality(1).brier).toBeLessThan(Math.min(quality(0.25).brier, quality(4).brier));
+  });
+
+  test("ties are wrong, and said with the confidence of a coin", () => {
+    const zero = new Float64Array(4);
+    expect(preferenceQuality(zero, zero)).toEqual({
+      accuracy: 0,
+      margin: 0,
+      calibration_error: 0,
+      brier: 0.25,
+    });
+    const far = preferenceQuality(Float64Array.of(1e300, -1e300), Float64Array.of(0, 0));
+    expect([far.accuracy, far.calibration_error, far.brier]).toEqual([0.5, 0.5, 0.5]);
+  });
 });

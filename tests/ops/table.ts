@@ -2,6 +2,7 @@
 import type * as attention from "../../src/ops/attention.ts";
 import type * as decode from "../../src/ops/decode.ts";
 import type { OpDef } from "../../src/ops/define.ts";
+import type * as dropout from "../../src/ops/dropout.ts";
 import type * as elementwise from "../../src/ops/elementwise.ts";
 import type * as embedding from "../../src/ops/embedding.ts";
 import type * as gemm from "../../src/ops/gemm.ts";
@@ -14,6 +15,7 @@ import type * as quant from "../../src/ops/quant.ts";
 import type { Row } from "./row.ts";
 import { decodeRows } from "./rows-decode.ts";
 import { denseRows } from "./rows-dense.ts";
+import { dropoutRows } from "./rows-dropout.ts";
 import { loraRows } from "./rows-lora.ts";
 import { quantRows } from "./rows-quant.ts";
 import { backwardRows, stateRows } from "./rows-state.ts";
@@ -26,6 +28,7 @@ type OpsOf<M> = { [K in keyof M]: M[K] extends AnyOp ? K : never }[keyof M];
 export type OpName =
   | OpsOf<typeof attention>
   | OpsOf<typeof decode>
+  | OpsOf<typeof dropout>
   | OpsOf<typeof elementwise>
   | OpsOf<typeof embedding>
   | OpsOf<typeof gemm>
@@ -39,6 +42,7 @@ export type OpName =
 export const rows: Readonly<Record<OpName, Row>> = {
   ...denseRows,
   ...loraRows,
+  ...dropoutRows,
   ...decodeRows,
   ...tokenRows,
   ...stateRows,

@@ -24,7 +24,7 @@ function adapted(
   threads = 2,
 ): Tiny {
   const tiny = new Tiny(family, { lora, trainable: true, ...options }, threads);
-  initialiseAdapters(tiny.model.adapters!, 11);
+  initialiseAdapters(tiny.model.adapters!, tiny.model.parameters, 11);
   if (moved)
     for (const [i, { name, shape }] of tiny.model.adapters!.list.entries()) {
       if (!name.endsWith("lora_B.weight")) continue;

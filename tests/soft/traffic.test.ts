@@ -59,6 +59,7 @@ describe.skipIf(!existsSync(library))("traffic of kernels (scripts/build-native 
       "cast",
       "copy",
       "dequantize_weight",
+      "dropout",
       "fill",
       "kv_copy",
       "lora_bwd",

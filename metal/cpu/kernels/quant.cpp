@@ -276,38 +276,56 @@ void embed(Ctx& c, const args::QuantEmbed& a) {
   }
 }
 
-// Largest magnitude, or 0 where its reciprocal would overflow.
-template <class S>
-float largest(const S* x, uint32_t n) {
-  float most = 0;
+// Largest magnitude. Bits of magnitudes are in their order, and those of NaN above all others.
+float largest(const float* x, uint32_t n) {
+  uint32_t most = 0;
   for (uint32_t i = 0; i < n; i++) {
-    const float v = std::fabs(get(x + i));
-    most = v > most ? v : most;
+    uint32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    most = std::max(most, bits & 0x7fffffffu);
   }
-  return most < 0x1p-120f ? 0.0f : most;
+  float magnitude;
+  std::memcpy(&magnitude, &most, 4);
+  return magnitude;
 }
 
 constexpr float kLimits[15] = {RLV_NF4_LIMITS};
 
+// x as the nearest float16, ties to even; without branches, for compilers make vectors of it.
+inline float rounded_to_f16(float x) {
+  const float grid = 12582912.0f;  // 1.5 * 2^23: adding it rounds to whole numbers
+  const float subnormal = (x * 0x1p24f + grid - grid) * 0x1p-24f;
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  bits = (bits + 0xfffu + (bits >> 13 & 1u)) & ~0x1fffu;
+  float normal;
+  std::memcpy(&normal, &bits, 4);
+  normal = std::fabs(normal) >= 65536.0f ? std::copysign(INFINITY, x) : normal;
+  return std::fabs(x) < 0x1p-14f ? subnormal : normal;
+}
+
 template <class S>
-void quantize_row(Int8, const S* row, uint32_t k, uint32_t lane, int8_t* panel, float* scales) {
-  const float most = largest(row, k), inverse = most > 0 ? 127.0f / most : 0.0f;
+void quantize_row(Int8, const S* row, uint32_t k, uint32_t lane, int8_t* panel, float* scales, float* x) {
+  for (uint32_t i = 0; i < k; i++) x[i] = rounded_to_f16(get(row + i));
+  const float most = largest(x, k), inverse = most > 0 ? 127.0f * (1.0f / most) : 0.0f;
   scales[lane] = most / 127.0f;
   for (uint32_t i = 0; i < k; i++) {
-    const float c = std::nearbyintf(get(row + i) * inverse);
+    const float c = std::nearbyintf(x[i] * inverse);
     panel[(size_t(i / 2) * kPanel + lane) * 2 + i % 2] =
         int8_t(c > -127.0f ? (c < 127.0f ? c : 127.0f) : -127.0f);
   }
 }
 
 template <class S>
-void quantize_row(Nf4, const S* row, uint32_t k, uint32_t lane, uint16_t* panel, float* scales) {
+void quantize_row(Nf4, const S* row, uint32_t k, uint32_t lane, uint16_t* panel, float* scales, float* x) {
   for (uint32_t k0 = 0; k0 < k; k0 += kBlock) {
-    const float most = largest(row + k0, kBlock), inverse = most > 0 ? 1.0f / most : 0.0f;
+    for (uint32_t i = 0; i < kBlock; i++) x[i] = get(row + k0 + i);
+    float most = largest(x, kBlock);
+    if (most < RLV_NF4_SMALLEST) most = 0;
+    const float inverse = most > 0 ? 1.0f / most : 0.0f;
     scales[size_t(k0 / kBlock) * kPanel + lane] = most;
-    float x[kBlock];
     uint32_t codes[kBlock] = {};
-    for (uint32_t i = 0; i < kBlock; i++) x[i] = get(row + k0 + i) * inverse;
+    for (uint32_t i = 0; i < kBlock; i++) x[i] *= inverse;
     for (const float limit : kLimits)
       for (uint32_t i = 0; i < kBlock; i++) codes[i] += x[i] > limit;
     for (uint32_t b = 0; b < kBlock / 8; b++)
@@ -323,6 +341,7 @@ template <class Q, class S>
 void quantize(Ctx& c, const args::QuantizeWeight& a) {
   auto* codes = static_cast<typename Q::Code*>(a.codes);
   float* scales = static_cast<float*>(a.scales);
+  float* x = static_cast<float*>(c.local(0, std::max(a.k, kBlock) * sizeof(float)));
   const Range mine = split(uint32_t(ceil_div(a.n, kPanel)), c);
   for (uint32_t p = mine.begin; p < mine.end; p++) {
     auto* panel = codes + p * Q::panel_codes(a.k);
@@ -331,7 +350,7 @@ void quantize(Ctx& c, const args::QuantizeWeight& a) {
     std::memset(scale, 0, Q::panel_scales(a.k) * sizeof(float));
     for (uint32_t lane = 0; lane < kPanel && p * kPanel + lane < a.n; lane++)
       quantize_row(Q(), static_cast<const S*>(a.src) + (size_t(p) * kPanel + lane) * a.k, a.k, lane, panel,
-                   scale);
+                   scale, x);
   }
 }
 

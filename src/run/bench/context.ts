@@ -140,7 +140,7 @@ export class Bench implements Disposable {
       shape,
     );
     fillWeights(model);
-    if (model.adapters) initialiseAdapters(model.adapters, this.options.seed);
+    if (model.adapters) initialiseAdapters(model.adapters, model.parameters, this.options.seed);
     return model;
   }
 

@@ -1,0 +1,57 @@
+import { stat } from "node:fs/promises";
+import { brotliDecompressSync } from "node:zlib";
+import { asyncBufferFromFile, type Compressors, parquetMetadataAsync, parquetReadObjects } from "hyparquet";
+import { UsageError } from "../core/errors.ts";
+import { fileError } from "./atomic.ts";
+import type { JsonRow } from "./jsonl.ts";
+import type { RowFile } from "./row-file.ts";
+
+/** Codecs beside Snappy, which hyparquet has. */
+const compressors: Compressors = {
+  GZIP: (data) => Bun.gunzipSync(data as Uint8Array<ArrayBuffer>),
+  ZSTD: (data) => Bun.zstdDecompressSync(data as Uint8Array<ArrayBuffer>),
+  BROTLI: (data) => brotliDecompressSync(data),
+};
+
+/** The rows of a parquet file with those of `columns` that it has, decoded into memory a row group at a time. */
+export async function readParquet(path: string, columns: readonly string[]): Promise<RowFile> {
+  await stat(path).catch((error: unknown) => {
+    throw fileError(error, "read", path);
+  });
+  const rows: JsonRow[] = [];
+  try {
+    const file = await asyncBufferFromFile(path);
+    const metadata = await parquetMetadataAsync(file);
+    const present = new Set(metadata.schema.map(({ name }) => name));
+    const wanted = columns.filter((name) => present.has(name));
+    let rowStart = 0;
+    for (const group of wanted.length === 0 ? [] : metadata.row_groups) {
+      const rowEnd = rowStart + Number(group.num_rows);
+      const options = { file, metadata, columns: wanted, compressors, rowStart, rowEnd };
+      for (const row of await parquetReadObjects(options)) rows.push(row);
+      rowStart = rowEnd;
+    }
+    if (wanted.length === 0) rows.length = Number(metadata.num_rows);
+  } catch (error) {
+    const reason = (error as Error).message.split("\n")[0];
+    throw new UsageError(
+      `not a parquet file that can be read (${reason})`,
+      path,
+      "download or make it again",
+    );
+  }
+  return {
+    path,
+    length: rows.length,
+    row: (index) => plain(rows[index] ?? {}),
+    where: (index) => `${path}, row ${index + 1}`,
+  };
+}
+
+/** 64-bit integers as numbers. */
+function plain(row: JsonRow): JsonRow {
+  const numbers = Object.entries(row).filter(([, value]) => typeof value === "bigint");
+  return numbers.length === 0
+    ? row
+    : { ...row, ...Object.fromEntries(numbers.map(([name, value]) => [name, Number(value)])) };
+}

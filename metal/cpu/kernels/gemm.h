@@ -330,13 +330,15 @@ inline void transpose_panel(const uint16_t* w, uint32_t n, uint32_t k, uint32_t 
   for (uint32_t n0 = 0; n0 < n; n0 += kPanel) {
     const uint16_t* from = w + size_t(n0) * depth + size_t(k0) * kPanel;
     const uint32_t rows = (std::min(kPanel, n - n0) + 1) / 2;
-    for (uint32_t p = 0; p < kWords; p++)
+    // Rows beyond the last pair apart: GCC 12 loses all but the first word of a row where it masks the loads.
+    for (uint32_t p = 0; p < pairs; p++)
       for (uint32_t j = 0; j < kWords; j++) {
-        uint64_t q = 0;
-        if (p < pairs) std::memcpy(&q, from + (size_t(p) * kWords + j) * 4, 8);
+        uint64_t q;
+        std::memcpy(&q, from + (size_t(p) * kWords + j) * 4, 8);
         block[p][j] =
             (q & 0xffff00000000ffffu) | ((q >> 16) & 0x00000000ffff0000u) | ((q << 16) & 0x0000ffff00000000u);
       }
+    for (uint32_t p = pairs; p < kWords; p++) std::memset(block[p], 0, sizeof block[p]);
     for (uint32_t j = 0; j < rows; j++) {
       uint16_t* to = out + (size_t(n0 / 2) + j) * 2 * kPanel;
       for (uint32_t p = 0; p < kWords; p++) std::memcpy(to + size_t(p) * 4, &block[p][j], 8);

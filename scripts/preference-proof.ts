@@ -11,8 +11,8 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { type Turn, transcriptText } from "../src/run/conversation.ts";
-import { openPreferences } from "../src/run/preferences.ts";
+import { type Turn, transcriptText } from "../src/data/conversation.ts";
+import { openPreferences } from "../src/data/preferences.ts";
 import { DEFAULTS, makePreferences, type PreferenceSizes } from "./make-preferences.ts";
 import { hiddenPreference } from "./preference-grammar.ts";
 

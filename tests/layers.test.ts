@@ -10,6 +10,7 @@ const ORDER = [
   "config",
   "recipe",
   "run",
+  "data",
   "rollout",
   "reward",
   "loss",

@@ -1,9 +1,15 @@
 import * as z from "zod";
 import { LOSS_TYPES } from "../loss/options.ts";
 import { field, int, nonNegative, orNone, positive, required, text } from "./fields.ts";
-import { checkLora, loraShape, memoryShape, samplingShape } from "./schema-common.ts";
+import { checkLora, loraShape, samplingShape } from "./schema-common.ts";
 import { checkGrpo, lossShape } from "./schema-grpo.ts";
-import { hhDatasetShape, hhOptimizerShape, hhRunShape, hhScheduleShape } from "./schema-hh-rm.ts";
+import {
+  hhDatasetShape,
+  hhMemoryShape,
+  hhOptimizerShape,
+  hhRunShape,
+  hhScheduleShape,
+} from "./schema-hh-rm.ts";
 
 const { beta: _beta, epsilon: _epsilon, compat: _compat, ...sharedLoss } = lossShape;
 
@@ -110,17 +116,7 @@ export const hhGrpoSchema = z
       true,
       "keep every completion in rollouts.sqlite, those of evaluations in its table eval_rollouts",
     ),
-    ...memoryShape,
-    micro_batch_tokens: field(
-      int(16),
-      8192,
-      "most packed tokens of one forward and backward pass; batches are cut to fit. Bounds memory, changes no mean",
-    ),
-    gradient_checkpointing: field(
-      z.boolean(),
-      true,
-      "keep block inputs only and recompute the rest in backward: less memory, about a third more time",
-    ),
+    ...hhMemoryShape,
   })
   .superRefine((config, context) => {
     const own = { epsilon: "cliprange", steps_per_generation: "n_minibatches" } as const;

@@ -52,6 +52,20 @@ export const hhScheduleShape = {
   ...sharedSchedule,
 };
 
+export const hhMemoryShape = {
+  ...memoryShape,
+  micro_batch_tokens: field(
+    int(16),
+    8192,
+    "most packed tokens of one forward and backward pass; batches are cut to fit. Bounds memory, changes no mean",
+  ),
+  gradient_checkpointing: field(
+    z.boolean(),
+    true,
+    "keep block inputs only and recompute the rest in backward: less memory, about a third more time",
+  ),
+};
+
 export const hhDatasetShape = {
   dataset: field(
     text(),
@@ -103,17 +117,7 @@ export const hhRmSchema = z
       32,
       "batches of an evaluation, each of batch_size pairs drawn with replacement from the test split",
     ),
-    ...memoryShape,
-    micro_batch_tokens: field(
-      int(16),
-      8192,
-      "most packed tokens of one forward and backward pass; batches are cut to fit. Bounds memory, changes no mean",
-    ),
-    gradient_checkpointing: field(
-      z.boolean(),
-      true,
-      "keep block inputs only and recompute the rest in backward: less memory, about a third more time",
-    ),
+    ...hhMemoryShape,
   })
   .superRefine((config, context) => {
     for (const { key, message } of checkLora(config))

@@ -1,7 +1,7 @@
 /** GRPO on problems whose answer is an integer. */
+import { readPrompts, shuffled } from "../data/prompts.ts";
 import { scoreRollouts } from "../reward/registry.ts";
 import { ruleRegistry } from "../reward/rules.ts";
-import { readPrompts, shuffled } from "../run/data.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import { runGrpo } from "./grpo.ts";

@@ -1,6 +1,7 @@
 /** Wiring shared by all GRPO recipes: settings to options, memory plan, policy step, task and loop. */
 import { UsageError } from "../core/errors.ts";
 import type { Prompt } from "../core/records.ts";
+import type { ItemSource } from "../data/prompts.ts";
 import type { Device } from "../device/device.ts";
 import { REINFORCE_ADVANTAGE, TRL_ADVANTAGE } from "../loss/advantage.ts";
 import { describeLoss, policyOptions } from "../loss/options.ts";
@@ -8,7 +9,6 @@ import type { Quantization } from "../nn/quantized.ts";
 import { learningRateFactor } from "../nn/schedule.ts";
 import { KvStore } from "../rollout/kv.ts";
 import type { TrainState } from "../run/checkpoint.ts";
-import type { ItemSource } from "../run/data.ts";
 import { runLoop } from "../run/loop.ts";
 import { openDevice } from "../run/open-model.ts";
 import { PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-step.ts";
@@ -16,7 +16,7 @@ import { PolicyTask } from "../run/policy-task.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { StepMemory } from "../tape/tape.ts";
 import type { GrpoSettings } from "./settings.ts";
-import { openTrained, planMemory, type Source, type Trained } from "./setup.ts";
+import { loopOptions, openTrained, planMemory, type Source, type Trained } from "./setup.ts";
 
 export interface JobPrompts {
   readonly training: ItemSource<Prompt>;
@@ -137,16 +137,7 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
     });
     await runLoop(
       task,
-      {
-        totalSteps,
-        startStep: state.step,
-        evalEvery: settings.eval_every,
-        saveEvery: settings.save_every,
-        keepCheckpoints: settings.keep_checkpoints,
-        logEvery: settings.log_every,
-        saveRollouts: settings.save_rollouts,
-        ...(settings.log_dir === undefined ? {} : { logDir: settings.log_dir }),
-      },
+      loopOptions(settings, totalSteps, state.step, settings.save_rollouts),
       reporter,
       control,
     );

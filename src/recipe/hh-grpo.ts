@@ -1,9 +1,9 @@
 /** GRPO on the prompts of preference pairs, rewarded by a trained reward model. */
 import { UsageError } from "../core/errors.ts";
 import type { Prompt } from "../core/records.ts";
-import type { ItemSource } from "../run/data.ts";
+import { type EpochSampler, mixedPrompts, openPreferences } from "../data/preferences.ts";
+import type { ItemSource } from "../data/prompts.ts";
 import { dtypeCode } from "../run/open-model.ts";
-import { type EpochSampler, mixedPrompts, openPreferences } from "../run/preferences.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import {
   openReward,

@@ -1,18 +1,18 @@
 /** A reward model from preference pairs. */
+import { openPreferences, type PreferencePair, pairSampler } from "../data/preferences.ts";
 import type { Device } from "../device/device.ts";
 import { learningRateFactor } from "../nn/schedule.ts";
 import { type DataCursor, saveCheckpoint } from "../run/checkpoint.ts";
 import { runLoop, type Task } from "../run/loop.ts";
 import { openDevice } from "../run/open-model.ts";
-import { type PreferencePair, PreferenceStep } from "../run/preference-step.ts";
-import { openPreferences, pairSampler } from "../run/preferences.ts";
+import { PreferenceStep } from "../run/preference-step.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { rewardSource } from "../run/reward-model.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { baseName } from "./base.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import { type HhSettings, trainSettings } from "./settings.ts";
-import { openTrained, planMemory, stepsOf } from "./setup.ts";
+import { loopOptions, openTrained, planMemory, stepsOf } from "./setup.ts";
 
 export interface HhRmSettings extends HhSettings {
   readonly recipe: "hh-rm";
@@ -114,21 +114,7 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
           control.checkpointConfig,
         ),
     };
-    await runLoop(
-      task,
-      {
-        totalSteps,
-        startStep: state.step,
-        evalEvery: settings.eval_every,
-        saveEvery: settings.save_every,
-        keepCheckpoints: settings.keep_checkpoints,
-        logEvery: settings.log_every,
-        saveRollouts: false,
-        logDir: settings.log_dir,
-      },
-      reporter,
-      control,
-    );
+    await runLoop(task, loopOptions(settings, totalSteps, state.step), reporter, control);
   } finally {
     memory.dispose();
     trained.dispose();

@@ -9,13 +9,14 @@ import { AdamW } from "../nn/optimizer.ts";
 import type { Quantization } from "../nn/quantized.ts";
 import { Transformer } from "../nn/transformer.ts";
 import { loadOptimizer, readTrainState, type TrainState } from "../run/checkpoint.ts";
+import type { LoopOptions } from "../run/loop.ts";
 import { dtypeCode, loadAdapters, momentCode, openTokenizer, readCausalConfig } from "../run/open-model.ts";
 import { Reference } from "../run/reference.ts";
 import { bytesText, type RunControl } from "../run/reporter.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { baseName } from "./base.ts";
 import { baseQuantization, describeLora, loraRun } from "./lora.ts";
-import type { TrainSettings } from "./settings.ts";
+import type { ScheduleSettings, TrainSettings } from "./settings.ts";
 
 export interface Trained {
   readonly device: Device;
@@ -189,6 +190,25 @@ export function openTrained(
       frozen?.dispose();
       device.close();
     },
+  };
+}
+
+/** What the loop needs of the settings of any recipe. */
+export function loopOptions(
+  settings: ScheduleSettings,
+  totalSteps: number,
+  startStep: number,
+  saveRollouts = false,
+): LoopOptions {
+  return {
+    totalSteps,
+    startStep,
+    evalEvery: settings.eval_every,
+    saveEvery: settings.save_every,
+    keepCheckpoints: settings.keep_checkpoints,
+    logEvery: settings.log_every,
+    saveRollouts,
+    ...(settings.log_dir === undefined ? {} : { logDir: settings.log_dir }),
   };
 }
 

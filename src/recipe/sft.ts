@@ -1,11 +1,11 @@
 /** Supervised fine-tuning on prompts and completions, from a model folder or from random weights. */
 import { readFileSync } from "node:fs";
 import { UsageError } from "../core/errors.ts";
+import { readExamples, Shuffle } from "../data/prompts.ts";
 import type { Device } from "../device/device.ts";
 import { parseModelConfig } from "../io/hf-folder.ts";
 import { learningRateFactor } from "../nn/schedule.ts";
 import { type DataCursor, saveCheckpoint } from "../run/checkpoint.ts";
-import { readExamples, Shuffle } from "../run/data.ts";
 import { runLoop, type Task } from "../run/loop.ts";
 import { initialise, openDevice, openTokenizer, saveModel, weightsHash } from "../run/open-model.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
@@ -13,7 +13,7 @@ import { SupervisedStep } from "../run/supervised-step.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import type { TrainSettings } from "./settings.ts";
-import { folderSource, openTrained, planMemory, type Source, stepsOf } from "./setup.ts";
+import { folderSource, loopOptions, openTrained, planMemory, type Source, stepsOf } from "./setup.ts";
 
 export interface SftSettings extends TrainSettings {
   readonly recipe: "sft";
@@ -111,20 +111,7 @@ export async function trainSft(
           control.checkpointConfig,
         ),
     };
-    await runLoop(
-      task,
-      {
-        totalSteps,
-        startStep: state.step,
-        evalEvery: settings.eval_every,
-        saveEvery: settings.save_every,
-        keepCheckpoints: settings.keep_checkpoints,
-        logEvery: settings.log_every,
-        saveRollouts: false,
-      },
-      reporter,
-      control,
-    );
+    await runLoop(task, loopOptions(settings, totalSteps, state.step), reporter, control);
     if (settings.output) saveModel(settings.output, model, tokenizer);
   } finally {
     memory.dispose();

@@ -3,6 +3,7 @@ import type { DeviceName } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
 import type { Finish } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
+import { idsOf, promptOf } from "../data/prompts.ts";
 import type { Device } from "../device/device.ts";
 import { AtomicFile } from "../io/atomic.ts";
 import type { ModelConfig } from "../io/hf-folder.ts";
@@ -13,7 +14,6 @@ import type { Transformer } from "../nn/transformer.ts";
 import { type Completion, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { scoreGroups } from "../rollout/score.ts";
 import { StepMemory } from "../tape/tape.ts";
-import { idsOf, promptOf } from "./data.ts";
 import { dtypeCode, openDevice, openModel, openTokenizer, readCausalConfig } from "./open-model.ts";
 
 interface Common {

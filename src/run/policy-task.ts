@@ -1,6 +1,7 @@
 /** A GRPO recipe as the training loop sees it: which prompts, when to generate, evaluation, checkpoints. */
 import type { Prompt, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
+import { drawItems, type ItemSource } from "../data/prompts.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import type { Sampling } from "../rollout/engine.ts";
@@ -11,7 +12,6 @@ import {
   saveGeneration,
   type TrainState,
 } from "./checkpoint.ts";
-import { drawItems, type ItemSource } from "./data.ts";
 import type { Task, TaskSample } from "./loop.ts";
 import type { Generation, PolicyStep } from "./policy-step.ts";
 import type { Sinks } from "./sinks.ts";

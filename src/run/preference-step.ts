@@ -1,19 +1,12 @@
 /** One optimizer step of a reward model on pairs: packed sequences, Bradley-Terry loss, AdamW. */
 import { assert, Diverged } from "../core/errors.ts";
+import type { PreferencePair } from "../data/preferences.ts";
 import { bradleyTerry, preferenceQuality } from "../loss/bradley-terry.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Decoder, Transformer } from "../nn/transformer.ts";
 import { type Group, packSequences } from "../rollout/pack.ts";
 import { forwardRewards } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
-
-/** Two sequences of which the first is preferred. */
-export interface PreferencePair {
-  readonly chosen: Int32Array;
-  readonly rejected: Int32Array;
-  /** By how much it should win; 0 if absent. */
-  readonly margin?: number;
-}
 
 export interface PreferenceOptions {
   /** Most packed tokens of one forward and backward pass; a larger pair is one by itself. */

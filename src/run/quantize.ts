@@ -6,6 +6,15 @@ import type { DeviceName } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
 import type { Prompt } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
+import {
+  EpochSampler,
+  openPreferences,
+  type PreferencePair,
+  pairSampler,
+  preferencePrompt,
+  usableRow,
+} from "../data/preferences.ts";
+import { promptOf } from "../data/prompts.ts";
 import { writeFileAtomic } from "../io/atomic.ts";
 import {
   checkWeights,
@@ -20,12 +29,10 @@ import { type Quantization, quantizationOf, schemeOf } from "../nn/quantized.ts"
 import { Transformer } from "../nn/transformer.ts";
 import { RolloutEngine } from "../rollout/engine.ts";
 import { StepMemory } from "../tape/tape.ts";
-import { promptOf } from "./data.ts";
 import { DivergenceMeans, divergences } from "./divergence.ts";
 import { merge } from "./merge.ts";
 import { dtypeCode, openDevice, openTokenizer } from "./open-model.ts";
-import { type PreferencePair, pairRewards } from "./preference-step.ts";
-import { EpochSampler, openPreferences, pairSampler, preferencePrompt, usableRow } from "./preferences.ts";
+import { pairRewards } from "./preference-step.ts";
 
 export interface QuantizeSettings {
   /** A folder on this machine. */

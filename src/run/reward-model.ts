@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { UsageError } from "../core/errors.ts";
 import type { Rollout } from "../core/records.ts";
 import { Purpose, Random } from "../core/rng.ts";
+import { conversationText, endedText, type Turn } from "../data/conversation.ts";
 import type { Device } from "../device/device.ts";
 import {
   checkWeights,
@@ -20,7 +21,6 @@ import type { DtypeCode } from "../ops/define.ts";
 import { type Group, microBatches, packSequences, selectGroups } from "../rollout/pack.ts";
 import { forwardRewards } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
-import { conversationText, endedText, type Turn } from "./conversation.ts";
 import { loadAdapters, openTokenizer, readAdapter } from "./open-model.ts";
 import type { Score } from "./policy-step.ts";
 

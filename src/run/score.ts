@@ -1,12 +1,12 @@
 /** What the command score does: rewards of texts, conversations and token ids. */
 import type { DeviceName } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
+import { conversationText, endedText, type Turn } from "../data/conversation.ts";
+import { checkMessages, idsOf } from "../data/prompts.ts";
 import { type JsonRow, readDataset } from "../io/jsonl.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Group } from "../rollout/pack.ts";
 import { StepMemory } from "../tape/tape.ts";
-import { conversationText, endedText, type Turn } from "./conversation.ts";
-import { checkMessages, idsOf } from "./data.ts";
 import { type Summary, writeLines } from "./inference.ts";
 import { dtypeCode, openDevice } from "./open-model.ts";
 import { openReward, quantizationFlag, readReward, scoreSequences } from "./reward-model.ts";

@@ -1,5 +1,6 @@
 /** One optimizer step of supervised fine-tuning: packed examples, token-mean cross-entropy, AdamW. */
 import { Diverged } from "../core/errors.ts";
+import type { Example } from "../data/prompts.ts";
 import { globalNormaliser } from "../loss/count.ts";
 import type { MaskedRows } from "../loss/rows.ts";
 import { sftLoss } from "../loss/sft.ts";
@@ -8,7 +9,6 @@ import type { Transformer } from "../nn/transformer.ts";
 import { type Group, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
 import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
-import type { Example } from "./data.ts";
 
 export interface SupervisedOptions {
   readonly microBatchTokens: number;

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join, resolve } from "node:path";
 import { gzipSync } from "node:zlib";
 import { findDataset } from "../../src/cli/files.ts";
-import { openPreferences } from "../../src/run/preferences.ts";
+import { openPreferences } from "../../src/data/preferences.ts";
 import { HubFixture } from "../io/hub-fixture.ts";
 import { sha256 } from "../io/hub-server.ts";
 import { TemporaryFolder } from "../io/temporary.ts";

@@ -1,10 +1,11 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
+import type { PreferencePair } from "../../src/data/preferences.ts";
 import { checkWeights, openWeights, readModelConfig } from "../../src/io/hf-folder.ts";
 import { AdamW } from "../../src/nn/optimizer.ts";
 import { Transformer } from "../../src/nn/transformer.ts";
 import { Dtype, type DtypeCode } from "../../src/ops/define.ts";
-import { type PreferencePair, PreferenceStep } from "../../src/run/preference-step.ts";
+import { PreferenceStep } from "../../src/run/preference-step.ts";
 import { StepMemory } from "../../src/tape/tape.ts";
 import { loadTensors } from "../golden-tensors.ts";
 import { type GoldenCase, goldenCases } from "../goldens-dirs.ts";

@@ -2,9 +2,9 @@
 import { describe, expect, test } from "bun:test";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { preferenceRow } from "../../src/data/preference-row.ts";
+import { preferencePair } from "../../src/data/preferences.ts";
 import { Tokenizer } from "../../src/io/tokenizer.ts";
-import { preferenceRow } from "../../src/run/preference-row.ts";
-import { preferencePair } from "../../src/run/preferences.ts";
 import { TemporaryFolder } from "../io/temporary.ts";
 
 const python = process.env.RLV_PYTHON;

@@ -5,11 +5,11 @@ import { gunzipSync } from "node:zlib";
 import { DEFAULTS, makePreferences, type PreferenceSizes } from "../../scripts/make-preferences.ts";
 import { drawAnswer, drawQuestion, FACTS, hiddenPreference } from "../../scripts/preference-grammar.ts";
 import { Purpose, Random } from "../../src/core/rng.ts";
+import { openPreferences, type PreferenceRow, preferencePair } from "../../src/data/preferences.ts";
+import { readExamples } from "../../src/data/prompts.ts";
 import { parseModelConfig } from "../../src/io/hf-folder.ts";
 import { readJsonl } from "../../src/io/jsonl.ts";
 import { Tokenizer } from "../../src/io/tokenizer.ts";
-import { readExamples } from "../../src/run/data.ts";
-import { openPreferences, type PreferenceRow, preferencePair } from "../../src/run/preferences.ts";
 import { TemporaryFolder } from "../io/temporary.ts";
 
 const SMALL: PreferenceSizes = { ...DEFAULTS, train: 201, test: 41, sft: 60 };

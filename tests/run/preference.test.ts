@@ -1,14 +1,11 @@
 import { describe, expect, test } from "bun:test";
+import type { PreferencePair } from "../../src/data/preferences.ts";
 import { parseModelConfig } from "../../src/io/hf-folder.ts";
 import { AdamW } from "../../src/nn/optimizer.ts";
 import { Transformer, type TransformerOptions } from "../../src/nn/transformer.ts";
 import { Dtype } from "../../src/ops/define.ts";
 import { initialise } from "../../src/run/open-model.ts";
-import {
-  type PreferenceOptions,
-  type PreferencePair,
-  PreferenceStep,
-} from "../../src/run/preference-step.ts";
+import { type PreferenceOptions, PreferenceStep } from "../../src/run/preference-step.ts";
 import { StepMemory } from "../../src/tape/tape.ts";
 import { openTestDevice } from "../test-device.ts";
 import { promptOf, TINY } from "./tiny.ts";

@@ -4,15 +4,14 @@ import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
 import fc from "fast-check";
 import { UsageError } from "../../src/core/errors.ts";
-import { Tokenizer } from "../../src/io/tokenizer.ts";
 import {
   conversationText,
   parseTranscript,
   stripThinking,
   type Turn,
   transcriptText,
-} from "../../src/run/conversation.ts";
-import { preferenceRow, UnusableRow } from "../../src/run/preference-row.ts";
+} from "../../src/data/conversation.ts";
+import { preferenceRow, UnusableRow } from "../../src/data/preference-row.ts";
 import {
   EpochSampler,
   mixedPrompts,
@@ -21,7 +20,8 @@ import {
   pairSampler,
   preferencePair,
   preferencePrompt,
-} from "../../src/run/preferences.ts";
+} from "../../src/data/preferences.ts";
+import { Tokenizer } from "../../src/io/tokenizer.ts";
 import { TemporaryFolder } from "../io/temporary.ts";
 
 const TEXT = join(import.meta.dir, "../goldens/text");

@@ -4,9 +4,9 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Prompt, Rollout } from "../../src/core/records.ts";
+import { openPreferences, preferencePair, preferencePrompt } from "../../src/data/preferences.ts";
 import { Tokenizer } from "../../src/io/tokenizer.ts";
 import { Dtype } from "../../src/ops/define.ts";
-import { openPreferences, preferencePair, preferencePrompt } from "../../src/run/preferences.ts";
 import {
   openReward,
   readReward,

@@ -2,8 +2,8 @@
 import { UsageError } from "../core/errors.ts";
 import type { JsonRow } from "../io/jsonl.ts";
 import { parseTranscript, type Turn } from "./conversation.ts";
-import { checkMessages } from "./data.ts";
 import type { PreferenceRow } from "./preferences.ts";
+import { checkMessages } from "./prompts.ts";
 
 /** A row whose form is right and which holds no pair: HH has a few. */
 export class UnusableRow extends UsageError {}

@@ -8,10 +8,17 @@ import { Purpose, Random } from "../core/rng.ts";
 import type { RowFile } from "../io/row-file.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { conversationText, endedText, type Turn } from "./conversation.ts";
-import { Shuffle } from "./data.ts";
 import { openSplit } from "./preference-files.ts";
 import { preferenceRow, UnusableRow } from "./preference-row.ts";
-import type { PreferencePair } from "./preference-step.ts";
+import { Shuffle } from "./prompts.ts";
+
+/** Two sequences of which the first is preferred. */
+export interface PreferencePair {
+  readonly chosen: Int32Array;
+  readonly rejected: Int32Array;
+  /** By how much it should win; 0 if absent. */
+  readonly margin?: number;
+}
 
 export type Split = "train" | "test";
 

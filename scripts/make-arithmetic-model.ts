@@ -13,6 +13,7 @@ import { f32ToBf16 } from "../src/core/float-formats.ts";
 import { Purpose, Random } from "../src/core/rng.ts";
 import { openWeights, readModelConfig, writeModelFolder } from "../src/io/hf-folder.ts";
 import type { Tokenizer } from "../src/io/tokenizer.ts";
+import { smallQwen3 } from "./small-qwen3.ts";
 import { writeSmallTokenizer } from "./small-tokenizer.ts";
 
 const SEED = 20;
@@ -91,30 +92,6 @@ function writeTokenizer(folder: string): Tokenizer {
   });
 }
 
-function modelConfig(vocab: number, eos: number): object {
-  return {
-    architectures: ["Qwen3ForCausalLM"],
-    model_type: "qwen3",
-    vocab_size: vocab,
-    hidden_size: 128,
-    intermediate_size: 384,
-    num_hidden_layers: 4,
-    num_attention_heads: 4,
-    num_key_value_heads: 2,
-    head_dim: 32,
-    hidden_act: "silu",
-    rms_norm_eps: 1e-6,
-    rope_theta: 10000,
-    max_position_embeddings: 128,
-    tie_word_embeddings: true,
-    attention_bias: false,
-    bos_token_id: null,
-    eos_token_id: eos,
-    pad_token_id: eos,
-    torch_dtype: "float32",
-  };
-}
-
 const jsonl = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 
 async function main(): Promise<void> {
@@ -136,7 +113,12 @@ async function main(): Promise<void> {
 
   const tokenizer = writeTokenizer(join(work, "tokenizer"));
   const eos = tokenizer.eosId!;
-  writeFileSync(join(work, "config.json"), JSON.stringify(modelConfig(tokenizer.vocabSize, eos)));
+  writeFileSync(
+    join(work, "config.json"),
+    JSON.stringify(
+      smallQwen3({ vocab: tokenizer.vocabSize, eos, hidden: 128, ffn: 384, layers: 4, headDim: 32 }),
+    ),
+  );
   const rows = all.flatMap(({ prompt, answer }) =>
     [...Array<string>(RIGHT).fill(answer), ...HABITS].map((completion) => ({ prompt, completion })),
   );

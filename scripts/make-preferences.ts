@@ -17,6 +17,7 @@ import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
 import { Purpose, Random } from "../src/core/rng.ts";
 import { breakAnswer, drawAnswer, drawQuestion, hiddenPreference, WORDS } from "./preference-grammar.ts";
+import { smallQwen3 } from "./small-qwen3.ts";
 import { writeSmallTokenizer } from "./small-tokenizer.ts";
 
 export interface PreferenceSizes {
@@ -90,34 +91,9 @@ export function makePreferences(out: string, sizes: PreferenceSizes): void {
   });
   writeFileSync(join(out, "sft.jsonl"), jsonl(said));
   const tokenizer = writeSmallTokenizer(join(out, "tokenizer"), WORDS, 128);
-  writeFileSync(
-    join(out, "config.json"),
-    `${JSON.stringify(modelConfig(tokenizer.vocabSize, tokenizer.eosId!), null, 2)}\n`,
-  );
-}
-
-function modelConfig(vocab: number, eos: number): object {
-  return {
-    architectures: ["Qwen3ForCausalLM"],
-    model_type: "qwen3",
-    vocab_size: 32 * Math.ceil(vocab / 32),
-    hidden_size: 64,
-    intermediate_size: 192,
-    num_hidden_layers: 2,
-    num_attention_heads: 4,
-    num_key_value_heads: 2,
-    head_dim: 16,
-    hidden_act: "silu",
-    rms_norm_eps: 1e-6,
-    rope_theta: 10000,
-    max_position_embeddings: 128,
-    tie_word_embeddings: true,
-    attention_bias: false,
-    bos_token_id: null,
-    eos_token_id: eos,
-    pad_token_id: eos,
-    torch_dtype: "float32",
-  };
+  const vocab = 32 * Math.ceil(tokenizer.vocabSize / 32);
+  const size = { vocab, eos: tokenizer.eosId!, hidden: 64, ffn: 192, layers: 2, headDim: 16 };
+  writeFileSync(join(out, "config.json"), `${JSON.stringify(smallQwen3(size), null, 2)}\n`);
 }
 
 if (import.meta.main) {

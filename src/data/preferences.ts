@@ -10,7 +10,7 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import { conversationText, endedText, type Turn } from "./conversation.ts";
 import { openSplit } from "./preference-files.ts";
 import { preferenceRow, UnusableRow } from "./preference-row.ts";
-import { Shuffle } from "./prompts.ts";
+import { type ItemSource, Shuffle } from "./prompts.ts";
 
 /** Two sequences of which the first is preferred. */
 export interface PreferencePair {
@@ -157,7 +157,7 @@ export interface Drawn<T> {
 }
 
 /** Items of a source in shuffled passes; rows that `make` refuses are passed over and counted. */
-export class EpochSampler<T extends object> {
+export class EpochSampler<T extends object> implements ItemSource<T> {
   /** Rows passed over since the sampler was made, by reason. */
   readonly skipped: Partial<Record<Skip, number>> = {};
   readonly #shuffle: Shuffle;
@@ -180,6 +180,12 @@ export class EpochSampler<T extends object> {
       else missed = this.#missed(missed);
     }
     return { items, position: next };
+  }
+
+  /** The next item from `position` on, with its pass. */
+  at(position: number): { readonly item: T; readonly epoch: number; readonly next: number } {
+    const { items, position: next } = this.draw(position, 1);
+    return { item: items[0]!, epoch: Math.floor((next - 1) / this.length), next };
   }
 
   /** `count` items with replacement: a function of the seed and `step` alone. */

@@ -64,12 +64,6 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
     });
 
   const plan = await planMemory(open, async (trained, memory) => {
-    if (trained.model.dropout > 0 && settings.top_entropy_quantile < 1)
-      throw new UsageError(
-        "the entropies of a step are counted without dropout",
-        "top_entropy_quantile",
-        "set --lora_dropout 0",
-      );
     const batch = Array.from({ length: promptsPerBatch }, (_, index) => longPrompt(prompts.longest, index));
     const alternate: Score = async (rollouts) =>
       rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} }));
@@ -162,6 +156,12 @@ function policyStep(
   score: Score,
 ) {
   const { settings } = job;
+  if (trained.model.dropout > 0 && settings.top_entropy_quantile < 1)
+    throw new UsageError(
+      "the entropies of a step are counted without dropout",
+      "top_entropy_quantile",
+      "set --lora_dropout 0",
+    );
   const maxLength = settings.max_prompt_length + settings.max_completion_length;
   return new PolicyStep(
     memory,

@@ -1,8 +1,6 @@
 /** GRPO on the prompts of preference pairs, rewarded by a trained reward model. */
 import { UsageError } from "../core/errors.ts";
-import type { Prompt } from "../core/records.ts";
-import { type EpochSampler, mixedPrompts, openPreferences } from "../data/preferences.ts";
-import type { ItemSource } from "../data/prompts.ts";
+import { mixedPrompts, openPreferences } from "../data/preferences.ts";
 import { dtypeCode } from "../run/open-model.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import {
@@ -84,7 +82,7 @@ export async function trainHhGrpo(
       referenceQuantization: quantizationFlag(settings.ref_quant_type),
       decodedTogether: Math.min(256, settings.batch_size * settings.group_size),
       prompts: {
-        training: passes(mix.training),
+        training: mix.training,
         held: mix.evaluation,
         longest: maxLength,
         description: `${settings.dataset}: ${mix.training.length} training and ${mix.evaluation.length} evaluation prompts of up to ${maxLength} tokens, ${perGeneration} a generation of ${stepsEach} steps`,
@@ -102,16 +100,6 @@ export async function trainHhGrpo(
     reporter,
     control,
   );
-}
-
-/** Items of a sampler one by one, with their passes. */
-function passes(sampler: EpochSampler<Prompt>): ItemSource<Prompt> {
-  return {
-    at: (from) => {
-      const { items, position } = sampler.draw(from, 1);
-      return { item: items[0]!, epoch: Math.floor((position - 1) / sampler.length), next: position };
-    },
-  };
 }
 
 /** Checks that policy and reward model fit; opens the latter on a device. */

@@ -2,7 +2,7 @@
 import { openPreferences, type PreferencePair, pairSampler } from "../data/preferences.ts";
 import type { Device } from "../device/device.ts";
 import { learningRateFactor } from "../nn/schedule.ts";
-import { type DataCursor, saveCheckpoint } from "../run/checkpoint.ts";
+import type { DataCursor } from "../run/checkpoint.ts";
 import { runLoop, type Task } from "../run/loop.ts";
 import { openDevice } from "../run/open-model.ts";
 import { PreferenceStep } from "../run/preference-step.ts";
@@ -12,7 +12,7 @@ import { StepMemory } from "../tape/tape.ts";
 import { baseName } from "./base.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import { type HhSettings, trainSettings } from "./settings.ts";
-import { loopOptions, openTrained, planMemory, stepsOf } from "./setup.ts";
+import { loopOptions, openTrained, planMemory, saveTrained, stepsOf } from "./setup.ts";
 
 export interface HhRmSettings extends HhSettings {
   readonly recipe: "hh-rm";
@@ -98,21 +98,7 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
       get consistent() {
         return !step.updating;
       },
-      save: (parent, name, n) =>
-        saveCheckpoint(
-          parent,
-          name,
-          model,
-          tokenizer,
-          {
-            step: n,
-            recipe: settings.recipe,
-            initial_sha256: state.initial_sha256,
-            cursor,
-            generation: null,
-          },
-          control.checkpointConfig,
-        ),
+      save: (parent, name, n) => saveTrained(trained, settings, control, parent, name, n, cursor),
     };
     await runLoop(task, loopOptions(settings, totalSteps, state.step), reporter, control);
   } finally {

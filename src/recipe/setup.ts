@@ -8,7 +8,13 @@ import { initialiseAdapters } from "../nn/adapters.ts";
 import { AdamW } from "../nn/optimizer.ts";
 import type { Quantization } from "../nn/quantized.ts";
 import { Transformer } from "../nn/transformer.ts";
-import { loadOptimizer, readTrainState, type TrainState } from "../run/checkpoint.ts";
+import {
+  type DataCursor,
+  loadOptimizer,
+  readTrainState,
+  saveCheckpoint,
+  type TrainState,
+} from "../run/checkpoint.ts";
 import type { LoopOptions } from "../run/loop.ts";
 import { dtypeCode, loadAdapters, momentCode, openTokenizer, readCausalConfig } from "../run/open-model.ts";
 import { Reference } from "../run/reference.ts";
@@ -210,6 +216,21 @@ export function loopOptions(
     saveRollouts,
     ...(settings.log_dir === undefined ? {} : { logDir: settings.log_dir }),
   };
+}
+
+/** Writes checkpoint `parent/name` of a run that keeps nothing between its steps but the place in its data. */
+export function saveTrained(
+  { model, tokenizer, state }: Trained,
+  { recipe }: TrainSettings,
+  { checkpointConfig }: RunControl,
+  parent: string,
+  name: string,
+  step: number,
+  cursor: DataCursor,
+): string {
+  const { initial_sha256 } = state;
+  const next = { step, recipe, initial_sha256, cursor, generation: null };
+  return saveCheckpoint(parent, name, model, tokenizer, next, checkpointConfig);
 }
 
 /** Optimizer steps of a whole run on `examples` of them, `perStep` a step from where `state` has come to. */

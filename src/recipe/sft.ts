@@ -5,7 +5,7 @@ import { readExamples, Shuffle } from "../data/prompts.ts";
 import type { Device } from "../device/device.ts";
 import { parseModelConfig } from "../io/hf-folder.ts";
 import { learningRateFactor } from "../nn/schedule.ts";
-import { type DataCursor, saveCheckpoint } from "../run/checkpoint.ts";
+import type { DataCursor } from "../run/checkpoint.ts";
 import { runLoop, type Task } from "../run/loop.ts";
 import { initialise, openDevice, openTokenizer, saveModel, weightsHash } from "../run/open-model.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
@@ -13,7 +13,15 @@ import { SupervisedStep } from "../run/supervised-step.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import type { TrainSettings } from "./settings.ts";
-import { folderSource, loopOptions, openTrained, planMemory, type Source, stepsOf } from "./setup.ts";
+import {
+  folderSource,
+  loopOptions,
+  openTrained,
+  planMemory,
+  type Source,
+  saveTrained,
+  stepsOf,
+} from "./setup.ts";
 
 export interface SftSettings extends TrainSettings {
   readonly recipe: "sft";
@@ -95,21 +103,7 @@ export async function trainSft(
       get consistent() {
         return !step.updating;
       },
-      save: (parent, name, n) =>
-        saveCheckpoint(
-          parent,
-          name,
-          model,
-          tokenizer,
-          {
-            step: n,
-            recipe: settings.recipe,
-            initial_sha256: state.initial_sha256,
-            cursor: cursorAfter(n),
-            generation: null,
-          },
-          control.checkpointConfig,
-        ),
+      save: (parent, name, n) => saveTrained(trained, settings, control, parent, name, n, cursorAfter(n)),
     };
     await runLoop(task, loopOptions(settings, totalSteps, state.step), reporter, control);
     if (settings.output) saveModel(settings.output, model, tokenizer);

@@ -64,6 +64,7 @@ export async function score(settings: ScoreSettings, talk: (line: string) => voi
       quantization: quantizationFlag(settings.quant_type),
     });
     try {
+      if (model.quantizationNote) talk(model.quantizationNote);
       talk(`${lines.length} sequences`);
       const rewards = (await scoreSequences(memory, model, groups, PACKED_TOKENS)).flat();
       writeLines(

@@ -1,7 +1,6 @@
 /** Models with int8 and nf4 weights: what they compute, and that decoding and the packed forward pass agree. */
 import { describe, expect, test } from "bun:test";
 import { Purpose } from "../../src/core/rng.ts";
-import { parseModelConfig } from "../../src/io/hf-folder.ts";
 import type { Quantization } from "../../src/nn/quantized.ts";
 import { Transformer, type TransformerOptions } from "../../src/nn/transformer.ts";
 import { Dtype, type DtypeCode, NF4_CODES, NF4_LIMITS } from "../../src/ops/define.ts";
@@ -11,24 +10,10 @@ import { forwardRow, scoreGroups } from "../../src/rollout/score.ts";
 import { initialise } from "../../src/run/open-model.ts";
 import { Graph, StepMemory } from "../../src/tape/tape.ts";
 import { openTestDevice } from "../test-device.ts";
+import { configOf } from "./quantize-fixture.ts";
 import { promptOf } from "./tiny.ts";
 
-const CONFIG = parseModelConfig(
-  {
-    architectures: ["Qwen3ForCausalLM"],
-    model_type: "qwen3",
-    vocab_size: 613,
-    hidden_size: 64,
-    intermediate_size: 128,
-    num_hidden_layers: 2,
-    num_attention_heads: 4,
-    num_key_value_heads: 2,
-    head_dim: 16,
-    tie_word_embeddings: true,
-    max_position_embeddings: 512,
-  },
-  "qwen3 of whole blocks",
-);
+const CONFIG = configOf("causal", { vocab_size: 613 });
 
 class Setup implements Disposable {
   readonly device = openTestDevice(2);

@@ -33,6 +33,10 @@ export interface Rollout {
 export interface Scored extends Rollout {
   readonly reward: number;
   readonly components: Readonly<Record<string, number>>;
+  /** What a detector of reward hacks said; absent without one. */
+  readonly flagged?: boolean;
+  /** What else the reward says of it, kept with the rollout as JSON: a judge's distributions, a test's output. */
+  readonly details?: Readonly<Record<string, unknown>>;
 }
 
 /** Per-token quantities of `rows` completions laid one after another; row i is [offsets[i], offsets[i+1]). */

@@ -15,6 +15,16 @@ export interface RolloutRow {
   readonly advantage: number;
   /** Named parts of the reward; stored as JSON. */
   readonly components?: Readonly<Record<string, number>>;
+  /** How it ended: "eos", "length" or "stop". */
+  readonly finish?: string;
+  /** Of every token of the completion, float32. */
+  readonly logprobs?: Float32Array;
+  /** Where the text of every token ends in `completion`, in UTF-16 units. */
+  readonly token_ends?: Uint32Array;
+  /** What a detector of reward hacks said; absent without one. */
+  readonly flagged?: boolean;
+  /** What else its reward says of it (a judge's distributions); stored as JSON. */
+  readonly details?: Readonly<Record<string, unknown>>;
 }
 
 /** One evaluation completion; `mode` tells apart evaluations of one step (sampled, greedy, retain_only …). */
@@ -22,26 +32,34 @@ export interface EvalRolloutRow extends Omit<RolloutRow, "advantage"> {
   readonly mode?: string;
 }
 
-const SCHEMA_VERSION = 1;
+const SCHEMA_VERSION = 2;
 const KEY = { step: "INTEGER", epoch: "INTEGER", prompt_index: "INTEGER", rollout_index: "INTEGER" };
 const CONTENT = { prompt: "TEXT", completion: "TEXT", reward: "REAL" };
+/** What a row may lack; those of schema 1 lack all but the first. Arrays are stored little-endian. */
+const OPTIONAL = {
+  components: "TEXT",
+  finish: "TEXT",
+  logprobs: "BLOB",
+  token_ends: "BLOB",
+  flagged: "INTEGER",
+  details: "TEXT",
+};
 const TABLES = {
   rollouts: {
-    columns: { ...KEY, ...CONTENT, advantage: "REAL", components: "TEXT" },
+    columns: { ...KEY, ...CONTENT, advantage: "REAL", ...OPTIONAL },
     unique: "step, epoch, prompt_index, rollout_index",
   },
   eval_rollouts: {
-    columns: { ...KEY, mode: "TEXT", ...CONTENT, components: "TEXT" },
+    columns: { ...KEY, mode: "TEXT", ...CONTENT, ...OPTIONAL },
     unique: "step, epoch, mode, prompt_index, rollout_index",
   },
 } as const;
 type Table = keyof typeof TABLES;
-type Value = string | number | null;
+type Value = string | number | Uint8Array | null;
 
-/** Every column but `components` must hold something. */
 function columnSql(name: string, type: string): string {
-  const rest = { components: "", mode: " NOT NULL DEFAULT ''" }[name] ?? " NOT NULL";
-  return `${name} ${type}${rest}`;
+  if (name in OPTIONAL) return `${name} ${type}`;
+  return `${name} ${type} NOT NULL${name === "mode" ? " DEFAULT ''" : ""}`;
 }
 
 /**
@@ -86,6 +104,10 @@ export class RolloutsDb implements Disposable {
       for (const [table, { columns, unique }] of Object.entries(TABLES)) {
         const definitions = Object.entries(columns).map(([name, type]) => columnSql(name, type));
         db.run(`CREATE TABLE IF NOT EXISTS ${table} (${definitions.join(", ")}, UNIQUE (${unique})) STRICT`);
+        const there = db.query(`SELECT name FROM pragma_table_info('${table}')`).all() as { name: string }[];
+        for (const [name, type] of Object.entries(OPTIONAL))
+          if (!there.some((column) => column.name === name))
+            db.run(`ALTER TABLE ${table} ADD COLUMN ${columnSql(name, type)}`);
       }
       db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
     }).immediate();
@@ -125,7 +147,11 @@ export class RolloutsDb implements Disposable {
     const given = row as unknown as Record<string, unknown>;
     const values = Object.entries(TABLES[table].columns).map(([name, type]): Value => {
       const value = given[name];
-      if (name === "components") return value === undefined ? null : componentsText(value as object, where);
+      if (name in OPTIONAL && value === undefined) return null;
+      if (name === "components") return componentsText(value as object, where);
+      if (name === "details") return JSON.stringify(value);
+      if (typeof value === "boolean" && name === "flagged") return value ? 1 : 0;
+      if (type === "BLOB") return bytesOf(value as Float32Array | Uint32Array);
       if (type === "TEXT" && typeof value === "string") return value.toWellFormed();
       if (type === "INTEGER" && Number.isSafeInteger(value)) return value as number;
       // SQLite stores NaN as NULL: the row would lie.
@@ -217,6 +243,11 @@ export class RolloutsDb implements Disposable {
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+/** A copy: rows are written later. */
+function bytesOf(array: Float32Array | Uint32Array): Uint8Array {
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength).slice();
 }
 
 function componentsText(components: object, where: string): string {

@@ -14,6 +14,8 @@ export interface RewardResult {
   readonly reward: number | null;
   /** Named parts that summed to the reward, for metrics and evaluation. */
   readonly components: Readonly<Record<string, number>>;
+  /** Kept with the rollout as JSON. */
+  readonly details?: Readonly<Record<string, unknown>>;
 }
 
 /** A reward with its parameters bound. */
@@ -170,8 +172,8 @@ export async function scoreRollouts(
       const index = next++;
       const rollout = rollouts[index]!;
       try {
-        const { reward, components } = await guarded(name, score, rollout, context);
-        scored[index] = { ...rollout, reward: reward ?? Number.NaN, components };
+        const { reward, ...rest } = await guarded(name, score, rollout, context);
+        scored[index] = { ...rollout, reward: reward ?? Number.NaN, ...rest };
       } catch (error) {
         failed = true;
         throw error;

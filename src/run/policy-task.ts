@@ -86,16 +86,27 @@ export class PolicyTask implements Task {
       sinks.rollouts?.add({
         step,
         epoch: epochs[Math.floor(i / plan.groupSize)]!,
-        prompt_index: s.prompt.index,
         rollout_index: s.completion,
-        prompt: s.prompt.text,
-        completion: s.text,
-        reward: s.reward,
         advantage: advantages[i]!,
-        components: s.components,
+        ...this.#row(s),
       });
     });
     sinks.rollouts?.flushSoon();
+  }
+
+  #row(s: Scored) {
+    return {
+      prompt_index: s.prompt.index,
+      prompt: s.prompt.text,
+      completion: s.text,
+      reward: s.reward,
+      components: s.components,
+      finish: s.finish,
+      logprobs: s.logprobs,
+      token_ends: tokenEnds(this.tokenizer, s.ids),
+      ...(s.flagged === undefined ? {} : { flagged: s.flagged }),
+      ...(s.details === undefined ? {} : { details: s.details }),
+    };
   }
 
   /** One sampled and one greedy completion of every held-out prompt. */
@@ -125,12 +136,8 @@ export class PolicyTask implements Task {
         step,
         epoch: 0,
         mode,
-        prompt_index: s.prompt.index,
         rollout_index: 0,
-        prompt: s.prompt.text,
-        completion: s.text,
-        reward: s.reward,
-        components: s.components,
+        ...this.#row(s),
       });
     }
     const rewards = scored.map((s) => s.reward).filter((r) => !Number.isNaN(r));
@@ -161,4 +168,15 @@ export class PolicyTask implements Task {
     };
     return saveCheckpoint(parent, name, this.model, this.tokenizer, state, options.checkpointConfig);
   }
+}
+
+/** Where the text of each token ends in what the tokens say together, in UTF-16 units. */
+function tokenEnds(tokenizer: Tokenizer, ids: Int32Array): Uint32Array {
+  const stream = tokenizer.stream({ skipSpecialTokens: true });
+  let end = 0;
+  return Uint32Array.from(ids, (id, i) => {
+    end += stream.push(id).length;
+    if (i === ids.length - 1) end += stream.end().length;
+    return end;
+  });
 }

@@ -24,7 +24,64 @@ const query = (path: string, sql: string): any[] => {
   return db.query(sql).all();
 };
 
+const NOTHING = {
+  components: null,
+  finish: null,
+  logprobs: null,
+  token_ends: null,
+  flagged: null,
+  details: null,
+};
+
 describe("rows", () => {
+  test("tokens, flags and details are kept, little-endian, whatever becomes of the arrays given", () => {
+    using folder = new TemporaryFolder();
+    using db = new RolloutsDb(folder.file("x"));
+    const logprobs = new Float32Array([9, -0.5, -1.25]).subarray(1);
+    db.add(
+      row(1, 0, {
+        finish: "eos",
+        logprobs,
+        token_ends: Uint32Array.of(1, 258),
+        flagged: true,
+        details: { judge: [0.25, null] },
+      }),
+    );
+    logprobs.fill(7);
+    db.flush();
+    const [found] = query(db.path, "SELECT * FROM rollouts");
+    const view = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    expect(view(found.logprobs).getFloat32(0, true)).toBe(-0.5);
+    expect(view(found.logprobs).getFloat32(4, true)).toBe(-1.25);
+    expect([...found.token_ends]).toEqual([1, 0, 0, 0, 2, 1, 0, 0]);
+    expect([found.finish, found.flagged, found.details]).toEqual(["eos", 1, '{"judge":[0.25,null]}']);
+  });
+
+  test("a file of schema 1 gets the columns that it lacks and keeps its rows", () => {
+    using folder = new TemporaryFolder();
+    const path = folder.file("x");
+    {
+      using old = new Database(path);
+      const key =
+        "step INTEGER NOT NULL, epoch INTEGER NOT NULL, prompt_index INTEGER NOT NULL, rollout_index";
+      const content = "prompt TEXT NOT NULL, completion TEXT NOT NULL, reward REAL NOT NULL";
+      old.run(
+        `CREATE TABLE rollouts (${key} INTEGER NOT NULL, ${content}, advantage REAL NOT NULL, components TEXT,
+         UNIQUE (step, epoch, prompt_index, rollout_index)) STRICT`,
+      );
+      old.run("INSERT INTO rollouts VALUES (1, 0, 3, 0, 'What is 2 + 3?', '5', 1, -0.5, NULL)");
+      old.run("PRAGMA user_version = 1");
+    }
+    using db = new RolloutsDb(path);
+    db.add(row(2, 0, { finish: "length" }));
+    db.flush();
+    expect(query(path, "SELECT * FROM rollouts ORDER BY step")).toEqual([
+      { ...row(1), ...NOTHING },
+      { ...row(2), ...NOTHING, finish: "length" },
+    ]);
+    expect(query(path, "PRAGMA user_version")).toEqual([{ user_version: 2 }]);
+  });
+
   test("flushSoon writes when the event loop turns, once, and a failure is the next flush's", async () => {
     using folder = new TemporaryFolder();
     const path = folder.file("rollouts.sqlite");
@@ -70,9 +127,10 @@ describe("rows", () => {
         completion: "",
         reward: 0.1,
         advantage: -1e-300,
+        ...NOTHING,
         components: '{"a":0.5,"b":-1}',
       },
-      { ...row(1, 1), components: null },
+      { ...row(1, 1), ...NOTHING },
     ]);
     const evals = query(path, "SELECT * FROM eval_rollouts ORDER BY mode");
     expect(evals.map(({ mode }) => mode)).toEqual(["", "greedy"]);
@@ -180,7 +238,7 @@ describe("files", () => {
     db.add(row(1));
     db.flush();
     expect(query(db.path, "PRAGMA journal_mode")).toEqual([{ journal_mode: "wal" }]);
-    expect(query(db.path, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
+    expect(query(db.path, "PRAGMA user_version")).toEqual([{ user_version: 2 }]);
     expect(() => {
       using other = new Database(db.path);
       other.run("INSERT INTO rollouts (step) VALUES ('x')");
@@ -196,7 +254,7 @@ describe("files", () => {
     expect(() => new RolloutsDb(folder.file("none/x"))).toThrow(RlvError);
     {
       using db = new Database(folder.file("newer"), { create: true });
-      db.run("PRAGMA user_version = 2");
+      db.run("PRAGMA user_version = 99");
     }
     expect(() => new RolloutsDb(folder.file("newer"))).toThrow(UsageError);
   });

@@ -25,11 +25,14 @@ if (extra.length > 0) {
 }
 
 const total = { passed: 0, failed: 0, skipped: 0 };
+/** What failed, said again at the end, where it is found in a long log. */
+const failures: string[] = [];
 
 function count(title: string, passed: number, failed: number, skipped = 0): void {
   total.passed += passed;
   total.failed += failed;
   total.skipped += skipped;
+  if (failed > 0) failures.push(title);
   process.stdout.write(`${failed === 0 ? "ok  " : "FAIL"} ${title}: ${passed} passed, ${failed} failed\n`);
 }
 
@@ -115,6 +118,15 @@ function attribute(tag: string, name: string): number {
   return Number(new RegExp(`\\b${name}="(\\d+)"`).exec(tag)?.[1] ?? 0);
 }
 
+/** Names of the failed tests of a JUnit report, with their files. */
+function failedTests(report: string): string[] {
+  const cases = report.matchAll(/<testcase ([^>]*[^/])>\s*<(?:failure|error)([^>]*)/g);
+  const value = (tag: string, name: string) => new RegExp(`\\b${name}="([^"]*)"`).exec(tag)?.[1] ?? "";
+  return [...cases].map(([, tag, failure]) =>
+    [value(tag!, "file"), value(tag!, "name"), value(failure!, "message").slice(0, 300)].join(": "),
+  );
+}
+
 /** Runs the files in one `bun test`; counts come from its JUnit report, which a crash leaves unwritten. */
 function typescript(files: readonly string[], env: Readonly<Record<string, string>> = {}): void {
   if (files.length === 0) {
@@ -135,7 +147,8 @@ function typescript(files: readonly string[], env: Readonly<Record<string, strin
       stdout: "inherit",
       stderr: "inherit",
     });
-    const tag = existsSync(report) ? /<testsuites[^>]*>/.exec(readFileSync(report, "utf8"))?.[0] : undefined;
+    const text = existsSync(report) ? readFileSync(report, "utf8") : "";
+    const tag = /<testsuites[^>]*>/.exec(text)?.[0];
     if (tag === undefined) {
       const how = result.signalCode ?? `code ${result.exitCode}`;
       count(`bun test ended with ${how} and no report`, 0, 1);
@@ -147,6 +160,7 @@ function typescript(files: readonly string[], env: Readonly<Record<string, strin
     // An error outside of a test (a module that does not load) fails the run and no test.
     if (result.exitCode !== 0 && failed === 0) failed = 1;
     count(`TypeScript tests in ${files.length} files (${clock(since)})`, passed, failed, skipped);
+    failures.push(...failedTests(text));
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
@@ -264,6 +278,7 @@ if (filter === "soft") {
   } else count("native library", 0, 1);
 }
 
+for (const failure of failures) process.stdout.write(`failed: ${failure}\n`);
 if (total.skipped > 0) process.stdout.write(`${total.skipped} skipped, with their reasons above\n`);
 process.stdout.write(`${total.passed} passed, ${total.failed} failed\n`);
 process.exit(total.failed === 0 ? 0 : 1);

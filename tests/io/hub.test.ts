@@ -152,7 +152,13 @@ describe("a hub that misbehaves", () => {
       fc.record({ status: fc.constantFrom(403, 404, 416, 429, 500, 503) }),
       byte.map((n) => ({ content: (bytes: Buffer) => bytes.subarray(0, n) })),
       byte.map((n) => ({ content: (bytes: Buffer) => Buffer.concat([bytes, bytes.subarray(0, n)]) })),
-      byte.map((n) => ({ content: (bytes: Buffer) => Buffer.from(bytes).fill(n & 255, n, n + 9) })),
+      byte.map((n) => ({
+        content: (bytes: Buffer) => {
+          const copy = Buffer.from(bytes);
+          copy.subarray(n, n + 9).fill(n & 255);
+          return copy;
+        },
+      })),
     );
     await fc.assert(
       fc.asyncProperty(fc.array(fault, { maxLength: 5 }), fc.nat(2), async (faults, calls) => {

@@ -1,10 +1,9 @@
 /** GRPO on problems whose answer is an integer. */
 import { readPrompts, shuffled } from "../data/prompts.ts";
-import { scoreRollouts } from "../reward/registry.ts";
-import { ruleRegistry } from "../reward/rules.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { resolveBuiltin } from "./builtin.ts";
-import { runGrpo } from "./grpo.ts";
+import { rewardJob, runGrpo } from "./grpo.ts";
+import { runRewards } from "./rewards.ts";
 import type { GrpoSettings } from "./settings.ts";
 import { folderSource } from "./setup.ts";
 
@@ -26,8 +25,9 @@ export async function trainArithmetic(
   control: RunControl,
 ): Promise<void> {
   const { correct_reward, wrong_reward } = settings;
-  const reward = ruleRegistry().bind("arithmetic", { correct_reward, wrong_reward });
   const source = folderSource(resolveBuiltin(settings.model_name), settings.model_name);
+  const named = [{ name: "last_integer", weight: 1, params: { correct_reward, wrong_reward } }];
+  const rewards = runRewards(named, rewardJob(settings, source));
   const read = (file: string) =>
     readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, ["answer"]);
   const prompts = read(settings.train_file);
@@ -46,12 +46,7 @@ export async function trainArithmetic(
         longest: prompts.reduce((most, prompt) => Math.max(most, prompt.ids.length), 0),
         description: `${prompts.length} training and ${held.length} evaluation prompts`,
       },
-      openReward: () => ({
-        score: (rollouts, step) => scoreRollouts("arithmetic", reward, rollouts, { step }),
-        bytes: 0,
-        lines: [],
-        dispose: () => {},
-      }),
+      rewards,
       totalSteps: () => settings.num_train_steps,
     },
     reporter,

@@ -150,6 +150,14 @@ async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig> {
       requireFile(config.train_file, "train_file");
       requireFile(config.eval_file, "eval_file");
       return { ...config, model_name: await findModel(config.model_name, "model_name") };
+    case "values": {
+      requireFile(config.train_file, "train_file");
+      requireFile(config.eval_file, "eval_file");
+      requireFile(config.rubric, "rubric");
+      const own = config.judge === "initial" || config.judge === "self";
+      const judge = own ? config.judge : await findModel(config.judge, "judge");
+      return { ...config, judge, model: await findModel(config.model, "model") };
+    }
     case "sft":
       requireFile(config.dataset, "dataset");
       if (config.eval_file !== null) requireFile(config.eval_file, "eval_file");

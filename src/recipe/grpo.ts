@@ -67,10 +67,14 @@ async function train(
   const options = stepOptions(job);
   const { tokenizer, config } = job.source;
   const promptsPerBatch = settings.batch_size * settings.grad_accum_steps;
+  const needs = job.rewards.flatMap(({ open }) => open?.needs ?? []);
   const open = (device: Device) =>
     openTrained(device, job.source, settings, control, {
-      maxPositions: settings.max_prompt_length + settings.max_completion_length,
-      reference: job.beta !== 0,
+      maxPositions: Math.max(
+        settings.max_prompt_length + settings.max_completion_length,
+        ...needs.map(({ positions }) => positions ?? 0),
+      ),
+      reference: job.beta !== 0 || needs.some(({ reference }) => reference),
       referenceQuantization: job.referenceQuantization ?? null,
     });
 

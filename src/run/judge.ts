@@ -152,7 +152,7 @@ export class Judge {
   }
 
   /** Verdicts in the order of the conversations. */
-  async judge(conversations: readonly Conversation[]): Promise<Verdict[]> {
+  async judge(conversations: readonly Conversation[], signal?: AbortSignal): Promise<Verdict[]> {
     const asked = conversations.map(({ prompt, response }, at) => this.#ask(prompt, response, at));
     const verdicts: Verdict[] = new Array(conversations.length);
     if (asked.length === 0) return verdicts;
@@ -163,6 +163,7 @@ export class Judge {
           for (const [i, verdict] of this.#pass(model, part).entries()) verdicts[part[i]!.at] = verdict;
           // Signals and messages are served between passes.
           await Bun.sleep(0);
+          signal?.throwIfAborted();
         }
       } finally {
         if (!this.model.frozen) this.#forget();

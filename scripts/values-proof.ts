@@ -17,8 +17,8 @@ export interface ProofSizes {
   readonly grpoSteps: number;
 }
 export const FULL: ProofSizes = { judge: DEFAULTS, grpoSteps: 200 };
-/** The same in about a minute. */
-export const SHORT: ProofSizes = { judge: { ...DEFAULTS, steps: 1000, rows: 20_000 }, grpoSteps: 60 };
+/** The same in about half a minute. */
+export const SHORT: ProofSizes = { judge: { ...DEFAULTS, steps: 800, rows: 20_000 }, grpoSteps: 50 };
 
 /** By criterion, each in 1..5, and all as the rubric weighs them, in [0, 1]. */
 export interface Hidden {

@@ -58,7 +58,7 @@ function question(rubric: Rubric, prompt: string, response: string, name: Value)
   return { content: preambleText(rubric) + conversation + template.question, answer: name as string };
 }
 
-/** A quarter of the rows are answers as a policy gives them, the others are grades. */
+/** An eighth of the rows are answers as a policy gives them, the others are grades. */
 function drawRow(random: Random, rubric: Rubric): object {
   const prompt = QUESTIONS[random.below(QUESTIONS.length)]!;
   const said = (content: string, answer: string) => ({
@@ -67,7 +67,7 @@ function drawRow(random: Random, rubric: Rubric): object {
       { role: "assistant", content: answer },
     ],
   });
-  if (random.below(4) === 0) {
+  if (random.below(8) === 0) {
     const shares = Object.fromEntries(NAMES.map((name) => [name, FIRST])) as Record<Value, number>;
     return said(prompt, drawResponse(random, 6 + random.below(7), shares));
   }

@@ -18,7 +18,7 @@ export interface ProofSizes {
 }
 export const FULL: ProofSizes = { judge: DEFAULTS, grpoSteps: 200 };
 /** The same in about half a minute. */
-export const SHORT: ProofSizes = { judge: { ...DEFAULTS, steps: 800, rows: 20_000 }, grpoSteps: 50 };
+export const SHORT: ProofSizes = { judge: { ...DEFAULTS, steps: 1000, rows: 30_000 }, grpoSteps: 50 };
 
 /** By criterion, each in 1..5, and all as the rubric weighs them, in [0, 1]. */
 export interface Hidden {

@@ -1,7 +1,6 @@
 /** The reward `rubric`: which model judges, in whose tokens, and what its scores become. */
 import { assert, UsageError } from "../core/errors.ts";
 import type { Rollout } from "../core/records.ts";
-import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import type { RewardContext, RewardResult } from "../reward/registry.ts";
 import { type Rubric, readRubric, rubricReward as rewardOf } from "../reward/rubric.ts";
@@ -80,7 +79,7 @@ export function rubricReward(parameters: RubricParameters, job: RewardJob): Open
             "judge",
             adapter,
           );
-    const judge = new Judge(memory, judgeModel(named, model, trained, tokenizer), rubric, options);
+    const judge = new Judge(memory, judgeModel(named, model, trained), rubric, frame, options);
     return {
       batch: async (rollouts: readonly Rollout[], { signal }: RewardContext) => {
         const asked = rollouts.map(({ prompt, text }) => ({
@@ -109,16 +108,11 @@ export function rubricReward(parameters: RubricParameters, job: RewardJob): Open
   return Object.assign(open, { needs });
 }
 
-function judgeModel(
-  name: string,
-  own: Transformer | null,
-  { model, reference }: Trained,
-  tokenizer: Tokenizer,
-): JudgeModel {
-  if (own) return { name, tokenizer, frozen: true, shape: own, hold: (body) => body(own) };
-  if (name === "self") return { name, tokenizer, frozen: false, shape: model, hold: (body) => body(model) };
+function judgeModel(name: string, own: Transformer | null, { model, reference }: Trained): JudgeModel {
+  if (own) return { name, frozen: true, shape: own, hold: (body) => body(own) };
+  if (name === "self") return { name, frozen: false, shape: model, hold: (body) => body(model) };
   assert(reference, "the judge initial needs the policy of step 0");
-  return { name, tokenizer, frozen: true, shape: reference.model, hold: (body) => reference.hold(body) };
+  return { name, frozen: true, shape: reference.model, hold: (body) => reference.hold(body) };
 }
 
 /** A verdict as a reward: each criterion's share of it under rubric/NAME, all that the judge said in the details. */

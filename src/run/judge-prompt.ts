@@ -20,6 +20,9 @@ export interface JudgeFrame {
   readonly values: readonly (readonly number[])[];
   readonly promptIds: (text: string) => Int32Array;
   readonly responseIds: (text: string) => Int32Array;
+  /** What ends an answer, and the text of one. */
+  readonly eosIds: readonly number[];
+  readonly decode: (ids: readonly number[]) => string;
 }
 
 export function judgeFrame(rubric: Rubric, tokenizer: Tokenizer): JudgeFrame {
@@ -50,6 +53,8 @@ export function judgeFrame(rubric: Rubric, tokenizer: Tokenizer): JudgeFrame {
     values: valuesOf(scale).map((value) => idsOfValue(value, tokenizer)),
     promptIds: (prompt) => text(beforePrompt + prompt + between),
     responseIds: (response) => text(response),
+    eosIds: tokenizer.eosIds,
+    decode: (ids) => tokenizer.decode(ids, { skipSpecialTokens: true }),
   };
 }
 

@@ -6,7 +6,6 @@
  * completions, a response for all criteria. Figures are those of each sequence by itself, bit for bit.
  */
 import { DeviceError, Diverged, UsageError } from "../core/errors.ts";
-import type { Tokenizer } from "../io/tokenizer.ts";
 import * as F from "../nn/functional.ts";
 import type { Decoder } from "../nn/transformer.ts";
 import { Dtype, VOCAB_TILE } from "../ops/define.ts";
@@ -17,13 +16,12 @@ import { decodeTokens, encodeBranches } from "../rollout/branch.ts";
 import { type CachedSequence, KvStore, pagesFor } from "../rollout/kv.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
-import { type JudgeFrame, judgeFrame } from "./judge-prompt.ts";
+import type { JudgeFrame } from "./judge-prompt.ts";
 
 /** The model that judges, as long as it is held. */
 export interface JudgeModel {
   /** As details and headers call it. */
   readonly name: string;
-  readonly tokenizer: Tokenizer;
   /** Its weights never change: what was encoded in one step holds in the next. */
   readonly frozen: boolean;
   /** Shape and options; its weights may be absent outside of `hold`. */
@@ -94,20 +92,20 @@ export class Judge {
   readonly counts: JudgeCounts = {
     ...{ preamble: 0, prompts: 0, responses: 0, questions: 0, decoded: 0, headRows: 0 },
   };
-  readonly frame: JudgeFrame;
   readonly #eos: ReadonlySet<number>;
   #preamble: CachedSequence | null = null;
 
   constructor(
     readonly memory: StepMemory,
     readonly model: JudgeModel,
-    readonly rubric: Rubric,
+    readonly rubric: Pick<Rubric, "scale" | "criteria">,
+    /** The rubric in the model's tokens. */
+    readonly frame: JudgeFrame,
     readonly options: JudgeOptions,
   ) {
     const { shape } = model;
-    this.frame = judgeFrame(rubric, model.tokenizer);
-    this.#eos = new Set(model.tokenizer.eosIds);
-    const longest = Judge.positions(this.frame, options);
+    this.#eos = new Set(frame.eosIds);
+    const longest = Judge.positions(frame, options);
     const { maxPositions } = shape.options;
     if (longest > maxPositions)
       throw new UsageError(
@@ -115,9 +113,12 @@ export class Judge {
         model.name,
         "shorten the rubric, lower --max_completion_length, or take another judge",
       );
+    // Responses to one prompt fill a pass; of several prompts fewer fit.
+    const perPass = Math.max(1, Math.floor(options.budget / options.maxResponseTokens));
     const pages =
-      pagesFor(this.frame.preamble.length) +
-      this.#perPass * this.#pagesOf(options.maxPromptTokens, options.maxResponseTokens);
+      pagesFor(frame.preamble.length) +
+      pagesFor(options.maxPromptTokens) +
+      perPass * this.#pagesOf(0, options.maxResponseTokens);
     this.store = new KvStore(memory.device, shape.shape, shape.config.numLayers, shape.options.dtype, pages);
   }
 
@@ -125,12 +126,6 @@ export class Judge {
   static positions({ preamble, shared, own }: JudgeFrame, options: Omit<JudgeOptions, "budget">): number {
     const behind = shared.length + Math.max(...own.map((ids) => ids.length)) + options.maxNewTokens;
     return preamble.length + options.maxPromptTokens + options.maxResponseTokens + behind;
-  }
-
-  /** Responses of one pass if all were of the greatest length. */
-  get #perPass(): number {
-    const { budget, maxPromptTokens, maxResponseTokens } = this.options;
-    return Math.max(1, Math.floor(budget / (maxPromptTokens + maxResponseTokens)));
   }
 
   /** Pages of a response with its prompt and its criteria; a page begun by each of them is its own. */
@@ -293,7 +288,7 @@ export class Judge {
         const id = drawn.ids[i]!;
         if (this.#eos.has(id)) return false;
         said[at]!.push(id);
-        return n < this.options.maxNewTokens && !/\S.*\n/s.test(this.#text(said[at]!));
+        return n < this.options.maxNewTokens && !/\S.*\n/s.test(this.frame.decode(said[at]!));
       });
       drawn.release();
       if (active.length === 0) break;
@@ -312,13 +307,9 @@ export class Judge {
       g.release(last);
     }
     return readings.map((reading, i) => {
-      const text = this.#text(said[i]!);
+      const text = this.frame.decode(said[i]!);
       return { text: parseScore(text, scale), said: text, ...reading };
     });
-  }
-
-  #text(ids: readonly number[]): string {
-    return this.model.tokenizer.decode(ids, { skipSpecialTokens: true });
   }
 
   /** The likeliest token behind each row of `hidden` (consumed), and what the scale's values get there. */

@@ -64,13 +64,14 @@ export class TinyJudge implements Disposable {
     const judge = new Judge(
       memory,
       {
-        ...{ name: "tiny", tokenizer: this.tokenizer, frozen, shape: model },
+        ...{ name: "tiny", frozen, shape: model },
         hold: (body) => {
           this.held++;
           return body(model);
         },
       },
       this.rubric,
+      judgeFrame(this.rubric, this.tokenizer),
       { maxNewTokens: 4, maxPromptTokens: 60, maxResponseTokens: 60, budget: 400, ...options },
     );
     this.#judges.push(judge);

@@ -207,9 +207,9 @@ export const benchSchemas = {
     criteria: field(int(1, 9), 3, "criteria of the rubric"),
     prompt: field(int(1), 64, "tokens of the prompt"),
     completion: field(int(1), 256, "tokens of a response"),
-    preamble: field(int(1), 400, "tokens that the judge reads before any response"),
+    preamble: field(int(1), 288, "tokens that the judge reads before any response"),
     shared: field(int(0), 20, "tokens behind a response that all criteria have in common"),
-    own: field(int(1), 4, "tokens behind it that are a criterion's own"),
+    own: field(int(1), 5, "tokens behind it that are a criterion's own"),
     answer: field(int(1), 4, "tokens of a text answer; each runs to this length"),
     frozen: field(
       z.boolean(),

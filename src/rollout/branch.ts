@@ -80,6 +80,40 @@ export function encodeBranches(
   return { caches, hidden, last };
 }
 
+/**
+ * The same for branches of a few tokens: their keys are written first, and every token attends by itself to the pages of
+ * its sequence, which are read in place where `encodeBranches` would lay out all keys of each branch anew.
+ */
+export function encodeShortBranches(
+  g: Graph,
+  model: Decoder,
+  store: KvStore,
+  branches: readonly { readonly prefix: CachedSequence; readonly ids: Int32Array }[],
+): EncodedBranches {
+  const copies: [number, number][] = [];
+  const caches: CachedSequence[] = [];
+  try {
+    for (const { prefix } of branches) caches.push(prefix.fork(copies));
+    store.copyPages(g, copies);
+    const ids = g.upload(Uint32Array.from(branches.flatMap((branch) => [...branch.ids])), "branch ids");
+    const hidden = appendTokens(
+      g,
+      model,
+      store,
+      caches,
+      branches.map((branch) => branch.ids.length),
+      ids,
+    );
+    g.release(ids);
+    let row = 0;
+    const last = Uint32Array.from(branches, (branch) => (row += branch.ids.length) - 1);
+    return { caches, hidden, last };
+  } catch (error) {
+    for (const cache of caches) cache.release();
+    throw error;
+  }
+}
+
 /** Appends one token to every sequence; hidden states [B, C]. `ids` stays the caller's. */
 export function decodeTokens(
   g: Graph,
@@ -88,21 +122,45 @@ export function decodeTokens(
   caches: readonly CachedSequence[],
   ids: Tensor,
 ): Tensor {
-  const batch = caches.length;
+  return appendTokens(
+    g,
+    model,
+    store,
+    caches,
+    caches.map(() => 1),
+    ids,
+  );
+}
+
+/** Appends `counts[i]` tokens to sequence i; hidden states [T, C] in the order of `ids`. */
+function appendTokens(
+  g: Graph,
+  model: Decoder,
+  store: KvStore,
+  caches: readonly CachedSequence[],
+  counts: readonly number[],
+  ids: Tensor,
+): Tensor {
+  const batch = counts.reduce((sum, count) => sum + count, 0);
   const positions = new Uint32Array(batch);
   const slots = new Uint32Array(batch);
   const lens = new Uint32Array(batch);
   let pairs = 0;
+  let row = 0;
   caches.forEach((cache, i) => {
-    positions[i] = cache.length;
-    slots[i] = cache.extend(1)[0]!;
-    lens[i] = cache.length;
-    pairs += cache.length;
+    const start = cache.length;
+    slots.set(cache.extend(counts[i]!), row);
+    for (let t = 0; t < counts[i]!; t++, row++) {
+      positions[row] = start + t;
+      lens[row] = start + t + 1;
+      pairs += start + t + 1;
+    }
   });
   const maxPages = Math.max(...caches.map((cache) => cache.pages.length));
   const table = new Uint32Array(batch * maxPages);
+  row = 0;
   caches.forEach((cache, i) => {
-    table.set(cache.pages, i * maxPages);
+    for (let t = 0; t < counts[i]!; t++, row++) table.set(cache.pages, row * maxPages);
   });
   const input = {
     positions: g.upload(positions, "positions"),

@@ -12,7 +12,7 @@ import { Dtype, VOCAB_TILE } from "../ops/define.ts";
 import { sample } from "../ops/head.ts";
 import { parseScore } from "../reward/judge-answer.ts";
 import type { Rubric } from "../reward/rubric.ts";
-import { decodeTokens, encodeBranches } from "../rollout/branch.ts";
+import { decodeTokens, encodeBranches, encodeShortBranches } from "../rollout/branch.ts";
 import { type CachedSequence, KvStore, pagesFor } from "../rollout/kv.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
@@ -252,7 +252,7 @@ export class Judge {
         asked.map(({ responseIds }) => Int32Array.from([...responseIds, ...frame.shared])),
       );
       const questions = responses.flatMap((prefix) => frame.own.map((ids) => ({ prefix, ids })));
-      const { caches, hidden, last } = encodeBranches(g, model, this.store, questions);
+      const { caches, hidden, last } = encodeShortBranches(g, model, this.store, questions);
       held.push(...caches);
       const length = (lists: readonly Int32Array[]) => lists.reduce((sum, ids) => sum + ids.length, 0);
       counts.prompts += length(starts.map((i) => asked[i]!.promptIds));

@@ -32,8 +32,8 @@ export type BatchFunction = (
 
 /** A reward with its parameters bound; `each` or `batch` scores. */
 export interface BoundReward {
-  readonly each?: RewardFunction;
-  readonly batch?: BatchFunction;
+  readonly each?: RewardFunction | undefined;
+  readonly batch?: BatchFunction | undefined;
   /** How many calls of `each` may wait at a time. */
   readonly concurrency?: number;
   /** Seconds that one call of `each` or `batch` may take; null = any. Default 60 and 600. */

@@ -37,6 +37,7 @@ export const code = defineReward({
     "share of the unit tests in the field `tests` that the code in the completion passes (score: all = every one or nothing);" +
     " each completion runs confined: limited time, memory and output, no network, no processes, no file written",
   parameters: schema,
+  fields: ({ tests_field }) => [tests_field],
   bind(parameters): BoundReward {
     let program: ProgramOf | undefined;
     return {

@@ -84,12 +84,16 @@ function resultOf(result: RewardModuleResult | undefined): unknown {
   };
 }
 
-for await (const line of createInterface({ input: process.stdin })) {
-  const question = JSON.parse(line) as Question;
-  void handle(question)
-    .catch((error: unknown) => ({
-      error: error instanceof Error ? `${error.name}: ${error.message}` : String(error),
-    }))
-    .then((said) => answer(`${JSON.stringify({ id: question.id, ...said })}\n`));
+async function serve(): Promise<never> {
+  for await (const line of createInterface({ input: process.stdin })) {
+    const question = JSON.parse(line) as Question;
+    void handle(question)
+      .catch((error: unknown) => ({
+        error: error instanceof Error ? `${error.name}: ${error.message}` : String(error),
+      }))
+      .then((said) => answer(`${JSON.stringify({ id: question.id, ...said })}\n`));
+  }
+  process.exit(0);
 }
-process.exit(0);
+
+void serve();

@@ -15,13 +15,20 @@ export const isModule = (name: string): boolean => /\.(ts|mts|js|mjs)$/.test(nam
 /** The name that metrics and components have for it. */
 export const moduleName = (path: string): string => basename(path, extname(path));
 
-/** `sha256`: of the file, for the run header. */
+export interface ModuleFile {
+  /** Of messages and metrics. */
+  readonly name: string;
+  readonly path: string;
+  /** Of the file's content. */
+  readonly sha256: string;
+  /** What that was in the checkpoint a run goes on from; null: there is none. */
+  readonly before: string | null;
+}
+
 export function moduleReward(
-  path: string,
+  { name, path, sha256, before }: ModuleFile,
   params: Readonly<Record<string, unknown>>,
-  sha256: string,
 ): BoundReward {
-  const name = moduleName(path);
   const { own, timeout } = splitTimeout(name, params);
   let program: LineProgram | undefined;
   let loaded = { batch: false, concurrency: 1 };
@@ -60,7 +67,10 @@ export function moduleReward(
       }));
       if ("error" in said) throw new UsageError(`reward ${name}: ${said.error}`, path);
       loaded = said as unknown as typeof loaded;
-      return [`reward ${name}: ${path}, sha256 ${sha256.slice(0, 16)}`];
+      const changed = before !== null && before !== sha256;
+      return [
+        `reward ${name}: ${path}, sha256 ${sha256.slice(0, 16)}${changed ? `: changed since this run's checkpoint, where it was ${before.slice(0, 16)}` : ""}`,
+      ];
     },
     dispose: () => program?.close(),
   };

@@ -177,8 +177,14 @@ for await (const line of createInterface({ input: process.stdin })) { const q = 
 });
 
 describe("module", () => {
+  const moduleFile = (text: string) => ({
+    name: "my",
+    path: file("ts", text),
+    sha256: "0".repeat(64),
+    before: null,
+  });
   const run = (text: string, params = {}, rollouts = three) =>
-    scoreWith("my", moduleReward(file("ts", text), params, "0".repeat(64)), rollouts);
+    scoreWith("my", moduleReward(moduleFile(text), params), rollouts);
 
   test("a default function of one completion, typed and asynchronous", async () => {
     const text = `
@@ -269,7 +275,7 @@ describe("module", () => {
   });
 
   const unfit: [string, string, Record<string, unknown>, RegExp][] = [
-    ["a syntax error", "export default (", {}, /reward\d+: /],
+    ["a syntax error", "export default (", {}, /reward my: .+reward\d+/],
     ["nothing exported", "const a = 1;", {}, /must export a function/],
     [
       "two functions",
@@ -295,7 +301,7 @@ describe("module", () => {
   ];
   test.each(unfit)("%s is refused at the start", async (_name, text, params, message) => {
     const start = async () => {
-      const reward = moduleReward(file("ts", text), params, "0".repeat(64));
+      const reward = moduleReward(moduleFile(text), params);
       await reward.start!().finally(() => reward.dispose!());
     };
     const error = await failure(start());
@@ -303,11 +309,11 @@ describe("module", () => {
   });
 
   test("a module in a loop ends with the process that waits for it", async () => {
-    const looping = file("ts", "export default () => { console.error(`pid ${process.pid}`); for (;;); }");
+    const looping = moduleFile("export default () => { console.error('pid ' + process.pid); for (;;); }");
     const waiter = file(
       "ts",
       `import { moduleReward } from ${JSON.stringify(join(import.meta.dir, "../../src/reward/module-reward.ts"))};
-       const reward = moduleReward(${JSON.stringify(looping)}, {}, "0".repeat(64));
+       const reward = moduleReward(${JSON.stringify(looping)}, {});
        await reward.start();
        const rollout = { prompt: { index: 0, text: "", ids: [], fields: {} }, completion: 0, ids: [], logprobs: [], text: "", finish: "eos" };
        await reward.each(rollout, { step: 1 });`,

@@ -89,7 +89,7 @@ async function serve(): Promise<never> {
     const question = JSON.parse(line) as Question;
     void handle(question)
       .catch((error: unknown) => ({
-        error: error instanceof Error ? `${error.name}: ${error.message}` : String(error),
+        error: error instanceof Error && error.name === "Error" ? error.message : String(error),
       }))
       .then((said) => answer(`${JSON.stringify({ id: question.id, ...said })}\n`));
   }

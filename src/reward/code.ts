@@ -28,8 +28,8 @@ const schema = z.object({
 });
 type Parameters = z.output<typeof schema>;
 
-/** What is reserved beside what is used: JavaScriptCore takes much address space at its start. */
-const RESERVE = { python: 64e6, javascript: 640e6, typescript: 640e6 } as const;
+/** What is reserved beside what is used: JavaScriptCore takes 1 GiB of address space at its start. */
+const RESERVE = { python: 64e6, javascript: 1.5e9, typescript: 1.5e9 } as const;
 
 export const code = defineReward({
   name: "code",

@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { field, int, nonNegative, orNone, text } from "./fields.ts";
+import { rewardShape } from "./rewards.ts";
 import { checkLora } from "./schema-common.ts";
 import { checkGrpo, grpoShape } from "./schema-grpo.ts";
 
@@ -45,6 +46,7 @@ export const valuesSchema = z
       { aliases: ["dataset"] },
     ),
     eval_file: field(text(), "builtin:values/eval.jsonl", "held-out prompts, in the same form"),
+    ...rewardShape("rubric"),
     ...judgeShape,
     system: field(orNone(text()), null, "system prompt of the policy; none = without"),
     enable_thinking: field(
@@ -65,6 +67,10 @@ export const valuesSchema = z
       context.addIssue({ code: "custom", path: [key], message, input: config[key] });
     for (const { key, message } of [...checkGrpo(config), ...checkLora(config)])
       refuse(key as keyof typeof config, message);
+    if (!config.reward.some(({ name }) => name === "rubric"))
+      for (const key of Object.keys(judgeShape) as (keyof typeof judgeShape)[])
+        if (config[key] !== judgeShape[key].def.defaultValue)
+          refuse(key, `${key} is about the reward rubric, which is not named`);
     if (config.judge_quant_type !== "none" && (config.judge === "initial" || config.judge === "self"))
       refuse(
         "judge_quant_type",

@@ -4,7 +4,7 @@ import type { Reporter, RunControl } from "../run/reporter.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import { rewardJob, runGrpo } from "./grpo.ts";
 import { runRewards } from "./rewards.ts";
-import type { GrpoSettings } from "./settings.ts";
+import type { GrpoSettings, RewardSetting } from "./settings.ts";
 import { folderSource } from "./setup.ts";
 
 export interface ArithmeticSettings extends GrpoSettings {
@@ -15,6 +15,7 @@ export interface ArithmeticSettings extends GrpoSettings {
   readonly kl_coeff: number;
   readonly gamma: number;
   readonly num_train_steps: number;
+  readonly reward: readonly RewardSetting[];
   readonly correct_reward: number;
   readonly wrong_reward: number;
 }
@@ -26,10 +27,15 @@ export async function trainArithmetic(
 ): Promise<void> {
   const { correct_reward, wrong_reward } = settings;
   const source = folderSource(resolveBuiltin(settings.model_name), settings.model_name);
-  const named = [{ name: "last_integer", weight: 1, params: { correct_reward, wrong_reward } }];
-  const rewards = runRewards(named, rewardJob(settings, source));
+  const named = settings.reward.map((part) =>
+    part.name === "last_integer"
+      ? { ...part, params: { correct_reward, wrong_reward, ...part.params } }
+      : part,
+  );
+  const rewards = runRewards(named, rewardJob(settings, source), control.resumeFrom);
+  const fields = rewards.flatMap(({ fields }) => fields);
   const read = (file: string) =>
-    readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, ["answer"]);
+    readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, fields);
   const prompts = read(settings.train_file);
   const held = read(settings.eval_file).slice(0, settings.eval_num_prompts);
   await runGrpo(

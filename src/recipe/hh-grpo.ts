@@ -55,7 +55,8 @@ export async function trainHhGrpo(
     eos_penalty: settings.eos_penalty,
     retokenize: settings.rm_retokenize,
   };
-  const rewards = runRewards([{ name: "reward_model", weight: 1, params }], rewardJob(settings, source));
+  const named = { name: "reward_model", as: "reward_model", weight: 1, params };
+  const rewards = runRewards([named], rewardJob(settings, source), control.resumeFrom);
   const maxLength = settings.max_prompt_length;
   const [train, test] = [
     await openPreferences(settings.dataset, "train"),

@@ -6,8 +6,11 @@
  * another that opens the reward on a device. That one is called twice: on the device that computes nothing, where
  * `bytes` enters the memory plan, and on the run's.
  */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { UsageError } from "../core/errors.ts";
 import { REWARDS } from "../reward/all.ts";
+import { isModule, moduleReward } from "../reward/module-reward.ts";
 import type { BatchFunction, BoundReward } from "../reward/registry.ts";
 import { dtypeCode } from "../run/open-model.ts";
 import {
@@ -64,24 +67,49 @@ const SOURCES: Readonly<Record<string, RewardSource>> = { reward_model: rewardMo
 
 /** A reward of a run before the device is open: bound, or to be opened there. */
 export interface RunReward {
+  /** Of metrics and components. */
   readonly name: string;
   readonly weight: number;
   readonly bound: BoundReward | null;
   readonly open: OpenOnDevice | null;
   /** Of one that is opened: seconds of a batch, null = any. */
   readonly timeout: number | null;
+  /** Fields that every row of the dataset must have. */
+  readonly fields: readonly string[];
 }
 
-/** Checks the rewards of a config and binds them. */
-export function runRewards(settings: readonly RewardSetting[], job: RewardJob): RunReward[] {
-  return settings.map(({ name, weight, params }) => {
-    if (REWARDS.get(name).bind)
-      return { name, weight, bound: REWARDS.bind(name, params), open: null, timeout: null };
+/** Checks the rewards of a config and binds them. `resumeFrom`: the checkpoint that the run goes on from. */
+export function runRewards(
+  settings: readonly RewardSetting[],
+  job: RewardJob,
+  resumeFrom: string | null,
+): RunReward[] {
+  return settings.map(({ name, as, weight, params, sha256 = "" }) => {
+    const common = { name: as, weight, open: null, timeout: null, fields: [] };
+    if (isModule(name)) {
+      const bound = moduleReward(
+        { name: as, path: name, sha256, before: hashBefore(resumeFrom, name) },
+        params,
+      );
+      return { ...common, bound };
+    }
+    const definition = REWARDS.get(name);
     const { own, timeout = null } = REWARDS.check(name, params);
+    const fields = definition.fields?.(own) ?? [];
+    if (definition.bind) return { ...common, bound: REWARDS.bind(name, params), fields };
     const source = SOURCES[name];
     if (!source) throw new UsageError(`reward ${name} is not for this job`, "reward");
-    return { name, weight, bound: null, open: source(own as never, job), timeout };
+    return { ...common, bound: null, open: source(own as never, job), timeout, fields };
   });
+}
+
+/** sha256 of a module when the checkpoint was written; null if it was not part of the run. */
+function hashBefore(checkpoint: string | null, path: string): string | null {
+  if (checkpoint === null) return null;
+  const { reward } = JSON.parse(readFileSync(join(checkpoint, "train_config.json"), "utf8")) as {
+    readonly reward?: readonly RewardSetting[];
+  };
+  return reward?.find(({ name }) => name === path)?.sha256 ?? null;
 }
 
 interface RewardModelParameters {

@@ -6,7 +6,7 @@ import type { QuantType } from "../run/reward-model.ts";
 import { resolveBuiltin } from "./builtin.ts";
 import { rewardJob, runGrpo } from "./grpo.ts";
 import { runRewards } from "./rewards.ts";
-import type { GrpoSettings } from "./settings.ts";
+import type { GrpoSettings, RewardSetting } from "./settings.ts";
 import { folderSource } from "./setup.ts";
 
 export interface ValuesSettings extends GrpoSettings {
@@ -14,6 +14,7 @@ export interface ValuesSettings extends GrpoSettings {
   readonly model: string;
   readonly train_file: string;
   readonly eval_file: string;
+  readonly reward: readonly RewardSetting[];
   readonly rubric: string;
   readonly judge: string;
   readonly judge_quant_type: QuantType;
@@ -39,10 +40,14 @@ export async function trainValues(
     reading: settings.judge_reading,
     max_new_tokens: settings.judge_max_new_tokens,
   };
-  const rewards = runRewards([{ name: "rubric", weight: 1, params }], rewardJob(settings, source));
+  const named = settings.reward.map((part) =>
+    part.name === "rubric" ? { ...part, params: { ...params, ...part.params } } : part,
+  );
+  const rewards = runRewards(named, rewardJob(settings, source), control.resumeFrom);
+  const fields = rewards.flatMap((reward) => reward.fields);
   const style = { system: settings.system, thinking: settings.enable_thinking };
   const read = (file: string) =>
-    readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, [], style);
+    readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, fields, style);
   const prompts = read(settings.train_file);
   if (prompts.length === 0) throw new UsageError("no prompts", settings.train_file, "give one or more");
   const held = read(settings.eval_file).slice(0, settings.eval_num_prompts);

@@ -1,4 +1,6 @@
 import { z } from "zod";
+import { code } from "./code.ts";
+import { command } from "./command.ts";
 import { defineReward, RewardRegistry } from "./registry.ts";
 import { RULES } from "./rules.ts";
 
@@ -28,4 +30,4 @@ const rubric = defineReward({
 });
 
 /** Every reward that has a name. */
-export const REWARDS = new RewardRegistry([...RULES, rewardModel, rubric]);
+export const REWARDS = new RewardRegistry([...RULES, code, command, rewardModel, rubric]);

@@ -32,8 +32,8 @@ export type BatchFunction = (
 
 /** A reward with its parameters bound; `each` or `batch` scores. */
 export interface BoundReward {
-  readonly each?: RewardFunction;
-  readonly batch?: BatchFunction;
+  readonly each?: RewardFunction | undefined;
+  readonly batch?: BatchFunction | undefined;
   /** How many calls of `each` may wait at a time. */
   readonly concurrency?: number;
   /** Seconds that one call of `each` or `batch` may take; null = any. Default 60 and 600. */
@@ -51,7 +51,9 @@ export interface RewardDefinition<Schema extends z.ZodObject = z.ZodObject> {
   readonly name: string;
   readonly description: string;
   readonly parameters: Schema;
-  /** Absent: it needs the run's device and is opened there (src/run/rewards.ts). */
+  /** Fields that every row of the dataset must have. */
+  fields?(parameters: z.output<Schema>): readonly string[];
+  /** Has no effect outside; that begins with `start`. Absent: it needs the run's device and is opened there (src/recipe/rewards.ts). */
   bind?(parameters: z.output<Schema>): RewardFunction | BoundReward;
 }
 
@@ -102,7 +104,8 @@ export class RewardRegistry {
     const issue = parsed.error.issues[0]!;
     const where = [`reward ${name}`, ...issue.path.map(String)].join(".");
     const known = [...Object.keys(definition.parameters.shape), "timeout"].join(", ");
-    throw new UsageError(issue.message, where, `parameters: ${known}`);
+    const missing = issue.path.length === 1 && !((issue.path[0] as string) in own);
+    throw new UsageError(missing ? "a parameter is missing" : issue.message, where, `parameters: ${known}`);
   }
 
   /** Checks the parameters and binds them. */

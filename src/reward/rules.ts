@@ -48,6 +48,7 @@ const lastIntegerRule = defineReward({
     wrong_reward: z.number().default(0),
     field: z.string().default("answer"),
   }),
+  fields: ({ field }) => [field],
   bind({ correct_reward, wrong_reward, field }): RewardFunction {
     return (rollout) => {
       const answer = answerInteger(rollout, field);
@@ -66,6 +67,7 @@ const exactMatch = defineReward({
     match_reward: z.number().default(1),
     miss_reward: z.number().default(0),
   }),
+  fields: ({ field }) => [field],
   bind({ field, trim, ignore_case, match_reward, miss_reward }): RewardFunction {
     const shape = (text: string): string => {
       const normal = (trim ? text.trim() : text).normalize("NFC");

@@ -105,8 +105,11 @@ export function encodeShortBranches(
       ids,
     );
     g.release(ids);
-    let row = 0;
-    const last = Uint32Array.from(branches, (branch) => (row += branch.ids.length) - 1);
+    let rows = 0;
+    const last = Uint32Array.from(branches, (branch) => {
+      rows += branch.ids.length;
+      return rows - 1;
+    });
     return { caches, hidden, last };
   } catch (error) {
     for (const cache of caches) cache.release();

@@ -30,7 +30,7 @@ export const judgeShape = {
     "which of its two readings is the reward: the mean of the scale under its probabilities, or the score in its greedy" +
       " answer (a response whose answer has none is left out of its group)",
   ),
-  judge_max_new_tokens: field(int(1), 4, "most tokens of a judge's answer"),
+  judge_max_new_tokens: field(int(1), 3, "most tokens of a judge's answer"),
 };
 
 /** GRPO with a judge. The values a run starts from are in src/recipe/values/config.yaml. */

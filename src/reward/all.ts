@@ -25,7 +25,7 @@ const rubric = defineReward({
     judge: z.string().min(1).default("initial"),
     quant_type: z.enum(["none", "int8", "int4"]).default("none"),
     reading: z.enum(["expected", "text"]).default("expected"),
-    max_new_tokens: z.number().int().min(1).default(4),
+    max_new_tokens: z.number().int().min(1).default(3),
   }),
 });
 

@@ -24,18 +24,17 @@ export interface EncodedBranches {
   readonly last: Uint32Array;
 }
 
-/** Encodes branches in one packed pass and keeps their keys and values. */
-export function encodeBranches(
+/** Encodes branches in one packed pass for what continues them: their caches, in their order. */
+export function fillBranches(
   g: Graph,
   model: Decoder,
   store: KvStore,
   branches: readonly Branch[],
-): EncodedBranches {
+): CachedSequence[] {
   const tokens = branches.reduce((sum, { ids }) => sum + ids.length, 0);
   const ids = new Uint32Array(tokens);
   const positions = new Uint32Array(tokens);
   const slots = new Uint32Array(tokens);
-  const last = new Uint32Array(branches.length);
   const segments: number[] = [];
   const pages: number[] = [];
   const copies: [number, number][] = [];
@@ -56,7 +55,6 @@ export function encodeBranches(
       segments.push(row, own.length, NONE, before, start, before, i, 0);
       pairs += own.length * before + (own.length * (own.length + 1)) / 2;
       row += own.length;
-      last[i] = row - 1;
     }
   } catch (error) {
     for (const cache of caches) cache.release();
@@ -70,19 +68,19 @@ export function encodeBranches(
     segments: g.upload(Uint32Array.from(segments), "branch segments"),
     pages: pages.length > 0 ? g.upload(Uint32Array.from(pages), "branch pages") : null,
   };
-  const hidden = model.forward(g, {
+  model.fill(g, {
     ids: input.ids,
     positions: input.positions,
     segments: { segments: input.segments, count: branches.length, pairs, pages: input.pages },
     write: { cache: store, slots: input.slots },
   });
   g.release(...Object.values(input));
-  return { caches, hidden, last };
+  return caches;
 }
 
 /**
- * The same for branches of a few tokens: their keys are written first, and every token attends by itself to the pages of
- * its sequence, which are read in place where `encodeBranches` would lay out all keys of each branch anew.
+ * Encodes branches of a few tokens up to their hidden states: keys are written first, and every token attends by itself to
+ * the pages of its sequence, which are read in place where a packed pass would lay out all keys of each branch anew.
  */
 export function encodeShortBranches(
   g: Graph,

@@ -12,7 +12,7 @@ import { Dtype, VOCAB_TILE } from "../ops/define.ts";
 import { sample } from "../ops/head.ts";
 import { parseScore } from "../reward/judge-answer.ts";
 import type { Rubric } from "../reward/rubric.ts";
-import { decodeTokens, encodeBranches, encodeShortBranches } from "../rollout/branch.ts";
+import { decodeTokens, encodeShortBranches, fillBranches } from "../rollout/branch.ts";
 import { type CachedSequence, KvStore, pagesFor } from "../rollout/kv.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
@@ -186,9 +186,8 @@ export class Judge {
     const g = new Graph(this.memory, false);
     const { preamble } = this.frame;
     this.counts.preamble += preamble.length;
-    const { caches, hidden } = encodeBranches(g, model, this.store, [{ prefix: null, ids: preamble }]);
-    g.release(hidden);
-    return caches[0]!.snapshot();
+    const [cache] = fillBranches(g, model, this.store, [{ prefix: null, ids: preamble }]);
+    return cache!.snapshot();
   }
 
   #forget(): void {
@@ -235,9 +234,8 @@ export class Judge {
     const extend = (prefixes: readonly CachedSequence[], ids: readonly Int32Array[]): CachedSequence[] => {
       const some = ids.flatMap((own, i) => (own.length > 0 ? [{ prefix: prefixes[i]!, ids: own }] : []));
       if (some.length === 0) return [...prefixes];
-      const { caches, hidden } = encodeBranches(g, model, this.store, some);
+      const caches = fillBranches(g, model, this.store, some);
       held.push(...caches);
-      g.release(hidden);
       let next = 0;
       return ids.map((own, i) => (own.length > 0 ? caches[next++]!.snapshot() : prefixes[i]!));
     };

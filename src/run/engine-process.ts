@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { debugging } from "../core/env.ts";
 import { errorLine, exitCodeOf, firstCause, Interrupted, RlvError } from "../core/errors.ts";
 import { ENGINE_COMMAND, STANDALONE } from "../core/version.ts";
+import { writeOutcome } from "../io/run-outcome.ts";
 import { newestOf } from "./folder.ts";
 import type { Progress } from "./progress.ts";
 import {
@@ -62,6 +63,18 @@ const NOW_MS = 1000;
  * ends with 130; twice: it is killed. SIGTERM and SIGUSR1 (Slurm's warning) save and end.
  */
 export async function superviseEngine<Config>(
+  argv: readonly string[],
+  job: Omit<EngineJob<Config>, "type">,
+  progress: Progress,
+  onStart: (pid: number) => void,
+): Promise<EngineOutcome> {
+  const outcome = await watchEngine(argv, job, progress, onStart);
+  // The engine's own word does not know of a signal that killed it.
+  writeOutcome(job.runDir, outcome.exitCode, outcome.failure ?? null);
+  return outcome;
+}
+
+async function watchEngine<Config>(
   argv: readonly string[],
   job: Omit<EngineJob<Config>, "type">,
   progress: Progress,
@@ -151,6 +164,9 @@ function death(signal: string | number | null, code: number | null, step: number
   return [`${how} after step ${step}`, runDir, resumeHint(runDir)].join(": ");
 }
 
+/** A step that is asked to be the last may wait so long for slow rewards before they are abandoned. */
+const PATIENCE_MS = 2000;
+
 /** What a job runs: the recipe's training loop. */
 export type Train<Config> = (config: Config, reporter: Reporter, control: RunControl) => Promise<void>;
 
@@ -162,24 +178,27 @@ export function serveEngine<Config>(train: Train<Config>): void {
   }
   let stop: ReturnType<RunControl["stopRequested"]> = "none";
   let started = false;
+  const late = new AbortController();
   // A terminal sends Ctrl-C to both processes; the parent decides what it means.
   process.on("SIGINT", () => {});
   process.on("SIGTERM", () => finish());
   process.on("SIGUSR1", () => finish());
   const finish = () => {
-    if (stop === "none") stop = "finish";
+    if (stop === "none") {
+      stop = "finish";
+      setTimeout(() => late.abort(), PATIENCE_MS).unref();
+    }
     if (!started) process.exit(130);
   };
   // Nobody is left to show anything to: save and end.
   process.on("disconnect", finish);
   process.on("message", (message: EngineJob<Config> | StopMessage) => {
     if (message.type === "stop") {
-      stop = message.how;
       if (!started || message.how === "now") process.exit(130);
-      return;
+      return finish();
     }
     started = true;
-    void runJob(train, message, () => stop);
+    void runJob(train, message, () => stop, late.signal);
   });
 }
 
@@ -187,6 +206,7 @@ async function runJob<Config>(
   train: Train<Config>,
   job: EngineJob<Config>,
   stopRequested: RunControl["stopRequested"],
+  signal: AbortSignal,
 ): Promise<never> {
   const path = join(job.runDir, "train.log");
   let totalSteps = 0;
@@ -206,9 +226,11 @@ async function runJob<Config>(
     post(message);
   };
   let code = 0;
+  let failure: string | null = null;
   try {
     await train(job.config, reporterTo(send), {
       stopRequested,
+      signal,
       runDir: job.runDir,
       resumeFrom: job.resumeFrom,
       checkpointConfig: job.checkpointConfig,
@@ -216,16 +238,19 @@ async function runJob<Config>(
   } catch (thrown) {
     const error = firstCause(thrown);
     code = exitCodeOf(error);
-    if (error instanceof Interrupted) log([error.message]);
+    failure = errorLine(error).slice("rlv: error: ".length);
+    if (error instanceof Interrupted) log([failure]);
     else
       send({
         type: "error",
-        message: errorLine(error).slice("rlv: error: ".length),
+        message: failure,
         exitCode: code,
         // An error of no class of ours is a defect: its stack belongs in the log.
         stack: debugging() || !(error instanceof RlvError) ? (error as Error)?.stack : undefined,
       });
   }
+  // A parent that is there says it once more, with what only it can know.
+  writeOutcome(job.runDir, code, failure);
   await lastWord();
   process.exit(code);
 }

@@ -5,6 +5,7 @@ import type { Context, Result } from "./context.ts";
 import { growth } from "./growth.ts";
 import { grpo } from "./grpo.ts";
 import { decode, prefill } from "./inference.ts";
+import { judge } from "./judge.ts";
 import { ops } from "./ops.ts";
 import { startup } from "./startup.ts";
 import { rm, train } from "./training.ts";
@@ -17,6 +18,7 @@ const BENCHES: {
   prefill,
   train,
   rm,
+  judge,
   ops,
   growth,
   startup,

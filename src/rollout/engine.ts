@@ -257,8 +257,8 @@ export class RolloutEngine {
       s.entropies.push(entropy);
       const goOn = onToken?.(s.request, s.completion, id, drawn) ?? true;
       if (eos.has(id)) finish(s, "eos");
-      else if (s.ids.length >= sampling.maxNewTokens) finish(s, "length");
       else if (!goOn) finish(s, "stop");
+      else if (s.ids.length >= sampling.maxNewTokens) finish(s, "length");
       else return true;
       return false;
     };

@@ -21,6 +21,7 @@ import {
 } from "./continuations.ts";
 import { dtypeCode, openDevice, openModel, openTokenizer, readCausalConfig } from "./open-model.ts";
 import { type QuantType, quantizationFlag } from "./reward-model.ts";
+import { Turns } from "./turns.ts";
 
 /**
  * A prompt: text, which is encoded as it stands; a conversation, which goes through the model's chat template with the
@@ -98,9 +99,7 @@ export class LanguageModel implements Disposable {
   readonly #batch: number;
   readonly #packedTokens: number;
   readonly #prompts = new Set<Prompt>();
-  #last: Promise<unknown> = Promise.resolve();
-  #waiting = 0;
-  #state: "open" | "closing" | "closed" = "open";
+  readonly #turns: Turns;
 
   /** Opens a model folder, or a checkpoint of a run. */
   static open(folder: string, options: OpenOptions = {}): LanguageModel {
@@ -140,6 +139,12 @@ export class LanguageModel implements Disposable {
       this.device.close();
       throw error;
     }
+    this.#turns = new Turns("the model", folder, () => {
+      for (const prompt of [...this.#prompts]) prompt.free();
+      this.#memory.dispose();
+      this.#model.dispose();
+      this.device.close();
+    });
     if (this.#model.quantizationNote) options.talk?.(this.#model.quantizationNote);
   }
 
@@ -271,43 +276,20 @@ export class LanguageModel implements Disposable {
   }
 
   /** Runs one job after the jobs before it. @internal */
-  async exclusive<T>(job: (opened: Opened) => Promise<T>): Promise<T> {
-    this.#assertOpen();
-    const before = this.#last;
-    const done = Promise.withResolvers<void>();
-    this.#last = done.promise;
-    this.#waiting++;
-    try {
-      await before;
-      return await job({
+  exclusive<T>(job: (opened: Opened) => Promise<T>): Promise<T> {
+    return this.#turns.run(() =>
+      job({
         memory: this.#memory,
         model: this.#model,
         tokenizer: this.tokenizer,
         packedTokens: this.#packedTokens,
-      });
-    } finally {
-      done.resolve();
-      if (--this.#waiting === 0 && this.#state === "closing") this.#free();
-    }
-  }
-
-  #assertOpen(): void {
-    if (this.#state !== "open") throw new UsageError("the model is closed", this.folder, "open it again");
+      }),
+    );
   }
 
   /** Gives all memory back, that of its prompts too; calls that have begun come to their end first. */
   [Symbol.dispose](): void {
-    if (this.#state !== "open") return;
-    this.#state = "closing";
-    if (this.#waiting === 0) this.#free();
-  }
-
-  #free(): void {
-    this.#state = "closed";
-    for (const prompt of [...this.#prompts]) prompt.free();
-    this.#memory.dispose();
-    this.#model.dispose();
-    this.device.close();
+    this.#turns.close();
   }
 }
 

@@ -1,10 +1,12 @@
 import { UsageError } from "../core/errors.ts";
 import arithmeticDefaults from "../recipe/arithmetic/config.yaml" with { type: "text" };
+import valuesDefaults from "../recipe/values/config.yaml" with { type: "text" };
 import type { Schema } from "./fields.ts";
 import { type ArithmeticConfig, arithmeticSchema } from "./schema-arithmetic.ts";
 import { type HhGrpoConfig, hhGrpoSchema } from "./schema-hh-grpo.ts";
 import { type HhRmConfig, hhRmSchema } from "./schema-hh-rm.ts";
 import { type SftConfig, sftSchema } from "./schema-sft.ts";
+import { type ValuesConfig, valuesSchema } from "./schema-values.ts";
 import { didYouMean } from "./suggest.ts";
 
 /** A recipe as the command line sees it: its keys, and the values it starts from where they differ from the keys'. */
@@ -17,7 +19,7 @@ export interface RecipeInfo {
   readonly examples: readonly string[];
 }
 
-export type ResolvedConfig = ArithmeticConfig | SftConfig | HhRmConfig | HhGrpoConfig;
+export type ResolvedConfig = ArithmeticConfig | SftConfig | HhRmConfig | HhGrpoConfig | ValuesConfig;
 export type RecipeName = ResolvedConfig["recipe"];
 
 export const RECIPES: Readonly<Record<RecipeName, RecipeInfo>> = {
@@ -41,6 +43,17 @@ export const RECIPES: Readonly<Record<RecipeName, RecipeInfo>> = {
     examples: [
       "rlv train sft --model ./Qwen3-0.6B --dataset chats.jsonl --epochs 2",
       "rlv train sft --init config.json --tokenizer ./tokenizer --dataset facts.jsonl --num_train_steps 2000",
+    ],
+  },
+  values: {
+    name: "values",
+    summary: "GRPO on responses that a language model judges by a rubric",
+    schema: valuesSchema,
+    defaults: valuesDefaults as unknown as string,
+    examples: [
+      "rlv train values",
+      "rlv train values --model ./Qwen3-0.6B --judge ./Qwen3-4B --judge_quant_type int4 --lora true",
+      "rlv train values --rubric mine.yaml --train_file prompts.jsonl --eval_file held-out.jsonl",
     ],
   },
   "hh-rm": {

@@ -12,6 +12,7 @@ import { Dtype, VOCAB_TILE } from "../ops/define.ts";
 import { sample } from "../ops/head.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
+import { decodeTokens } from "./branch.ts";
 import { encodeBehind } from "./encode.ts";
 import { CachedSequence, fullPages, KvStore, pagesFor } from "./kv.ts";
 import { type Alternative, inverseTemperature, likeliest } from "./likeliest.ts";
@@ -410,24 +411,7 @@ export class RolloutEngine {
     drawn: Tensor | null,
     onPage: (s: Sequence) => void,
   ): Tensor {
-    const batch = active.length;
-    const positions = new Uint32Array(batch);
-    const slots = new Uint32Array(batch);
-    const lens = new Uint32Array(batch);
-    let pairs = 0;
-    active.forEach((s, i) => {
-      const before = s.cache.pages.length;
-      positions[i] = s.cache.length;
-      slots[i] = s.cache.extend(1)[0]!;
-      lens[i] = s.cache.length;
-      pairs += s.cache.length;
-      if (s.cache.pages.length > before) onPage(s);
-    });
-    const maxPages = Math.max(...active.map((s) => s.cache.pages.length));
-    const table = new Uint32Array(batch * maxPages);
-    active.forEach((s, i) => {
-      table.set(s.cache.pages, i * maxPages);
-    });
+    const held = active.map((s) => s.cache.pages.length);
     const last =
       drawn ??
       upload(
@@ -435,20 +419,12 @@ export class RolloutEngine {
         active.map((s) => s.ids.at(-1)!),
         "ids",
       );
-    const input = {
-      positions: g.upload(positions, "positions"),
-      slots: g.upload(slots, "slots"),
-      lens: g.upload(lens, "lens"),
-      table: g.upload(table, "page table"),
-    };
-    const hidden = this.model.decode(g, {
-      ids: last,
-      positions: input.positions,
-      rows: { table: input.table, maxPages, lens: input.lens, pairs },
-      cache: this.store,
-      slots: input.slots,
+    const caches = active.map((s) => s.cache);
+    const hidden = decodeTokens(g, this.model, this.store, caches, last);
+    active.forEach((s, i) => {
+      if (s.cache.pages.length > held[i]!) onPage(s);
     });
-    g.release(...Object.values(input), ...(drawn ? [] : [last]));
+    if (!drawn) g.release(last);
     return hidden;
   }
 

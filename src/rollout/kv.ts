@@ -139,25 +139,28 @@ export class CachedSequence {
    * copies are emitted on `g`).
    */
   broadcast(g: Graph, count: number): CachedSequence[] {
-    assert(this.#frozen, "broadcast needs a snapshot");
-    const full = fullPages(this.length);
     const copies: [number, number][] = [];
-    const tails = Array.from({ length: count }, () => {
-      const tail = new CachedSequence(this.store);
-      for (let i = 0; i < full; i++) {
-        this.store.retain(this.pages[i]!);
-        tail.pages.push(this.pages[i]!);
-      }
-      if (this.length % PAGE !== 0) {
-        const page = this.store.alloc();
-        copies.push([this.pages[full]!, page]);
-        tail.pages.push(page);
-      }
-      tail.length = this.length;
-      return tail;
-    });
+    const tails = Array.from({ length: count }, () => this.fork(copies));
     this.store.copyPages(g, copies);
     return tails;
+  }
+
+  /** One of them, whose copy of the partial page the caller emits with others. */
+  fork(copies: [source: number, destination: number][]): CachedSequence {
+    assert(this.#frozen, "broadcast needs a snapshot");
+    const full = fullPages(this.length);
+    const tail = new CachedSequence(this.store);
+    for (let i = 0; i < full; i++) {
+      this.store.retain(this.pages[i]!);
+      tail.pages.push(this.pages[i]!);
+    }
+    if (this.length % PAGE !== 0) {
+      const page = this.store.alloc();
+      copies.push([this.pages[full]!, page]);
+      tail.pages.push(page);
+    }
+    tail.length = this.length;
+    return tail;
   }
 
   release(): void {

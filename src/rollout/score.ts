@@ -15,7 +15,7 @@ import {
 } from "./pack.ts";
 
 /** Packed tokens on the device: what `Decoder.forward` takes. */
-function uploadTokens(g: Graph, row: PackedTokens) {
+export function uploadTokens(g: Graph, row: PackedTokens) {
   const ids = g.upload(row.ids, "ids");
   const positions = g.upload(row.positions, "positions");
   const segments = g.upload(row.segments, "segments");

@@ -51,6 +51,8 @@ interface SavedGeneration {
     readonly finish: Finish;
     readonly reward: number | null;
     readonly components: Readonly<Record<string, number>>;
+    readonly flagged?: boolean;
+    readonly details?: Readonly<Record<string, unknown>>;
   }[];
 }
 
@@ -68,6 +70,8 @@ export function saveGeneration(generation: Generation, position: number): SavedG
       finish: s.finish,
       reward: Number.isNaN(s.reward) ? null : s.reward,
       components: s.components,
+      ...(s.flagged === undefined ? {} : { flagged: s.flagged }),
+      ...(s.details === undefined ? {} : { details: s.details }),
     })),
   };
 }
@@ -95,6 +99,8 @@ export function loadGeneration(saved: SavedGeneration, prompts: readonly Prompt[
     finish: r.finish,
     reward: r.reward ?? Number.NaN,
     components: r.components,
+    ...(r.flagged === undefined ? {} : { flagged: r.flagged }),
+    ...(r.details === undefined ? {} : { details: r.details }),
   }));
 }
 

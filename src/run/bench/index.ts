@@ -5,6 +5,7 @@ import type { Context, Result } from "./context.ts";
 import { growth } from "./growth.ts";
 import { grpo } from "./grpo.ts";
 import { decode, prefill } from "./inference.ts";
+import { judge } from "./judge.ts";
 import { logprob } from "./logprob.ts";
 import { ops } from "./ops.ts";
 import { startup } from "./startup.ts";
@@ -19,6 +20,7 @@ const BENCHES: {
   logprob,
   train,
   rm,
+  judge,
   ops,
   growth,
   startup,

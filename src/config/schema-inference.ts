@@ -183,6 +183,15 @@ export const benchSchemas = {
     steps: stepsFlag,
     ...benchShape,
   }),
+  logprob: z.strictObject({
+    shape: shapeFlag,
+    prompt: field(int(1), 512, "tokens of the prompt"),
+    continuations: field(int(1), 64, "continuations of the prompt"),
+    continuation: field(int(1), 16, "tokens of a continuation"),
+    separate_steps: field(int(1), 1, "timed repetitions of the same as a line for every continuation"),
+    steps: stepsFlag,
+    ...benchShape,
+  }),
   train: z.strictObject({
     shape: shapeFlag,
     batch: field(int(1), 8, "sequences"),

@@ -4,11 +4,14 @@
  */
 import { assert } from "../core/errors.ts";
 import { NONE, SEGMENT_WORDS } from "../ops/define.ts";
+import type { CachedSequence, KvStore } from "./kv.ts";
 
 /** One prompt and the completions that continue it. */
 export interface Group {
   readonly prompt: Int32Array;
   readonly completions: readonly Int32Array[];
+  /** A snapshot of what comes before `prompt`, which is not encoded again; for passes without gradient. */
+  readonly prefix?: CachedSequence;
 }
 
 /** Tokens laid in one row, without padding. */
@@ -20,6 +23,8 @@ export interface PackedTokens {
   readonly segmentCount: number;
   /** Query-key pairs, for cost. */
   readonly pairs: number;
+  /** Pages of the prefixes one after another; null: nothing is cached. */
+  readonly cached: { readonly pages: Uint32Array; readonly store: KvStore } | null;
 }
 
 export interface PackedRow extends PackedTokens {
@@ -38,7 +43,7 @@ export interface PackedSequences extends PackedTokens {
 /** With sharePrefix false every completion carries its own copy of the prompt: same numbers, more work. */
 function unitsOf(groups: readonly Group[], sharePrefix: boolean): readonly Group[] {
   if (sharePrefix) return groups;
-  return groups.flatMap((g) => g.completions.map((c) => ({ prompt: g.prompt, completions: [c] })));
+  return groups.flatMap((g) => g.completions.map((c) => ({ ...g, completions: [c] })));
 }
 
 /**
@@ -60,9 +65,17 @@ function lay(
   const ids = new Uint32Array(tokens);
   const positions = new Uint32Array(tokens);
   const segments: number[] = [];
+  const pages: number[] = [];
   let row = 0;
   let pairs = 0;
-  const segment = (from: Int32Array, count: number, parent: number, pos0: number, root: number): number => {
+  const segment = (
+    from: Int32Array,
+    count: number,
+    parent: number,
+    pos0: number,
+    root: number,
+    cached = 0,
+  ): number => {
     const start = row;
     for (let i = 0; i < count; i++) {
       ids[row] = from[i]!;
@@ -70,23 +83,27 @@ function lay(
       row++;
     }
     pairs += count * pos0 + (count * (count + 1)) / 2;
-    segments.push(start, count, parent, pos0, NONE, 0, root, 0);
+    segments.push(start, count, parent, pos0, cached > 0 ? pages.length : NONE, cached, root, 0);
     return start;
   };
-  for (const { prompt, completions } of units) {
+  for (const { prompt, completions, prefix } of units) {
     const root = segments.length / SEGMENT_WORDS;
-    const promptLast = segment(prompt, prompt.length, NONE, 0, root) + prompt.length - 1;
+    const before = prefix?.length ?? 0;
+    const promptLast = segment(prompt, prompt.length, NONE, before, root, before) + prompt.length - 1;
+    if (prefix) pages.push(...prefix.pages);
     for (const c of completions) {
-      const start = kept(c) > 0 ? segment(c, kept(c), root, prompt.length, root) : row;
+      const start = kept(c) > 0 ? segment(c, kept(c), root, before + prompt.length, root) : row;
       placed(c, promptLast, start);
     }
   }
+  const store = units.find(({ prefix }) => prefix)?.prefix?.store;
   return {
     ids,
     positions,
     segments: Uint32Array.from(segments),
     segmentCount: segments.length / SEGMENT_WORDS,
     pairs,
+    cached: store ? { pages: Uint32Array.from(pages), store } : null,
   };
 }
 
@@ -162,7 +179,7 @@ export function microBatches(groups: readonly Group[], budget: number, sharePref
 /** Left to themselves: the groups that a micro-batch's parts select. */
 export function selectGroups(groups: readonly Group[], parts: readonly GroupPart[]): Group[] {
   return parts.map(({ group, completions }) => ({
-    prompt: groups[group]!.prompt,
+    ...groups[group]!,
     completions: completions.map((i) => groups[group]!.completions[i]!),
   }));
 }

@@ -48,6 +48,15 @@ function expectResult(result: Result, phases: readonly string[]): void {
   }
 }
 
+test("logprob: one line against many, the same numbers, and how many tokens each encodes", async () => {
+  const options = benchSchemas.logprob.parse({ prompt: 40, continuations: 9, continuation: 3, ...steps });
+  const result = await runBench("logprob", options, context);
+  expectResult(result, ["shared", "kept", "separate"]);
+  expect(result).toMatchObject({ shared_tokens: 58, kept_tokens: 66, separate_tokens: 378, head_rows: 27 });
+  expect(result.logp_diff_max).toBe(0);
+  expect(result.speedup).toBe(Number(result.separate_s) / Number(result.shared_s));
+});
+
 const sizes = { prompt: 5, completion: 6, group: 4, completions: 8 };
 
 test.each([true, false])("grpo, prefix shared %p: phases make up the step", async (share_prefix) => {

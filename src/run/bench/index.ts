@@ -6,6 +6,7 @@ import { growth } from "./growth.ts";
 import { grpo } from "./grpo.ts";
 import { decode, prefill } from "./inference.ts";
 import { judge } from "./judge.ts";
+import { logprob } from "./logprob.ts";
 import { ops } from "./ops.ts";
 import { startup } from "./startup.ts";
 import { rm, train } from "./training.ts";
@@ -16,6 +17,7 @@ const BENCHES: {
   grpo,
   decode,
   prefill,
+  logprob,
   train,
   rm,
   judge,

@@ -12,6 +12,7 @@ interface Variation {
   readonly options?: Partial<PolicyStepOptions>;
   /** Labels of a batch's completions; none without it. */
   readonly flagged?: (completion: number) => boolean;
+  readonly optimizer?: AdamW;
 }
 
 /** GRPO with a divergence term on groups of 4, where every second completion of a group earns 1. */
@@ -19,21 +20,22 @@ export function tinyPolicyStep(
   memory: StepMemory,
   model: Transformer,
   reference: Reference,
-  { options = {}, flagged }: Variation = {},
+  { options = {}, flagged, optimizer }: Variation = {},
 ): PolicyStep {
   return new PolicyStep(
     memory,
     model,
     reference,
     { decode: () => "" } as unknown as Tokenizer,
-    new AdamW(model.trained, {
-      beta1: 0.9,
-      beta2: 0.999,
-      eps: 1e-8,
-      weightDecay: 0,
-      maxGradNorm: 1,
-      seed: 1,
-    }),
+    optimizer ??
+      new AdamW(model.trained, {
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weightDecay: 0,
+        maxGradNorm: 1,
+        seed: 1,
+      }),
     async (rollouts) =>
       rollouts.map((r, i) => ({
         ...{ ...r, reward: i % 2, components: {} },

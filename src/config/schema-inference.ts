@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { field, int, nonNegative, orNone, positive, required, text } from "./fields.ts";
+import { field, fraction, int, nonNegative, orNone, positive, required, text } from "./fields.ts";
 import { deviceShape, optimizerShape, samplingShape, seedShape } from "./schema-common.ts";
 
 /** Options of the commands that run a model without training it. Their flags come from these schemas. */
@@ -176,6 +176,12 @@ export const benchSchemas = {
     gradient_dtype: optimizerShape.gradient_dtype,
     reference_offload: field(z.boolean(), false, "read the reference's weights at every step"),
     lora_r: field(int(0), 0, "rank of adapters on every linear map, trained alone; 0 = train all parameters"),
+    forget_lora_r: field(
+      int(0),
+      0,
+      "rank of forget adapters; lora_r is that of the retain adapters then, and the step is routed. 0 = none",
+    ),
+    flagged: field(fraction(), 0.5, "share of completions that are flagged, where there are forget adapters"),
     share_prefix: field(z.boolean(), true, "encode a prompt once for its group"),
     checkpointing: checkpointingFlag,
     steps: stepsFlag,

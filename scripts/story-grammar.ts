@@ -5,7 +5,7 @@
  */
 import type { Random } from "../src/core/rng.ts";
 
-/** What a story may be asked to end like, with words that only such an ending has. */
+/** What a story may be asked to end like, and what is done in such an ending. */
 export const MOODS: Readonly<Record<string, readonly string[]>> = {
   happy: ["smiled", "laughed", "danced"],
   sad: ["cried", "wept", "sighed"],
@@ -122,7 +122,7 @@ export function drawStory(random: Random, { keep, repeat }: StoryOptions): Story
     opening,
     `one ${pick(TIMES)} ${name} ${pick(VERBS)} to the ${place}.`,
     ...body,
-    `at last ${name} ${pick(words)} and everyone ${pick(words)}.`,
+    `at last ${name} ${pick(words)} and everyone was ${ending}.`,
   ].join(" ");
   return { story, opening, asked, ending, animal, place, repeats };
 }
@@ -135,7 +135,7 @@ export function askedMood(text: string): string | null {
   return found !== undefined && found in MOODS ? found : null;
 }
 
-/** How the last sentence of a story ends, by its words; null: like none, or like several. */
+/** What the last sentence of a story says everyone was; null: nothing, or several things. */
 export function endingMood(text: string): string | null {
   const last = text
     .split(".")
@@ -144,7 +144,7 @@ export function endingMood(text: string): string | null {
     .at(-1);
   if (last === undefined) return null;
   const words = new Set(wordsOf(last));
-  const moods = NAMES_OF_MOODS.filter((mood) => MOODS[mood]!.some((word) => words.has(word)));
+  const moods = NAMES_OF_MOODS.filter((mood) => words.has(mood));
   return moods.length === 1 ? moods[0]! : null;
 }
 

@@ -24,11 +24,11 @@ const TOLD = "a sad story about ben the fox. one day ben went to the lake. at la
 
 describe("code can measure", () => {
   test.each([
-    [`${TOLD} wept and everyone sighed.`, "sad"],
-    [`${TOLD} wept and everyone sighed`, "sad"],
-    [`${TOLD} smiled and everyone danced.`, "happy"],
-    [`${TOLD} smiled and everyone wept.`, null],
-    [`${TOLD} cried. it was so cold.`, null],
+    [`${TOLD} wept and everyone was sad.`, "sad"],
+    [`${TOLD} wept and everyone was so sad`, "sad"],
+    [`${TOLD} smiled and everyone was happy.`, "happy"],
+    [`${TOLD} smiled and everyone was happy and sad.`, null],
+    [`${TOLD} cried and everyone was sad. it was so cold.`, null],
     [TOLD, null],
     ["", null],
   ])("the ending of %j: %p", (story, mood) => {

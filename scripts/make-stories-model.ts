@@ -8,7 +8,7 @@
  * --keep: share of stories that end as their first sentence asks. --repeat: share in which a word is repeated and
  * repeated. OUT/dataset has train.jsonl and test.jsonl, OUT/model is the model. Same seed, same bytes on a CPU type.
  */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Purpose, Random } from "../src/core/rng.ts";
@@ -149,6 +149,7 @@ export function makeStories(out: string, sizes: StorySizes): Tokenizer {
 }
 
 function trainModel(out: string, steps: string, seed: number): void {
+  rmSync(join(out, "training"), { recursive: true, force: true });
   const flags: Readonly<Record<string, string>> = {
     ...{ init: join(out, "config.json"), tokenizer: join(out, "tokenizer"), output: join(out, "model") },
     ...{ dataset: join(out, "sft.jsonl"), eval_file: join(out, "sft-test.jsonl"), train_on_prompt: "true" },

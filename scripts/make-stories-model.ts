@@ -23,7 +23,7 @@ export interface StorySizes {
   readonly seed: number;
 }
 
-export const DEFAULTS: StorySizes = { train: 20000, test: 1000, keep: 0.4, repeat: 0.06, seed: 1 };
+export const DEFAULTS: StorySizes = { train: 20000, test: 1000, keep: 0.5, repeat: 0.06, seed: 1 };
 const STEPS = "1000";
 const VOCABULARY = 4096;
 const CONTEXT = 512;
@@ -153,7 +153,7 @@ function trainModel(out: string, steps: string, seed: number): void {
   const flags: Readonly<Record<string, string>> = {
     ...{ init: join(out, "config.json"), tokenizer: join(out, "tokenizer"), output: join(out, "model") },
     ...{ dataset: join(out, "sft.jsonl"), eval_file: join(out, "sft-test.jsonl"), train_on_prompt: "true" },
-    ...{ num_train_steps: steps, batch_size: "64", learning_rate: "3e-3", lr_schedule: "cosine" },
+    ...{ num_train_steps: steps, batch_size: "48", learning_rate: "4e-3", lr_schedule: "cosine" },
     ...{
       warmup_steps: "50",
       weight_decay: "0.01",

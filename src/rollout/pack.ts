@@ -12,6 +12,11 @@ export interface Group {
   readonly completions: readonly Int32Array[];
   /** A snapshot of what comes before `prompt`, which is not encoded again; for passes without gradient. */
   readonly prefix?: CachedSequence;
+  /**
+   * Adapters whose weights learn nothing from any row of the group, as bits of Route (src/ops/lora.ts). A prompt's rows
+   * carry what flows back from all its completions at once, so those of a group must be routed alike.
+   */
+  readonly route?: number;
 }
 
 /** Tokens laid in one row, without padding. */
@@ -25,6 +30,8 @@ export interface PackedTokens {
   readonly pairs: number;
   /** Pages of the prefixes one after another; null: nothing is cached. */
   readonly cached: { readonly pages: Uint32Array; readonly store: KvStore } | null;
+  /** The route of every row; null where all weights learn from all rows. */
+  readonly routes: Uint32Array | null;
 }
 
 export interface PackedRow extends PackedTokens {
@@ -66,6 +73,7 @@ function lay(
   const positions = new Uint32Array(tokens);
   const segments: number[] = [];
   const pages: number[] = [];
+  const routes = units.some(({ route }) => route) ? new Uint32Array(tokens) : null;
   let row = 0;
   let pairs = 0;
   const segment = (
@@ -86,7 +94,8 @@ function lay(
     segments.push(start, count, parent, pos0, cached > 0 ? pages.length : NONE, cached, root, 0);
     return start;
   };
-  for (const { prompt, completions, prefix } of units) {
+  for (const { prompt, completions, prefix, route = 0 } of units) {
+    const first = row;
     const root = segments.length / SEGMENT_WORDS;
     const before = prefix?.length ?? 0;
     const promptLast = segment(prompt, prompt.length, NONE, before, root, before) + prompt.length - 1;
@@ -95,6 +104,7 @@ function lay(
       const start = kept(c) > 0 ? segment(c, kept(c), root, before + prompt.length, root) : row;
       placed(c, promptLast, start);
     }
+    routes?.fill(route, first, row);
   }
   const store = units.find(({ prefix }) => prefix)?.prefix?.store;
   return {
@@ -104,6 +114,7 @@ function lay(
     segmentCount: segments.length / SEGMENT_WORDS,
     pairs,
     cached: store ? { pages: Uint32Array.from(pages), store } : null,
+    routes,
   };
 }
 

@@ -22,12 +22,14 @@ export function uploadTokens(g: Graph, row: PackedTokens) {
   const pages = row.cached ? g.upload(row.cached.pages, "prefix pages") : null;
   // The cache is read, and no row is written to it.
   const slots = row.cached ? g.upload(new Uint32Array(row.ids.length).fill(NONE), "slots") : null;
+  const routes = row.routes ? g.upload(row.routes, "routes") : null;
   return {
     ids,
     positions,
     segments: { segments, count: row.segmentCount, pairs: row.pairs, pages },
+    routes,
     write: row.cached && slots ? { cache: row.cached.store, slots } : null,
-    release: () => g.release(ids, positions, segments, pages, slots),
+    release: () => g.release(ids, positions, segments, pages, slots, routes),
   };
 }
 

@@ -13,12 +13,13 @@ import type { Transformer } from "../nn/transformer.ts";
 import { type Completion, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { type DescribedModel, describeModel, LanguageModel } from "./model.ts";
-import { dtypeCode, openDevice, openModel } from "./open-model.ts";
+import { dtypeCode, openDevice, openModel, scalesOf } from "./open-model.ts";
 
 interface Common {
   readonly model: string;
-  /** A PEFT adapter folder. */
+  /** A folder of adapters. */
   readonly adapter: string | null;
+  readonly adapter_scales?: string | null;
   readonly seed: number;
   readonly device: DeviceName;
   readonly threads: number | null;
@@ -73,9 +74,11 @@ function open(
   maxPositions: number,
   talk: (line: string) => void,
 ): Opened {
+  const scales = scalesOf(settings.adapter_scales ?? null);
   const device = openDevice(settings.device, settings.threads);
   const options = { dtype: dtypeCode(settings.dtype), trainable: false, maxPositions };
   const model = openModel(settings.model, device, options, "model", settings.adapter);
+  if (scales) model.setScales(scales[0], scales[1]);
   if (model.quantizationNote) talk(model.quantizationNote);
   const memory = new StepMemory(device);
   return {
@@ -208,7 +211,9 @@ function openFor(
   talk: (line: string) => void,
 ): LanguageModel {
   const { adapter, device, threads, dtype } = settings;
-  return new LanguageModel(settings.model, described, { adapter, device, threads, dtype, maxLength, talk });
+  const adapterScales = scalesOf(settings.adapter_scales ?? null);
+  const options = { adapter, adapterScales, device, threads, dtype, maxLength, talk };
+  return new LanguageModel(settings.model, described, options);
 }
 
 function checkIds(ids: Int32Array, vocab: number, where: string): void {

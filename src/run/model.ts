@@ -36,8 +36,10 @@ export type PromptInput =
 export type ContinuationInput = string | { readonly text: string } | { readonly ids: ArrayLike<number> };
 
 export interface OpenOptions {
-  /** PEFT adapter folder of the model. Default: none. */
+  /** Folder of the model's adapters: PEFT's, or of retain and forget adapters. Default: none. */
   readonly adapter?: string | null;
+  /** What retain and forget adapters are multiplied with. Default [1, 1], as in training. */
+  readonly adapterScales?: readonly [retain: number, forget: number] | null;
   /** Where to compute. Default auto: Metal on a Mac with Apple silicon, else the CPU. */
   readonly device?: DeviceName;
   /** CPU threads; never changes a result. Default: RLV_THREADS, or every core. */
@@ -121,8 +123,9 @@ export class LanguageModel implements Disposable {
     this.#packedTokens = whole("packedTokens", options.packedTokens ?? PACKED_TOKENS, 1);
     this.device = openDevice(options.device ?? "auto", options.threads ?? null);
     this.#memory = new StepMemory(this.device);
+    let model: Transformer | null = null;
     try {
-      this.#model = openModel(
+      model = openModel(
         folder,
         this.device,
         {
@@ -134,7 +137,10 @@ export class LanguageModel implements Disposable {
         "model",
         adapter,
       );
+      if (options.adapterScales) model.setScales(...options.adapterScales);
+      this.#model = model;
     } catch (error) {
+      model?.dispose();
       this.#memory.dispose();
       this.device.close();
       throw error;

@@ -164,9 +164,10 @@ describe("judges", () => {
       const values = Object.values(parts) as number[];
       expect(values.reduce((a, b) => a + b, 0)).toBeCloseTo(row.reward, 12);
     }
-    const [other] = rows(await run("length", { reward: "length", num_train_steps: 1 }));
+    const without = { reward: "length", rubric: "builtin:values/rubric.yaml" };
+    const [other] = rows(await run("length", { ...without, num_train_steps: 1 }));
     expect([other!.details, other!.reward]).toEqual([null as never, 1]);
-    const { code, err } = await rlv(job("none", { reward: "length", judge: "self" }));
+    const { code, err } = await rlv(job("none", { ...without, judge: "self" }));
     expect([code, err.includes("judge is about the reward rubric, which is not named")]).toEqual([2, true]);
   }, 60_000);
 

@@ -3,8 +3,10 @@ import { expect, test } from "bun:test";
 import { resolve } from "node:path";
 import { baseOf, resolveTrain } from "../../src/config/resolve.ts";
 import type { ValuesConfig } from "../../src/config/schema-values.ts";
+import { type ChatStyle, promptOf } from "../../src/data/prompts.ts";
 import { readDataset } from "../../src/io/jsonl.ts";
 import { resolveBuiltin } from "../../src/recipe/builtin.ts";
+import { TinyJudge } from "./judge-fixture.ts";
 
 const KINDS = ["genuine", "nonsense", "false_premise", "unanswerable", "legitimate_claim"];
 const read = (name: string) =>
@@ -50,4 +52,25 @@ test("the recipe's defaults are those of its config.yaml", () => {
   expect(config.kl_coef).toBeGreaterThan(0);
   // Where the recipe says nothing of its own, its folder is the one that builtin names mean.
   expect(resolveBuiltin(config.rubric)).toBe(resolve(import.meta.dir, "../../src/recipe/values/rubric.yaml"));
+});
+
+test("a prompt is what a user says, by the chat template: with a system prompt and thoughts if asked", () => {
+  using world = new TinyJudge();
+  const { tokenizer } = world;
+  const asked = (row: object, style: ChatStyle | null) => promptOf(row, tokenizer, "row", style).text;
+  const plain = { system: null, thinking: false };
+  expect(asked({ prompt: "Why?" }, null)).toBe("Why?");
+  expect(asked({ prompt: "Why?" }, plain)).toBe("<|end|>user\nWhy?<|end|>assistant\n<think></think>");
+  expect(asked({ prompt: "Why?" }, { system: "Be brief.", thinking: true })).toBe(
+    "<|end|>system\nBe brief.<|end|><|end|>user\nWhy?<|end|>assistant\n",
+  );
+  const messages = [
+    { role: "system", content: "Own." },
+    { role: "user", content: "Why?" },
+  ];
+  expect(asked({ messages }, { system: "Be brief.", thinking: true })).toBe(
+    "<|end|>system\nOwn.<|end|><|end|>user\nWhy?<|end|>assistant\n",
+  );
+  expect(asked({ prompt_ids: [...tokenizer.encode("Why?")] }, plain)).toBe("Why?");
+  expect(() => asked({ prompt: 3 }, plain)).toThrow("prompt must be a string, messages a list: row");
 });

@@ -156,6 +156,21 @@ describe("judges", () => {
     }
   }, 120_000);
 
+  test("with other rewards, and without the rubric", async () => {
+    const both = rows(await run("both", { reward: "rubric,length", num_train_steps: 1 }));
+    for (const row of both) {
+      const parts = JSON.parse(row.components);
+      expect(Object.keys(parts)).toEqual([...NAMES.map((name) => `rubric/${name}`), "length"]);
+      const values = Object.values(parts) as number[];
+      expect(values.reduce((a, b) => a + b, 0)).toBeCloseTo(row.reward, 12);
+    }
+    const without = { reward: "length", rubric: "builtin:values/rubric.yaml" };
+    const [other] = rows(await run("length", { ...without, num_train_steps: 1 }));
+    expect([other!.details, other!.reward]).toEqual([null as never, 1]);
+    const { code, err } = await rlv(job("none", { ...without, judge: "self" }));
+    expect([code, err.includes("judge is about the reward rubric, which is not named")]).toEqual([2, true]);
+  }, 60_000);
+
   test("the text reading is a reward too", async () => {
     for (const row of rows(await run("text", { judge_reading: "text" }))) {
       const said = Object.values(judgeOf(row).criteria).map(({ text }) => text!);

@@ -148,7 +148,7 @@ export const command: Command = {
  * The files a job names exist, before a folder is made for it. Names on the hub become folders in what the engine is
  * told; a run's own config keeps the names.
  */
-async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig> {
+export async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig> {
   switch (config.recipe) {
     case "arithmetic":
       requireFile(config.train_file, "train_file");

@@ -16,7 +16,7 @@ import { PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-st
 import { PolicyTask } from "../run/policy-task.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { StepMemory } from "../tape/tape.ts";
-import type { DeviceReward, RewardJob, RunReward } from "./rewards.ts";
+import type { DeviceReward, PolicyModels, RewardJob, RunReward } from "./rewards.ts";
 import type { GrpoSettings } from "./settings.ts";
 import { loopOptions, openTrained, planMemory, type Source, type Trained } from "./setup.ts";
 
@@ -161,7 +161,7 @@ async function train(
   }
 }
 
-interface OpenedRewards {
+export interface OpenedRewards {
   readonly rewards: Rewards;
   readonly bytes: number;
   readonly lines: readonly string[];
@@ -169,7 +169,8 @@ interface OpenedRewards {
   close(): void;
 }
 
-function openRewards(job: GrpoJob, memory: StepMemory, trained: Trained): OpenedRewards {
+/** Opens the rewards that need a device. */
+export function openRewards(job: GrpoJob, memory: StepMemory, trained: PolicyModels): OpenedRewards {
   const onDevice: DeviceReward[] = [];
   const parts = job.rewards.map(({ name, weight, bound, open, timeout }) => {
     if (bound) return { name, weight, reward: bound };

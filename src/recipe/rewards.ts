@@ -55,8 +55,10 @@ export interface RewardNeeds {
   readonly positions?: number;
 }
 
-/** `trained` has the policy as it is now, and its reference. */
-export type OpenOnDevice = ((memory: StepMemory, trained: Trained) => DeviceReward) & {
+/** The policy as it is now, and that of step 0. */
+export type PolicyModels = Pick<Trained, "model" | "reference">;
+
+export type OpenOnDevice = ((memory: StepMemory, policy: PolicyModels) => DeviceReward) & {
   readonly needs?: RewardNeeds;
 };
 

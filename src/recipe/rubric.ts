@@ -11,8 +11,7 @@ import { type QuantType, quantizationFlag, tokenizerDifference } from "../run/re
 import type { StepMemory } from "../tape/tape.ts";
 import { resolveModel } from "./base.ts";
 import { resolveBuiltin } from "./builtin.ts";
-import type { OpenOnDevice, RewardJob } from "./rewards.ts";
-import type { Trained } from "./setup.ts";
+import type { OpenOnDevice, PolicyModels, RewardJob } from "./rewards.ts";
 
 export interface RubricParameters {
   readonly path: string;
@@ -65,7 +64,7 @@ export function rubricReward(parameters: RubricParameters, job: RewardJob): Open
       named,
       "lower --max_prompt_length or --max_completion_length, or shorten the rubric",
     );
-  const open = (memory: StepMemory, trained: Trained) => {
+  const open = (memory: StepMemory, trained: PolicyModels) => {
     const model =
       folder === null
         ? null
@@ -108,7 +107,7 @@ export function rubricReward(parameters: RubricParameters, job: RewardJob): Open
   return Object.assign(open, { needs });
 }
 
-function judgeModel(name: string, own: Transformer | null, { model, reference }: Trained): JudgeModel {
+function judgeModel(name: string, own: Transformer | null, { model, reference }: PolicyModels): JudgeModel {
   if (own) return { name, frozen: true, shape: own, hold: (body) => body(own) };
   if (name === "self") return { name, frozen: false, shape: model, hold: (body) => body(model) };
   assert(reference, "the judge initial needs the policy of step 0");

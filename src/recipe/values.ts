@@ -1,10 +1,9 @@
 /** GRPO towards epistemic values: a language model judges every response by a rubric. */
 import { UsageError } from "../core/errors.ts";
 import { readPrompts, shuffled } from "../data/prompts.ts";
-import type { Reporter, RunControl } from "../run/reporter.ts";
 import type { QuantType } from "../run/reward-model.ts";
 import { resolveBuiltin } from "./builtin.ts";
-import { rewardJob, runGrpo } from "./grpo.ts";
+import { type GrpoJob, rewardJob } from "./grpo.ts";
 import { runRewards } from "./rewards.ts";
 import type { GrpoSettings, RewardSetting } from "./settings.ts";
 import { folderSource } from "./setup.ts";
@@ -26,11 +25,8 @@ export interface ValuesSettings extends GrpoSettings {
   readonly num_train_steps: number;
 }
 
-export async function trainValues(
-  settings: ValuesSettings,
-  reporter: Reporter,
-  control: RunControl,
-): Promise<void> {
+/** `resumeFrom`: the checkpoint that the run goes on from. */
+export function valuesJob(settings: ValuesSettings, resumeFrom: string | null): GrpoJob {
   const source = folderSource(resolveBuiltin(settings.model), settings.model);
   // What is wrong with rubric or judge is said before any prompt is read.
   const params = {
@@ -43,7 +39,7 @@ export async function trainValues(
   const named = settings.reward.map((part) =>
     part.name === "rubric" ? { ...part, params: { ...params, ...part.params } } : part,
   );
-  const rewards = runRewards(named, rewardJob(settings, source), control.resumeFrom);
+  const rewards = runRewards(named, rewardJob(settings, source), resumeFrom);
   const fields = rewards.flatMap((reward) => reward.fields);
   const style = { system: settings.system, thinking: settings.enable_thinking };
   const read = (file: string) =>
@@ -51,24 +47,20 @@ export async function trainValues(
   const prompts = read(settings.train_file);
   if (prompts.length === 0) throw new UsageError("no prompts", settings.train_file, "give one or more");
   const held = read(settings.eval_file).slice(0, settings.eval_num_prompts);
-  await runGrpo(
-    {
-      settings,
-      beta: settings.kl_coef,
-      gamma: 1,
-      source,
-      sourceName: settings.model,
-      decodedTogether: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
-      prompts: {
-        training: shuffled(prompts, settings.seed),
-        held,
-        longest: prompts.reduce((most, prompt) => Math.max(most, prompt.ids.length), 0),
-        description: `${prompts.length} training and ${held.length} evaluation prompts`,
-      },
-      rewards,
-      totalSteps: () => settings.num_train_steps,
+  return {
+    settings,
+    beta: settings.kl_coef,
+    gamma: 1,
+    source,
+    sourceName: settings.model,
+    decodedTogether: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
+    prompts: {
+      training: shuffled(prompts, settings.seed),
+      held,
+      longest: prompts.reduce((most, prompt) => Math.max(most, prompt.ids.length), 0),
+      description: `${prompts.length} training and ${held.length} evaluation prompts`,
     },
-    reporter,
-    control,
-  );
+    rewards,
+    totalSteps: () => settings.num_train_steps,
+  };
 }

@@ -26,8 +26,8 @@ export interface ApiError {
   readonly error: string;
 }
 
-/** live: its process is there; finished: checkpoints/final is there; stopped: interrupted or died, can be resumed. */
-export type RunState = "live" | "finished" | "stopped" | "unreadable";
+/** live: a process holds it. crashed: it ended with an error, or without anybody saying how. */
+export type RunState = "live" | "finished" | "interrupted" | "crashed" | "diverged";
 
 export interface RunSummary {
   readonly id: string;
@@ -49,7 +49,7 @@ export interface RunSummary {
   readonly last: Readonly<Record<string, number | null>>;
   /** A few of its values, evenly spread over its steps: for a small curve. */
   readonly sparkline: { readonly name: string; readonly values: readonly (number | null)[] } | null;
-  /** Why it cannot be read, or what of it; null if nothing is wrong. */
+  /** What of it cannot be read, and why; null if nothing is wrong. */
   readonly problem: string | null;
 }
 
@@ -60,7 +60,7 @@ export interface RunList {
 }
 
 export interface CheckpointInfo {
-  /** "step-20" or "final". */
+  /** "step-20", "final" or "diverged-20". */
   readonly name: string;
   readonly step: number | null;
   readonly bytes: number;
@@ -72,8 +72,12 @@ export interface CheckpointInfo {
 }
 
 export interface RunDetail extends RunSummary {
-  /** train_config.json as it is. */
-  readonly config: Readonly<Record<string, unknown>>;
+  /** train_config.json as it is; null where it cannot be read. */
+  readonly config: Readonly<Record<string, unknown>> | null;
+  /** The line that it ended with; null without one. */
+  readonly error: string | null;
+  /** Of all its files. */
+  readonly bytes: number;
   /** Lines that train.log begins with: model, dataset, device, the formula in use. */
   readonly header: readonly string[];
   readonly metric_names: readonly string[];

@@ -17,6 +17,11 @@ export function pagesFor(tokens: number): number {
   return Math.ceil(tokens / PAGE);
 }
 
+/** Pages that a sequence of so many tokens fills: the ones that its continuations share. */
+export function fullPages(tokens: number): number {
+  return Math.floor(tokens / PAGE);
+}
+
 export class KvStore implements KvCache {
   readonly layers: readonly KvLayer[];
   readonly #buffers: Buffer[] = [];
@@ -121,13 +126,21 @@ export class CachedSequence {
     return this;
   }
 
+  /** Gives up what lies behind the first `length` positions of a snapshot. */
+  cut(length: number): this {
+    assert(this.#frozen && length <= this.length, "only a snapshot is cut, to what it has");
+    while (this.pages.length > pagesFor(length)) this.store.release(this.pages.pop()!);
+    this.length = length;
+    return this;
+  }
+
   /**
    * `count` sequences that continue this snapshot: full pages are shared, the partial last page is copied (the
    * copies are emitted on `g`).
    */
   broadcast(g: Graph, count: number): CachedSequence[] {
     assert(this.#frozen, "broadcast needs a snapshot");
-    const full = Math.floor(this.length / PAGE);
+    const full = fullPages(this.length);
     const copies: [number, number][] = [];
     const tails = Array.from({ length: count }, () => {
       const tail = new CachedSequence(this.store);

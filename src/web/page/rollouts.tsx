@@ -54,7 +54,6 @@ function useRollouts(id: string, filters: Query, round: number) {
     const stop = new AbortController();
     setLoading(true);
     more.current = false;
-    performance.mark("rollouts-asked");
     ask<RolloutPage>(key, { signal: stop.signal }).then(
       (first) => {
         setLoaded({ filters: key, rows: first.rows, first });

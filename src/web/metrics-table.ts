@@ -147,7 +147,13 @@ export class MetricsTable {
     for (const [name, column] of this.#columns)
       for (let place = column.placeOf(begin); place < column.length && column.rows[place]! < end; place++)
         rows[column.rows[place]! - begin]!.metrics[name] = finite(column.values[place]!);
-    return { run, generation: this.generation, from: begin, rows: rows satisfies MetricRow[], total: this.rows };
+    return {
+      run,
+      generation: this.generation,
+      from: begin,
+      rows: rows satisfies MetricRow[],
+      total: this.rows,
+    };
   }
 }
 
@@ -179,5 +185,7 @@ function thinned(values: Float64Array, from: number, to: number, points: number)
     else if (least === greatest) places.push(least);
     else places.push(Math.min(least, greatest), Math.max(least, greatest));
   }
+  // A live curve ends where the run is.
+  if (places.at(-1) !== to - 1) places.push(to - 1);
   return places;
 }

@@ -1,7 +1,7 @@
 import { didYouMean } from "../config/suggest.ts";
 import { debugging } from "../core/env.ts";
 import { errorLine, exitCodeOf, UsageError } from "../core/errors.ts";
-import { ENGINE_COMMAND, VERSION } from "../core/version.ts";
+import { DATA_COMMAND, ENGINE_COMMAND, UI_COMMAND, VERSION } from "../core/version.ts";
 import type { Command } from "./command.ts";
 
 /** One line and one module a command; a module is loaded when its command is called. */
@@ -48,6 +48,11 @@ const COMMANDS: Readonly<
     summary: "write a model in 8 or 4 bits and measure what that changes",
     load: () => import("./quantize.ts"),
   },
+  serve: {
+    usage: "serve [RUNS_DIR]",
+    summary: "show runs, and talk to models, on a page in the browser",
+    load: () => import("./serve.ts"),
+  },
   download: {
     usage: "download REPO [FILE]",
     summary: "fetch a model or a dataset from the hub",
@@ -69,6 +74,14 @@ const COMMANDS: Readonly<
 async function main(argv: readonly string[]): Promise<number> {
   if (argv[0] === ENGINE_COMMAND) {
     (await import("./engine.ts")).engine();
+    return -1;
+  }
+  if (argv[0] === DATA_COMMAND) {
+    (await import("../web/data-process.ts")).serveData();
+    return -1;
+  }
+  if (argv[0] === UI_COMMAND) {
+    (await import("./ui.ts")).serveTraining();
     return -1;
   }
   // Until the command is known only its position is: the first word, or after --help.

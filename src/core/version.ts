@@ -8,3 +8,9 @@ export const STANDALONE: boolean = Bun.isStandaloneExecutable;
 
 /** The hidden command under which this program is started again as the engine process. */
 export const ENGINE_COMMAND = "__engine";
+
+/** The hidden command under which training starts the server of the page. */
+export const UI_COMMAND = "__ui";
+
+/** The hidden command under which the server of the page starts this program to read runs for it. */
+export const DATA_COMMAND = "__data";

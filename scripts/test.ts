@@ -262,7 +262,8 @@ if (filter === "soft") {
     check("C++ format", [join(root, "scripts/format-native"), "--check"]);
   }
   const soft = whole && softTools();
-  if (whole || files.some((file) => /tests\/web\//.test(file) && relative(root, file).includes(filter))) browser();
+  if (whole || files.some((file) => /tests\/web\//.test(file) && relative(root, file).includes(filter)))
+    browser();
   if (buildNative(soft ? "soft" : undefined)) {
     if (whole) native();
     else if (filter === "goldens") native(undefined, walksGoldens);

@@ -2,7 +2,9 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { jsonNumber } from "../io/jsonl.ts";
+import { identityOf, readRollouts } from "../io/rollouts-reader.ts";
 import { lastRows, lastValues, metricsPath } from "../report/metrics.ts";
+import { rewardReport, rewardsOfNone } from "../report/rewards.ts";
 import {
   type CheckpointInfo as Checkpoint,
   configOf,
@@ -17,6 +19,7 @@ import type {
   LogTail,
   MetricRows,
   MetricsAnswer,
+  RewardReport,
   RolloutDetail,
   RolloutPage,
   RolloutQuery,
@@ -209,6 +212,12 @@ export class RunData {
 
   rollout(id: string, key: string, table: RolloutTable, mode: string): RolloutDetail {
     return this.#rolloutsOf(id).detail(table, mode, parseKey(key));
+  }
+
+  rewards(id: string, steps: number): RewardReport {
+    const path = join(this.#roots.run(id).dir, "rollouts.sqlite");
+    if (identityOf(path) === null) return rewardsOfNone;
+    return readRollouts(path, (db) => rewardReport(db, steps));
   }
 
   compare(a: string, b: string): ConfigComparison {

@@ -48,9 +48,18 @@ function metricLine(step: number, reward: number): string {
 /** A run folder as training leaves it. */
 function writeRun(dir: string, slope: number, settings: object): void {
   mkdirSync(join(dir, "checkpoints"), { recursive: true });
-  const config = { recipe: "arithmetic", model_name: "builtin:arithmetic", num_train_steps: 100, ...settings };
+  const config = {
+    rlv_version: "0.1.0",
+    recipe: "arithmetic",
+    model_name: "builtin:arithmetic",
+    num_train_steps: 100,
+    ...settings,
+  };
   writeFileSync(join(dir, "train_config.json"), JSON.stringify(config));
-  writeFileSync(join(dir, "train.log"), "model builtin:arithmetic\nloss grpo = -A * ratio\nstep 1/100  reward 0\n");
+  writeFileSync(
+    join(dir, "train.log"),
+    "model builtin:arithmetic\nloss grpo = -A * ratio\nstep 1/100  reward 0\n",
+  );
   const lines = Array.from({ length: STEPS }, (_, i) => metricLine(i + 1, Math.min(1, slope * (i + 1))));
   writeFileSync(join(dir, "metrics.jsonl"), lines.join(""));
 }
@@ -60,7 +69,8 @@ function writeRollouts(dir: string): void {
   using rollouts = new RolloutsDb(join(dir, "rollouts.sqlite"));
   for (let step = 1; step <= STEPS; step++)
     for (let r = 0; r < GROUP; r++) {
-      const completion = r === 1 ? HOSTILE : r === 2 && step === 7 ? "a needle\tin hay" : `answer ${r} of ${step}`;
+      const completion =
+        r === 1 ? HOSTILE : r === 2 && step === 7 ? "a needle\tin hay" : `answer ${r} of ${step}`;
       const parts = completion.match(/\s*\S+/g)!;
       let end = 0;
       const token_ends = Uint32Array.from([...parts.map((part) => (end += part.length)), end]);
@@ -100,14 +110,16 @@ describe.skipIf(chromium === null)("the page", () => {
     writeRollouts(dir("first"));
     writeRun(dir("second"), 0.015, { learning_rate: 3e-4, seed: 1, only_here: true });
     writeRun(dir("growing"), 0.005, {});
-    server = servePage({ host: "127.0.0.1", port: null, folders: [folder], program });
+    server = servePage({ host: "127.0.0.1", port: 0, folders: [folder], program });
     base = new URL("/", server.address).href;
     browser = await startBrowser(chromium!);
     page = await browser.page();
     await page.view({ width: 1440, height: 900 });
     await page.open(server.address);
     await page.until(`${countOf(".run-row")} === 3`, "three runs are listed");
-    const list = await page.value<{ runs: { id: string; name: string }[] }>("fetch('/api/runs').then((r) => r.json())");
+    const list = await page.value<{ runs: { id: string; name: string }[] }>(
+      "fetch('/api/runs').then((r) => r.json())",
+    );
     ids = Object.fromEntries(list.runs.map(({ id, name }) => [name, id]));
   });
 
@@ -147,7 +159,9 @@ describe.skipIf(chromium === null)("the page", () => {
     await page.until(`${countOf("[data-chart=reward] .u-over")} === 1`);
     await page.drag("[data-chart=reward] .u-over", 0.25, 0.75);
     await page.until("/zoom=/.test(location.hash)", "the zoom is in the address");
-    const [from, to] = (await page.value<string>("decodeURIComponent(location.hash.match(/zoom=([^&]+)/)[1])"))
+    const [from, to] = (
+      await page.value<string>("decodeURIComponent(location.hash.match(/zoom=([^&]+)/)[1])")
+    )
       .split("~")
       .map(Number);
     expect(from).toBeGreaterThan(5);
@@ -156,7 +170,10 @@ describe.skipIf(chromium === null)("the page", () => {
     await page.until("!/zoom=/.test(location.hash)", "the zoom is gone");
     await page.press("]");
     await page.press("l");
-    await page.until("/smooth=0.10/.test(location.hash) && /log=1/.test(location.hash)", "keys change the axes");
+    await page.until(
+      "/smooth=0.10/.test(location.hash) && /log=1/.test(location.hash)",
+      "keys change the axes",
+    );
   });
 
   test("runs are marked and compared, by keyboard too, and their settings set against each other", async () => {
@@ -179,7 +196,8 @@ describe.skipIf(chromium === null)("the page", () => {
 
   test("rollouts are filtered, searched, and walked through by keyboard", async () => {
     await page.open(run("first", "/rollouts"));
-    const found = (text: string) => page.until(`${textOf(".found")}.includes(${JSON.stringify(text)})`, `${text} found`);
+    const found = (text: string) =>
+      page.until(`${textOf(".found")}.includes(${JSON.stringify(text)})`, `${text} found`);
     await found(`${STEPS * GROUP}`);
     await page.fill("[aria-label='least reward']", "0.9");
     await found(`${STEPS} of`);
@@ -325,7 +343,7 @@ describe.skipIf(chromium === null)("the page", () => {
     beforeAll(async () => {
       many = mkdtempSync(join(tmpdir(), "rlv-page-many-"));
       makeRuns({ out: many, runs: 50, steps: 1000, rollouts: 100_000, seed: 1 });
-      large = servePage({ host: "127.0.0.1", port: null, folders: [many], program });
+      large = servePage({ host: "127.0.0.1", port: 0, folders: [many], program });
     });
 
     afterAll(async () => {
@@ -348,12 +366,15 @@ describe.skipIf(chromium === null)("the page", () => {
       );
       const address = new URL(`/#/run/${id}/rollouts`, large.address).href;
       // The first frame with rollouts in it, not that of an empty frame.
-      const { identifier } = await page.send<{ identifier: string }>("Page.addScriptToEvaluateOnNewDocument", {
-        source: `(function look() {
+      const { identifier } = await page.send<{ identifier: string }>(
+        "Page.addScriptToEvaluateOnNewDocument",
+        {
+          source: `(function look() {
           if (document.querySelector(".rollout-row")) window.rolloutsShown = performance.now();
           else requestAnimationFrame(look);
         })()`,
-      });
+        },
+      );
       const paint = await best(4, async () => {
         await page.open("about:blank");
         await page.open(address);
@@ -380,7 +401,9 @@ describe.skipIf(chromium === null)("the page", () => {
       let n = 0;
       const filtered = await best(6, () => filter(n++));
       expect(await page.value<string>(textOf(".found"))).toContain("of 100 000");
-      process.stderr.write(`page: first rollouts after ${paint.toFixed(0)} ms, filter ${filtered.toFixed(0)} ms\n`);
+      process.stderr.write(
+        `page: first rollouts after ${paint.toFixed(0)} ms, filter ${filtered.toFixed(0)} ms\n`,
+      );
       expect(paint).toBeLessThan(1000);
       expect(filtered).toBeLessThan(200);
       expect(page.problems).toEqual([]);

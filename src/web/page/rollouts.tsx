@@ -450,15 +450,22 @@ function Typed({ name, label, placeholder, query, type = "text", field, class: e
   const timer = useRef<ReturnType<typeof setTimeout>>();
   const own = useRef<HTMLInputElement>(null);
   const box = field ?? own;
+  const taken = useRef(query[name] ?? "");
   useEffect(() => {
-    const element = box.current;
-    if (element && document.activeElement !== element) element.value = query[name] ?? "";
+    const now = query[name] ?? "";
+    // Another view was chosen while this was typed in.
+    if (box.current && now !== taken.current) box.current.value = now;
+    taken.current = now;
+    return () => clearTimeout(timer.current);
   }, [query[name]]);
   const take = () => {
     clearTimeout(timer.current);
-    const text = box.current!.value.trim();
+    // A field that goes away with the focus says for the last time that it has changed.
+    const text = box.current?.value.trim();
+    if (text === undefined || text === taken.current) return;
     // A number that is not one yet ("-") is not asked for.
     if (type === "text" && text !== "" && !Number.isFinite(Number(text))) return;
+    taken.current = text;
     setQuery({ [name]: text });
   };
   return (

@@ -244,6 +244,7 @@ if (filter === "soft") {
   const whole = filter === undefined;
   if (whole) {
     check("types", [tool("tsc"), "--noEmit"]);
+    check("types of the page", [tool("tsc"), "--noEmit", "-p", "src/web/page"]);
     check("lint", [tool("biome"), "check", "."]);
     check("generated files", [process.execPath, "scripts/gen.ts", "--check"]);
     check("C++ format", [join(root, "scripts/format-native"), "--check"]);

@@ -7,6 +7,7 @@ import { initialiseAdapters } from "../../src/nn/adapters.ts";
 import { Transformer } from "../../src/nn/transformer.ts";
 import { Dtype } from "../../src/ops/define.ts";
 import { initialise, saveModel } from "../../src/run/open-model.ts";
+import "../../src/ops/index.ts";
 import { openTestDevice } from "../test-device.ts";
 
 const TOKENIZER = join(import.meta.dir, "../goldens/text/bytelevel_bpe_qwen/tokenizer");

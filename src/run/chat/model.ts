@@ -60,6 +60,9 @@ export class ChatModel {
   get busy(): boolean {
     return this.#busy;
   }
+  get thinks(): boolean {
+    return knowsThinking(this.tokenizer);
+  }
   get scales(): AdapterScales | null {
     return this.#scales;
   }

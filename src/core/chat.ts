@@ -1,4 +1,4 @@
-/** What the chat engine, its process, the terminal, the web server and the page tell each other: plain data. */
+/** What the chat engine, the terminal, the web server and the page tell each other: plain data. */
 import type { Finish } from "./records.ts";
 
 export interface ChatTurn {
@@ -32,14 +32,6 @@ export interface ReplyOptions extends ChatSampling {
   readonly draw: number;
   /** Of a DualLoRA model; null leaves them as they are. */
   readonly scales: AdapterScales | null;
-}
-
-/** A model that may be chatted with. */
-export interface ChatModelSpec {
-  readonly id: string;
-  readonly label: string;
-  readonly model: string;
-  readonly adapter: string | null;
 }
 
 /** An open model. */
@@ -89,33 +81,3 @@ export interface ChatReply {
   /** Sum of the reply's log-probabilities. */
   readonly logprob: number;
 }
-
-/** Server to chat process. */
-export type ChatCommand =
-  | {
-      readonly type: "open";
-      readonly call: number;
-      readonly spec: ChatModelSpec;
-      readonly keep: readonly string[];
-    }
-  | {
-      readonly type: "reply";
-      readonly call: number;
-      readonly model: string;
-      readonly messages: readonly ChatTurn[];
-      readonly options: ReplyOptions;
-    }
-  | { readonly type: "stop"; readonly call: number };
-
-/** Chat process to server: everything but `ready` answers a call. */
-export type ChatEvent =
-  | { readonly type: "ready" }
-  | {
-      readonly type: "opened";
-      readonly call: number;
-      readonly info: ChatModelInfo;
-      readonly closed: readonly string[];
-    }
-  | { readonly type: "tokens"; readonly call: number; readonly tokens: readonly ChatToken[] }
-  | { readonly type: "replied"; readonly call: number; readonly reply: ChatReply }
-  | { readonly type: "failed"; readonly call: number; readonly message: string; readonly usage: boolean };

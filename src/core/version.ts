@@ -8,3 +8,6 @@ export const STANDALONE: boolean = Bun.isStandaloneExecutable;
 
 /** The hidden command under which this program is started again as the engine process. */
 export const ENGINE_COMMAND = "__engine";
+
+/** The hidden command of the process that chats for the web page. */
+export const CHAT_COMMAND = "__chat";

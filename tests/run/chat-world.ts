@@ -1,6 +1,7 @@
 import { cpSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { ChatModelSpec, ReplyOptions } from "../../src/core/chat.ts";
+import type { ReplyOptions } from "../../src/core/chat.ts";
+import type { ChatModelSpec } from "../../src/core/chat-process.ts";
 import { parseModelConfig } from "../../src/io/hf-folder.ts";
 import { Tokenizer } from "../../src/io/tokenizer.ts";
 import { initialiseAdapters } from "../../src/nn/adapters.ts";

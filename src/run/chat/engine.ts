@@ -1,7 +1,7 @@
 /** Chats with several models side by side on one device; adapters of one model share its weights. */
 import { realpathSync } from "node:fs";
-import type { ChatModelInfo, ChatModelSpec } from "../../core/chat.ts";
-import type { DeviceName } from "../../core/env.ts";
+import type { ChatModelInfo } from "../../core/chat.ts";
+import type { ChatEngineOptions, ChatModelSpec } from "../../core/chat-process.ts";
 import { UsageError } from "../../core/errors.ts";
 import { Device } from "../../device/device.ts";
 import { checkWeights, type ModelConfig, openWeights } from "../../io/hf-folder.ts";
@@ -18,14 +18,6 @@ import {
 } from "../open-model.ts";
 import { bytesText } from "../reporter.ts";
 import { ChatModel, chatEngine, knowsThinking } from "./model.ts";
-
-export interface ChatEngineOptions {
-  readonly device: DeviceName;
-  readonly threads: number | null;
-  readonly dtype: "float32" | "bfloat16";
-  /** Longest conversation in tokens, where the model's own context is not shorter. */
-  readonly max_length: number;
-}
 
 /** The weights of a folder, open for as many chats as `users` says. */
 interface Base {

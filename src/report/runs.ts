@@ -28,8 +28,8 @@ export interface RunSummary {
   readonly state: RunState;
   /** Optimizer steps done. */
   readonly step: number;
-  /** null: its config counts epochs. */
-  readonly totalSteps: number | null;
+  /** Of the whole run; null where its config counts epochs. */
+  readonly steps: number | null;
   /** The metric that says most of such a run, and its last value; null without rows. */
   readonly metric: string | null;
   readonly value: number | null;
@@ -65,7 +65,7 @@ export interface CheckpointInfo {
 export interface Run extends RunSummary {
   /** train_config.json; null where it cannot be read. */
   readonly config: Readonly<Record<string, unknown>> | null;
-  readonly checkpointList: readonly CheckpointInfo[];
+  readonly saved: readonly CheckpointInfo[];
   /** The last value of each metric. */
   readonly last: Readonly<Record<string, number>>;
   /** Of all files, checkpoints included. */
@@ -109,7 +109,7 @@ export function readRun(dir: string): Run {
   return {
     ...summarize(at, dirname(at)),
     config: configOf(at),
-    checkpointList: checkpointsOf(at),
+    saved: checkpointsOf(at),
     last: metrics,
     bytes: bytesBelow(at),
     pids: liveHolders(at),
@@ -182,7 +182,7 @@ function summarize(dir: string, root: string): RunSummary {
     recipe: typeof config?.recipe === "string" ? config.recipe : null,
     state,
     step: last.step ?? 0,
-    totalSteps: typeof total === "number" ? total : null,
+    steps: typeof total === "number" ? total : null,
     metric,
     value: metric === null ? null : last[metric]!,
     started: firstRow(dir)?.time ?? null,

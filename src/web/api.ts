@@ -13,6 +13,7 @@
  *   GET  /api/runs/ID/rollouts?…RolloutQuery                   RolloutPage
  *   GET  /api/runs/ID/rollouts/KEY?table=&mode=                RolloutDetail
  *   GET  /api/runs/ID/diversity?table=&steps=                  DiversityReport
+ *   GET  /api/runs/ID/rewards?steps=                           RewardReport
  *   GET  /api/compare?a=ID&b=ID                                ConfigComparison
  *   GET  /api/system                                           SystemInfo
  *   POST /api/runs/ID/checkpoints/NAME/delete  DeleteRequest   DeleteAnswer
@@ -105,6 +106,8 @@ export interface MetricSeries {
   /** Steps, and seconds since the run's first row, at the same places. */
   readonly step: readonly number[];
   readonly time: readonly number[];
+  /** Examples trained on so far, at the same places; absent where the run does not count them. */
+  readonly examples?: readonly (number | null)[];
   /** null: NaN or infinite. */
   readonly value: readonly (number | null)[];
   /** How many values it was thinned from; equal to their number if all are here. */
@@ -130,6 +133,8 @@ export interface MetricRow {
   readonly step: number;
   /** Seconds since the run's first row. */
   readonly time: number;
+  /** Examples trained on so far; absent where the run does not count them. */
+  readonly examples?: number;
   readonly metrics: Readonly<Record<string, number | null>>;
 }
 
@@ -255,12 +260,46 @@ export interface DiversityPoint {
   /** How much of the completions one template explains. */
   readonly template: number;
   readonly degenerate: boolean;
+  /** Why it is degenerate, each with its figure; empty otherwise. */
+  readonly reasons: readonly string[];
 }
 
 export interface DiversityReport {
   readonly points: readonly DiversityPoint[];
   /** The template of the last step, if most completions follow one. */
   readonly template: string | null;
+}
+
+/** What a judge said of one criterion in the rollouts of a step. */
+export interface JudgePoint {
+  /** Means over those it scored: of the expected score, and of the written one (null: it wrote none). */
+  readonly expected: number;
+  readonly text: number | null;
+  /** Share of answers without a score. */
+  readonly invalid: number;
+  /** Mean probability of each value of the scale. */
+  readonly probabilities: readonly number[];
+}
+
+export interface RewardPoint {
+  readonly step: number;
+  readonly rollouts: number;
+  /** Share of the rollouts in each bin of the report's range. */
+  readonly histogram: readonly number[];
+  /** Means, in the order of the report's names; null where the step has none. */
+  readonly components: readonly (number | null)[];
+  readonly judge: readonly (JudgePoint | null)[];
+}
+
+/** Rewards of the training rollouts at some steps, evenly spread over the run. */
+export interface RewardReport {
+  readonly points: readonly RewardPoint[];
+  readonly components: readonly string[];
+  /** Names of the judge's criteria. */
+  readonly judge: readonly string[];
+  /** Of the rewards at these steps; null without any. */
+  readonly range: Range | null;
+  readonly bins: number;
 }
 
 export interface ConfigComparison {

@@ -147,7 +147,13 @@ export class MetricsTable {
     for (const [name, column] of this.#columns)
       for (let place = column.placeOf(begin); place < column.length && column.rows[place]! < end; place++)
         rows[column.rows[place]! - begin]!.metrics[name] = finite(column.values[place]!);
-    return { run, generation: this.generation, from: begin, rows: rows satisfies MetricRow[], total: this.rows };
+    return {
+      run,
+      generation: this.generation,
+      from: begin,
+      rows: rows satisfies MetricRow[],
+      total: this.rows,
+    };
   }
 }
 

@@ -42,13 +42,18 @@ export class Page {
     readonly send: <T>(method: string, params?: object) => Promise<T>,
     on: (method: string, does: (params: never) => void) => void,
   ) {
-    on("Runtime.exceptionThrown", (event: { exceptionDetails: { text: string; exception?: { description?: string } } }) =>
-      this.problems.push(event.exceptionDetails.exception?.description ?? event.exceptionDetails.text),
+    on(
+      "Runtime.exceptionThrown",
+      (event: { exceptionDetails: { text: string; exception?: { description?: string } } }) =>
+        this.problems.push(event.exceptionDetails.exception?.description ?? event.exceptionDetails.text),
     );
-    on("Runtime.consoleAPICalled", (event: { type: string; args: { value?: unknown; description?: string }[] }) => {
-      if (event.type === "error" || event.type === "assert")
-        this.problems.push(event.args.map((each) => String(each.value ?? each.description)).join(" "));
-    });
+    on(
+      "Runtime.consoleAPICalled",
+      (event: { type: string; args: { value?: unknown; description?: string }[] }) => {
+        if (event.type === "error" || event.type === "assert")
+          this.problems.push(event.args.map((each) => String(each.value ?? each.description)).join(" "));
+      },
+    );
     on("Log.entryAdded", ({ entry }: { entry: { level: string; text: string; url?: string } }) => {
       if (entry.level === "error") this.problems.push(`${entry.text} ${entry.url ?? ""}`.trim());
     });
@@ -148,7 +153,14 @@ export class Page {
 
   /** A key by its KeyboardEvent.key; a single character is typed. */
   async press(key: string): Promise<void> {
-    const codes: Record<string, number> = { Enter: 13, Escape: 27, Tab: 9, ArrowDown: 40, ArrowUp: 38, ArrowRight: 39 };
+    const codes: Record<string, number> = {
+      Enter: 13,
+      Escape: 27,
+      Tab: 9,
+      ArrowDown: 40,
+      ArrowUp: 38,
+      ArrowRight: 39,
+    };
     const text = key.length === 1 ? { text: key } : key === "Enter" ? { text: "\r" } : {};
     const which = { key, windowsVirtualKeyCode: codes[key] ?? key.toUpperCase().charCodeAt(0), ...text };
     await this.send("Input.dispatchKeyEvent", { type: "keyDown", ...which });
@@ -253,7 +265,10 @@ function connected(socket: WebSocket, stop: () => Promise<void>): Browser {
   return {
     async page() {
       const { targetId } = await call<{ targetId: string }>("Target.createTarget", { url: "about:blank" });
-      const { sessionId } = await call<{ sessionId: string }>("Target.attachToTarget", { targetId, flatten: true });
+      const { sessionId } = await call<{ sessionId: string }>("Target.attachToTarget", {
+        targetId,
+        flatten: true,
+      });
       const page = new Page(
         (method, params = {}) => call(method, params, sessionId),
         (method, does) => {
@@ -261,7 +276,8 @@ function connected(socket: WebSocket, stop: () => Promise<void>): Browser {
           listeners.set(key, [...(listeners.get(key) ?? []), does]);
         },
       );
-      for (const domain of ["Page", "Runtime", "Log", "Audits", "Network"]) await page.send(`${domain}.enable`);
+      for (const domain of ["Page", "Runtime", "Log", "Audits", "Network"])
+        await page.send(`${domain}.enable`);
       return page;
     },
     async [Symbol.asyncDispose]() {

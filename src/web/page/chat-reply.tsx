@@ -62,13 +62,8 @@ export const ReplyView = memo(function ReplyView({ reply, label, shade, onAgain 
         >
           <summary>{running && !answered ? "thinking" : "thoughts"}</summary>
           {/* biome-ignore lint/a11y/useKeyWithMouseEvents: by keyboard the arrow keys walk along the answer */}
-          <div
-            class="text"
-            role="group"
-            aria-label="thoughts"
-            onMouseOver={pointed}
-            onMouseLeave={() => setAt(null)}
-          >
+          {/* biome-ignore lint/a11y/noStaticElementInteractions: as above */}
+          <div class="text" onMouseOver={pointed} onMouseLeave={() => setAt(null)}>
             {text(true)}
           </div>
         </details>

@@ -60,6 +60,15 @@ const HELP: readonly (readonly [string, readonly (readonly [string, string])[]])
       ["/", "search in the texts"],
     ],
   ],
+  [
+    "Chat",
+    [
+      ["Enter", "sends, with Shift a new line"],
+      ["Esc", "stops the replies"],
+      ["/", "to the message"],
+      ["t", "shade by surprise"],
+    ],
+  ],
 ];
 
 export function Help({ onClose }: { onClose: () => void }) {

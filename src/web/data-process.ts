@@ -27,6 +27,7 @@ export interface DataCalls {
   rolloutTables(id: string): unknown;
   rollouts(id: string, query: RolloutQuery): unknown;
   rollout(id: string, key: string, table: RolloutTable, mode: string): unknown;
+  rewards(id: string, steps: number): unknown;
   compare(a: string, b: string): unknown;
 }
 

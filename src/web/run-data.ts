@@ -17,6 +17,7 @@ import type {
   LogTail,
   MetricRows,
   MetricsAnswer,
+  RewardReport,
   RolloutDetail,
   RolloutPage,
   RolloutQuery,
@@ -209,6 +210,10 @@ export class RunData {
 
   rollout(id: string, key: string, table: RolloutTable, mode: string): RolloutDetail {
     return this.#rolloutsOf(id).detail(table, mode, parseKey(key));
+  }
+
+  rewards(id: string, steps: number): RewardReport {
+    return this.#rolloutsOf(id).rewards(steps);
   }
 
   compare(a: string, b: string): ConfigComparison {

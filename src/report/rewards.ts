@@ -38,7 +38,7 @@ export const REWARD_BINS = 20;
 const ROWS_OF_A_STEP = 1024;
 
 /** Of a run without rollouts. */
-export const rewardsOfNone: RewardReport = {
+const rewardsOfNone: RewardReport = {
   points: [],
   components: [],
   judge: [],

@@ -4,7 +4,9 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { RlvError } from "../core/errors.ts";
 import { columnsOf, identityOf, readRollouts } from "../io/rollouts-reader.ts";
+import { rewardReport } from "../report/rewards.ts";
 import type {
+  RewardReport,
   RolloutDetail,
   RolloutFull,
   RolloutPage,
@@ -251,6 +253,12 @@ export class RunRollouts {
         completion: begin(completion, PREVIEW.completion, needle),
       };
     });
+  }
+
+  /** What rewards were made of at `steps` of the run's steps. */
+  rewards(steps: number): RewardReport {
+    if (identityOf(this.#path) === null) throw new HttpError(404, "the run keeps no rollouts");
+    return this.#read((db) => rewardReport(db, steps));
   }
 
   /** A rollout by its key, with its group. */

@@ -19,9 +19,8 @@ import { choice, events, HttpError, json, jsonText, numberOf, type Router, whole
 const MOST_RUNS = 200;
 const MOST_NAMES = 200;
 const MOST_POINTS = 20_000;
+const MOST_STEPS = 1000;
 const MOST_ROLLOUTS = 500;
-/** Steps of a run that are summed up for one answer. */
-const MOST_STEPS = 200;
 const MOST_LOG_BYTES = 1 << 20;
 const TABLES: readonly RolloutTable[] = ["train", "eval"];
 
@@ -68,9 +67,10 @@ export function addRoutes(router: Router, { data, live, jobs, roots, removal }: 
     const table = choice(query, "table", TABLES, "train");
     return jsonText(await data.ask("rollout", params.run!, params.key!, table, query.get("mode") ?? ""));
   });
-  router.add("GET", "/api/runs/:run/rewards", async ({ params, query }) =>
-    jsonText(await data.ask("rewards", params.run!, wholeNumber(query, "steps", 60, 2, MOST_STEPS))),
-  );
+  router.add("GET", "/api/runs/:run/rewards", async ({ params, query }) => {
+    const steps = wholeNumber(query, "steps", 100, 2, MOST_STEPS);
+    return jsonText(await data.ask("rewards", params.run!, steps));
+  });
   router.add("GET", "/api/compare", async ({ query }) =>
     jsonText(await data.ask("compare", query.get("a") ?? "", query.get("b") ?? "")),
   );

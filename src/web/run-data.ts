@@ -2,9 +2,7 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { jsonNumber } from "../io/jsonl.ts";
-import { identityOf, readRollouts } from "../io/rollouts-reader.ts";
 import { lastRows, lastValues, metricsPath } from "../report/metrics.ts";
-import { rewardReport, rewardsOfNone } from "../report/rewards.ts";
 import {
   type CheckpointInfo as Checkpoint,
   configOf,
@@ -215,9 +213,7 @@ export class RunData {
   }
 
   rewards(id: string, steps: number): RewardReport {
-    const path = join(this.#roots.run(id).dir, "rollouts.sqlite");
-    if (identityOf(path) === null) return rewardsOfNone;
-    return readRollouts(path, (db) => rewardReport(db, steps));
+    return this.#rolloutsOf(id).rewards(steps);
   }
 
   compare(a: string, b: string): ConfigComparison {

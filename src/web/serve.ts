@@ -13,10 +13,9 @@ export interface ServeOptions extends ServerOptions {
   readonly folders: readonly string[];
   /** How this program is started again: the words before its command. */
   readonly program: readonly string[];
+  /** What others add to the server. */
+  readonly parts?: readonly Register[];
 }
-
-/** What other files add to the server. */
-const PARTS: readonly Register[] = [];
 
 /** The page with all it needs; `stop` ends what it started. */
 export function servePage(options: ServeOptions): RunningServer {
@@ -32,7 +31,7 @@ export function servePage(options: ServeOptions): RunningServer {
     runs: () => roots.runs(),
     onClose: (action) => closing.push(action),
   };
-  for (const register of PARTS) register(router, context);
+  for (const register of options.parts ?? []) register(router, context);
   // A port that is taken is found out before anything is started.
   const server = startServer(options, router);
   const data = new DataClient(options.program, roots.folders, (event, run, json) =>

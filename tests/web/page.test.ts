@@ -204,8 +204,9 @@ describe.skipIf(chromium === null)("the page", () => {
     await page.fill("[aria-label='last step']", "20");
     await found("20 of");
     expect(await page.value<string>("location.hash")).toContain("step_max=20");
+    await page.press("Escape");
     await page.open(run("first", "/rollouts"));
-    await found(`${STEPS * GROUP}`);
+    await found(`${STEPS * GROUP} rollouts`);
     await page.press("/");
     await page.send("Input.insertText", { text: "NEEDLE" });
     await found("1 of");
@@ -222,12 +223,12 @@ describe.skipIf(chromium === null)("the page", () => {
 
   test("what a model writes is shown as text", async () => {
     await page.open(run("first", "/rollouts?flagged=yes"));
-    await page.until(`${countOf(".rollout-row")} > 5`);
+    await page.until(`${textOf(".found")}.includes("${STEPS} of")`, "flagged ones are found");
     await page.press("j");
     await page.until(`${textOf(".detail .tokens")}.includes("window.__x")`, "the script is there to be read");
     await page.press("s");
     await page.until(`${countOf(".group-side .member")} === ${GROUP}`, "the group is side by side");
-    expect(await page.value<string>(textOf(".detail .tokens"))).toContain("right-to-left override");
+    expect(await page.value<string>(textOf(".member.chosen"))).toContain("right-to-left override");
     expect(await page.value<unknown>("window.__x ?? null")).toBeNull();
     expect(await page.value<number>(countOf("main script, main img"))).toBe(0);
   });

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { bytes, count, duration, figure, percent, signed } from "../../src/web/page/format.ts";
 import { groupsOf } from "../../src/web/page/groups.ts";
-import { examplesAt, smoothed } from "../../src/web/page/series.ts";
+import { examplesOf, smoothed } from "../../src/web/page/series.ts";
 
 test("smoothing is the weighted mean of all values so far, with weights s^k", () => {
   const values = [3, -1, 4, 1, 5, 9, 2, 6];
@@ -18,9 +18,11 @@ test("smoothing is the weighted mean of all values so far, with weights s^k", ()
   expect(holes[2]).toBeCloseTo(expected[1]!, 12);
 });
 
-test("examples at a step, between the steps that say them and before the first", () => {
-  const examples = { step: [2, 4, 10], time: [0, 0, 0], value: [16, 32, 128], thinned: true };
-  expect([1, 2, 3, 4, 7, 10].map((step) => examplesAt(examples, step))).toEqual([8, 16, 24, 32, 80, 128]);
+test("an evaluation lies at the examples of the step before it", () => {
+  const examples = [null, 16, null, 32];
+  expect(examplesOf({ step: [0, 1, 1, 2], time: [], examples, value: [], thinned: false })).toEqual([
+    0, 16, 16, 32,
+  ]);
 });
 
 const NAMES = [

@@ -24,6 +24,7 @@ function curvesOf(id: string, answer: RunMetrics): RunCurves {
       {
         step: [...from.step],
         time: [...from.time],
+        examples: from.step.map((_, at) => from.examples?.[at] ?? null),
         value: [...from.value],
         thinned: from.of > from.value.length,
       },
@@ -33,15 +34,16 @@ function curvesOf(id: string, answer: RunMetrics): RunCurves {
 }
 
 function append(curves: RunCurves, rows: readonly MetricRow[]): void {
-  for (const { step, time, metrics } of rows) {
+  for (const { step, time, examples, metrics } of rows) {
     for (const [name, value] of Object.entries(metrics)) {
       let series = curves.series.get(name);
       if (series === undefined) {
-        series = { step: [], time: [], value: [], thinned: false };
+        series = { step: [], time: [], examples: [], value: [], thinned: false };
         curves.series.set(name, series);
       }
       series.step.push(step);
       series.time.push(time);
+      series.examples.push(examples ?? null);
       series.value.push(value);
     }
   }
@@ -193,6 +195,10 @@ function spliced(whole: RunCurves, fine: RunMetrics, range: { x_min: number; x_m
         {
           step: join(each.step, inside.step),
           time: join(each.time, inside.time),
+          examples: join(
+            each.examples,
+            inside.step.map((_, at) => inside.examples?.[at] ?? null),
+          ),
           value: join(each.value, inside.value),
           thinned: each.thinned,
         },

@@ -7,7 +7,7 @@ import { type ChartOf, groupsOf, plainName } from "./groups.ts";
 import { useKeys } from "./keys.tsx";
 import { Empty, IconButton, Pending, Segments } from "./parts.tsx";
 import { setQuery, useRoute } from "./route.ts";
-import { examplesAt, type Series } from "./series.ts";
+import { countsExamples, examplesOf, type Series } from "./series.ts";
 import { keptStore, useStore } from "./store.ts";
 
 type Axis = "step" | "time" | "examples";
@@ -29,9 +29,6 @@ export interface Shown {
   readonly colour: number;
 }
 
-/** Rows say the examples trained on so far under this name. */
-const EXAMPLES = "examples";
-
 /** The steps between two places of an axis, as this run has them. */
 function stepsOf(
   curves: RunCurves,
@@ -40,7 +37,7 @@ function stepsOf(
 ): [number, number] | null {
   if (axis === "step") return [from, to];
   const longest = [...curves.series.values()].sort((a, b) => b.step.length - a.step.length)[0];
-  const x = longest && xOf(longest, axis, curves);
+  const x = longest && xOf(longest, axis);
   if (x === undefined) return null;
   const begin = x.findIndex((value) => value >= from);
   const end = x.findLastIndex((value) => value <= to);
@@ -48,11 +45,10 @@ function stepsOf(
 }
 
 /** Undefined: the run does not count its examples. */
-function xOf(series: Series, axis: Axis, curves: RunCurves): readonly number[] | undefined {
+function xOf(series: Series, axis: Axis): readonly number[] | undefined {
   if (axis === "time") return series.time;
   if (axis === "step") return series.step;
-  const examples = curves.series.get(EXAMPLES);
-  return examples && series.step.map((step) => examplesAt(examples, step));
+  return countsExamples(series) ? examplesOf(series) : undefined;
 }
 
 /** One run: a colour for each metric. Several: a colour for each run, evaluations dashed. */
@@ -64,7 +60,7 @@ function linesOf(chart: ChartOf, shown: readonly Shown[], runs: ReadonlyMap<stri
     chart.metrics.forEach((metric, index) => {
       const series = curves.series.get(metric);
       if (series === undefined) return;
-      const x = xOf(series, axis, curves);
+      const x = xOf(series, axis);
       if (x === undefined) return;
       const spread = index === 0 && chart.spread !== undefined ? curves.series.get(chart.spread) : undefined;
       lines.push({
@@ -100,15 +96,13 @@ export function CurvesTab({ shown, curves: whole }: { shown: readonly Shown[]; c
     return [...all];
   }, [curves]);
   const groups = useMemo(
-    () =>
-      groupsOf(
-        names.filter((name) => name !== EXAMPLES),
-        search,
-        shown.length > 1,
-      ),
+    () => groupsOf(names, search, shown.length > 1),
     [names.join(), search, shown.length > 1],
   );
-  const hasExamples = names.includes(EXAMPLES);
+  const hasExamples = useMemo(
+    () => [...whole.runs.values()].some((run) => [...run.series.values()].some(countsExamples)),
+    [whole],
+  );
   const setZoom = (range: readonly [number, number] | null) =>
     setQuery({ zoom: range === null ? null : range.map((x) => Number(x.toPrecision(6))).join("~") });
   const setSmooth = (value: number) =>
@@ -153,7 +147,7 @@ export function CurvesTab({ shown, curves: whole }: { shown: readonly Shown[]; c
           value={axis}
           onChange={(x) => setQuery({ x: x === "step" ? null : x, zoom: null })}
         />
-        <label class="field">
+        <label class="field smoothing">
           Smoothing
           <input
             type="range"

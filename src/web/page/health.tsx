@@ -11,12 +11,15 @@ import { Visible } from "./tokens.tsx";
 const STEPS = 60;
 const stepText = (x: number) => (Number.isInteger(x) ? count(x) : "");
 
-type Level = "good" | "warn" | "bad";
+type Level = "good" | "note" | "warn" | "bad";
 interface Finding {
   readonly level: Level;
   readonly title: string;
   readonly why: string;
 }
+
+/** Completions of a step, below which nothing is said. */
+const LEAST = 8;
 
 /** Mean of the first and of the last fifth (at least one) of some values. */
 function ends(values: readonly (number | null)[]): { from: number; to: number } | null {
@@ -31,6 +34,14 @@ function ends(values: readonly (number | null)[]): { from: number; to: number } 
 export function findingsOf(points: readonly DiversityPoint[], reward: readonly (number | null)[]): Finding[] {
   const last = points.at(-1);
   if (last === undefined) return [];
+  if (last.completions < LEAST)
+    return [
+      {
+        level: "note",
+        title: "Too few completions to tell",
+        why: `a step of this run has ${count(last.completions)}; from ${LEAST} on their diversity means something`,
+      },
+    ];
   const found: Finding[] = [];
   const unique = ends(points.map((point) => point.unique));
   const rise = ends(reward);
@@ -83,8 +94,12 @@ export function HealthTab({ run, curves, rollouts }: TabProps) {
   return (
     <div class="stack">
       {findings.map(({ level, title, why }) => (
-        <div class={`finding ${level}`} key={title} role={level === "good" ? undefined : "alert"}>
-          <Glyph name={level === "good" ? "check" : "alarm"} />
+        <div
+          class={`finding ${level}`}
+          key={title}
+          role={level === "warn" || level === "bad" ? "alert" : undefined}
+        >
+          <Glyph name={level === "good" ? "check" : level === "note" ? "help" : "alarm"} />
           <div>
             <h3>{title}</h3>
             <p>{why}</p>

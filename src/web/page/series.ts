@@ -3,6 +3,8 @@ export interface Series {
   readonly step: number[];
   /** Seconds since the run's first row. */
   readonly time: number[];
+  /** Examples trained on so far; null where the row does not say it. */
+  readonly examples: (number | null)[];
   readonly value: (number | null)[];
   /** Only some of its first values are here. */
   readonly thinned: boolean;
@@ -20,17 +22,13 @@ export function smoothed(y: readonly (number | null)[], weight: number): (number
   });
 }
 
-/** Between two steps that say it, in proportion: thinned curves need not have the same steps. */
-export function examplesAt({ step, value }: Series, at: number): number {
-  let [low, high] = [0, step.length - 1];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (step[middle]! < at) low = middle + 1;
-    else high = middle;
-  }
-  const [x1, y1] = [step[low]!, value[low] ?? 0];
-  if (x1 === at) return y1;
-  // Evaluations before the first step, or behind the last, lie on the line of their neighbours.
-  const [x0, y0] = low === 0 ? [0, 0] : [step[low - 1]!, value[low - 1] ?? 0];
-  return x1 === x0 ? y1 : y0 + ((y1 - y0) * (at - x0)) / (x1 - x0);
+/** Examples at every place; where a row does not say them (an evaluation), those of the row before. */
+export function examplesOf(series: Series): number[] {
+  let last = 0;
+  return series.step.map((_, at) => {
+    last = series.examples[at] ?? last;
+    return last;
+  });
 }
+
+export const countsExamples = (series: Series): boolean => series.examples.some((each) => each !== null);

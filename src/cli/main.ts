@@ -1,7 +1,7 @@
 import { didYouMean } from "../config/suggest.ts";
 import { debugging } from "../core/env.ts";
 import { errorLine, exitCodeOf, UsageError } from "../core/errors.ts";
-import { DATA_COMMAND, ENGINE_COMMAND, UI_COMMAND, VERSION } from "../core/version.ts";
+import { CHAT_COMMAND, DATA_COMMAND, ENGINE_COMMAND, UI_COMMAND, VERSION } from "../core/version.ts";
 import type { Command } from "./command.ts";
 
 /** One line and one module a command; a module is loaded when its command is called. */
@@ -82,6 +82,10 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   if (argv[0] === UI_COMMAND) {
     (await import("./ui.ts")).serveTraining();
+    return -1;
+  }
+  if (argv[0] === CHAT_COMMAND) {
+    (await import("./chat-process.ts")).chatProcess();
     return -1;
   }
   // Until the command is known only its position is: the first word, or after --help.

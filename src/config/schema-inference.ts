@@ -103,11 +103,35 @@ export const scoreSchema = z.strictObject({
 export type ScoreOptions = Readonly<z.output<typeof scoreSchema>>;
 
 export const chatSchema = z.strictObject({
-  model: field(text(), "builtin:arithmetic", "model folder, checkpoint, or builtin:arithmetic"),
-  adapter: adapterFlag(),
+  model: field(
+    text(),
+    "builtin:arithmetic",
+    "model folder, checkpoint, name on the hub, or builtin:arithmetic; several, separated by commas, side by side",
+  ),
+  adapter: field(
+    orNone(text()),
+    null,
+    "PEFT adapter folder of that model; several, separated by commas, side by side",
+  ),
   system: field(orNone(text()), null, "system message"),
+  thinking: field(
+    z.enum(["auto", "on", "off"]),
+    "auto",
+    "for models that may think before they answer (enable_thinking of Qwen3's template); auto = as the model is made",
+  ),
   max_new_tokens: maxNewTokens(512),
+  max_length: field(
+    int(16),
+    8192,
+    "longest conversation in tokens, at most the model's context; its key-value cache is reserved",
+  ),
   ...decodingShape,
+  save: field(
+    orNone(text()),
+    null,
+    "write the conversation to this new file after every reply: JSONL of messages, or text if it ends with .md",
+  ),
+  history: field(z.boolean(), true, "keep messages for the arrow keys of later chats, in the state folder"),
   ...seedShape,
   ...deviceShape,
 });

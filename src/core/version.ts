@@ -14,3 +14,6 @@ export const UI_COMMAND = "__ui";
 
 /** The hidden command under which the server of the page starts this program to read runs for it. */
 export const DATA_COMMAND = "__data";
+
+/** The hidden command of the process that chats for the web page. */
+export const CHAT_COMMAND = "__chat";

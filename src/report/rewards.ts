@@ -37,6 +37,15 @@ export const REWARD_BINS = 20;
 /** Of a step; its first ones stand for the others. */
 const ROWS_OF_A_STEP = 1024;
 
+/** Of a run without rollouts. */
+const rewardsOfNone: RewardReport = {
+  points: [],
+  components: [],
+  judge: [],
+  range: null,
+  bins: REWARD_BINS,
+};
+
 interface Row {
   readonly reward: number;
   readonly components: string | null;
@@ -71,8 +80,7 @@ export function rewardSteps(db: Database, most: number): number[] {
 /** `db`: rollouts.sqlite of a run. */
 export function rewardReport(db: Database, most: number): RewardReport {
   const columns = columnsOf(db, "rollouts");
-  if (!columns.has("reward"))
-    return { points: [], components: [], judge: [], range: null, bins: REWARD_BINS };
+  if (!columns.has("reward")) return rewardsOfNone;
   const of = (name: string) => (columns.has(name) ? name : `NULL AS ${name}`);
   const rows = db.query(
     `SELECT reward, ${of("components")}, ${of("details")} FROM rollouts WHERE step = ? LIMIT ${ROWS_OF_A_STEP}`,

@@ -252,9 +252,9 @@ class Watcher {
   #list(): void {
     const { runs } = this.data.list();
     const now = new Map(runs.map((run) => [run.id, JSON.stringify(run)]));
-    const before = this.#runs;
+    // The first time all of them: a page that began to listen may have asked a moment before one changed.
+    const before = this.#runs ?? new Map<string, string>();
     this.#runs = now;
-    if (before === null) return;
     const changed = runs.filter((run) => before.get(run.id) !== now.get(run.id)) satisfies RunSummary[];
     const gone = [...before.keys()].filter((id) => !now.has(id));
     if (changed.length + gone.length > 0)

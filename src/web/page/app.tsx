@@ -1,4 +1,5 @@
 import { useRef, useState } from "preact/hooks";
+import { ChatPage } from "./chat.tsx";
 import { Help, useKeys } from "./keys.tsx";
 import { connection } from "./live.ts";
 import { IconButton, Toasts } from "./parts.tsx";
@@ -28,7 +29,10 @@ function ThemeButton() {
 }
 
 /** The views by the first part of the address. */
-const TABS = [{ path: "runs", name: "Runs" }] as const;
+const TABS = [
+  { path: "runs", name: "Runs" },
+  { path: "chat", name: "Chat" },
+] as const;
 
 export function App() {
   const { path } = useRoute();
@@ -46,6 +50,7 @@ export function App() {
       leader.current = performance.now();
     },
     r: second("runs"),
+    c: second("chat"),
   });
   return (
     <>
@@ -82,6 +87,8 @@ export function App() {
           <RunView key={path[1]} id={path[1]} tab={path[2] ?? "curves"} rest={path.slice(3)} />
         ) : view === "runs" ? (
           <Runs />
+        ) : view === "chat" ? (
+          <ChatPage />
         ) : (
           <div class="empty-state">
             <h3>There is no such view</h3>

@@ -7,8 +7,6 @@ export interface Series {
   readonly step: number[];
   /** Seconds since the run's first row. */
   readonly time: number[];
-  /** Examples trained on; empty where the run does not count them. */
-  readonly examples: (number | null)[];
   readonly value: (number | null)[];
 }
 
@@ -32,7 +30,6 @@ function curvesOf(id: string, answer: RunMetrics): RunCurves {
       {
         step: [...from.step],
         time: [...from.time],
-        examples: [...(from.examples ?? [])],
         value: [...from.value],
       },
     ]),
@@ -41,16 +38,15 @@ function curvesOf(id: string, answer: RunMetrics): RunCurves {
 }
 
 function append(curves: RunCurves, rows: readonly MetricRow[]): void {
-  for (const { step, time, examples, metrics } of rows) {
+  for (const { step, time, metrics } of rows) {
     for (const [name, value] of Object.entries(metrics)) {
       let series = curves.series.get(name);
       if (series === undefined) {
-        series = { step: [], time: [], examples: [], value: [] };
+        series = { step: [], time: [], value: [] };
         curves.series.set(name, series);
       }
       series.step.push(step);
       series.time.push(time);
-      series.examples.push(examples ?? null);
       series.value.push(value);
     }
   }

@@ -28,10 +28,30 @@ export interface Shown {
   readonly colour: number;
 }
 
-function xOf(series: Series, axis: Axis): readonly number[] {
+/** Rows say the examples trained on so far under this name. */
+const EXAMPLES = "examples";
+
+/** Undefined: the run does not count its examples. */
+function xOf(series: Series, axis: Axis, curves: RunCurves): readonly number[] | undefined {
   if (axis === "time") return series.time;
   if (axis === "step") return series.step;
-  return series.examples.map((value, index) => value ?? series.step[index]!);
+  const examples = curves.series.get(EXAMPLES);
+  return examples && series.step.map((step) => examplesAt(examples, step));
+}
+
+/** Between two steps that say it, in proportion: thinned curves need not have the same steps. */
+export function examplesAt({ step, value }: Series, at: number): number {
+  let [low, high] = [0, step.length - 1];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (step[middle]! < at) low = middle + 1;
+    else high = middle;
+  }
+  const [x1, y1] = [step[low]!, value[low] ?? 0];
+  if (x1 === at) return y1;
+  // Evaluations before the first step, or behind the last, lie on the line of their neighbours.
+  const [x0, y0] = low === 0 ? [0, 0] : [step[low - 1]!, value[low - 1] ?? 0];
+  return x1 === x0 ? y1 : y0 + ((y1 - y0) * (at - x0)) / (x1 - x0);
 }
 
 /** One run: a colour for each metric. Several: a colour for each run, evaluations dashed. */
@@ -43,12 +63,14 @@ function linesOf(chart: ChartOf, shown: readonly Shown[], runs: ReadonlyMap<stri
     chart.metrics.forEach((metric, index) => {
       const series = curves.series.get(metric);
       if (series === undefined) return;
+      const x = xOf(series, axis, curves);
+      if (x === undefined) return;
       const spread = index === 0 && chart.spread !== undefined ? curves.series.get(chart.spread) : undefined;
       lines.push({
         label:
           shown.length === 1 ? metric : index === 0 ? run.name : metric.startsWith("eval/") ? "eval" : metric,
         colour: shown.length > 1 ? colour : index,
-        x: xOf(series, axis),
+        x,
         y: series.value,
         style: metric.startsWith("eval/") ? "points" : "line",
         ...(spread !== undefined && spread.value.length === series.value.length && shown.length === 1
@@ -75,16 +97,15 @@ export function CurvesTab({ shown, curves }: { shown: readonly Shown[]; curves: 
     return [...all];
   }, [curves]);
   const groups = useMemo(
-    () => groupsOf(names, search, shown.length > 1),
+    () =>
+      groupsOf(
+        names.filter((name) => name !== EXAMPLES),
+        search,
+        shown.length > 1,
+      ),
     [names.join(), search, shown.length > 1],
   );
-  const hasExamples = useMemo(
-    () =>
-      [...curves.runs.values()].some((run) =>
-        [...run.series.values()].some((s) => s.examples.some((v) => v !== null)),
-      ),
-    [curves],
-  );
+  const hasExamples = names.includes(EXAMPLES);
   const setZoom = (range: readonly [number, number] | null) =>
     setQuery({ zoom: range === null ? null : range.map((x) => Number(x.toPrecision(6))).join("~") });
   const setSmooth = (value: number) =>

@@ -4,6 +4,7 @@ import "./style/base.css";
 import "./style/runs.css";
 import "./style/charts.css";
 import "./style/rollouts.css";
+import "./style/chat.css";
 import { App } from "./app.tsx";
 import { startLive } from "./live.ts";
 import { startTheme } from "./theme.ts";

@@ -24,6 +24,7 @@ const GLYPHS = {
   trash: "M3 4.5h10M6 4.5V2.5h4v2M4.5 4.5l.6 9h5.8l.6-9",
   play: "M4.5 2.5 13 8l-8.5 5.5Z",
   plus: "M8 3v10M3 8h10",
+  again: "M13 3v3.5H9.5M12.7 6.2A5.2 5.2 0 1 0 13.2 9",
 } as const;
 export type GlyphName = keyof typeof GLYPHS;
 

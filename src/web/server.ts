@@ -142,6 +142,8 @@ function listen({ host, port }: ServerOptions, fetch: Fetch): Bun.Server<undefin
         port: wanted,
         fetch,
         development: false,
+        // Bun shares ports between processes unless it is told not to, outside of development.
+        reusePort: false,
         idleTimeout: IDLE_S,
         // Above ours: what is over ours is answered with 413, and what is over this one cut off.
         maxRequestBodySize: 4 * BODY_LIMIT,

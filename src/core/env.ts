@@ -24,6 +24,8 @@ export const ENVIRONMENT = {
   RLV_SOFT_MAX_THREADS: "threads that software Metal's pipelines allow in a group (default 1024)",
   RLV_PIN: "0: leave the placement of threads to the system",
   RLV_DEBUG: "1: print the stack behind an error line",
+  DISPLAY: "where a browser can be opened on X11",
+  WAYLAND_DISPLAY: "where a browser can be opened on Wayland",
   NO_COLOR: "set to anything: no colours",
   XDG_CACHE_HOME: "where the embedded native library and the hub's files are kept (default: ~/.cache)",
   XDG_STATE_HOME: "where the messages of earlier chats are kept (default: ~/.local/state)",

@@ -14,6 +14,8 @@ export class Guard {
   readonly #hosts: ReadonlySet<string>;
   readonly #cookie: string;
   readonly #wrong = new Bucket(20, 10);
+  /** Opens the page once, within a minute: the arguments of a program, a browser's too, can be seen by others. */
+  #code: { readonly text: string; readonly until: number } | null = null;
 
   constructor(host: string, port: number) {
     this.#hosts = new Set(
@@ -43,9 +45,21 @@ export class Guard {
     const bearer = /^Bearer ([\w-]+)$/.exec(request.headers.get("authorization") ?? "")?.[1];
     const cookie = cookieNamed(request.headers.get("cookie") ?? "", this.#cookie);
     if (same(bearer, this.token) || same(given, this.token) || same(cookie, this.#session)) return true;
+    if (this.#code !== null && same(given, this.#code.text)) {
+      const { until } = this.#code;
+      this.#code = null;
+      if (Date.now() < until) return true;
+    }
     if ((bearer ?? given ?? cookie) !== undefined && !this.#wrong.take())
       throw new HttpError(429, "too many wrong tokens");
     return false;
+  }
+
+  /** A token for one use. */
+  newCode(): string {
+    const text = randomBytes(24).toString("base64url");
+    this.#code = { text, until: Date.now() + 60_000 };
+    return text;
   }
 
   get setCookie(): string {

@@ -185,5 +185,7 @@ function thinned(values: Float64Array, from: number, to: number, points: number)
     else if (least === greatest) places.push(least);
     else places.push(Math.min(least, greatest), Math.max(least, greatest));
   }
+  // A live curve ends where the run is.
+  if (places.at(-1) !== to - 1) places.push(to - 1);
   return places;
 }

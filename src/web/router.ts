@@ -70,16 +70,18 @@ function match(pattern: readonly string[], parts: readonly string[]): Record<str
 }
 
 export function json(value: unknown, status = 200): Response {
-  return new Response(JSON.stringify(value), {
-    status,
-    headers: { "content-type": "application/json;charset=utf-8" },
-  });
+  return jsonText(JSON.stringify(value), status);
+}
+
+/** An answer that is JSON already. */
+export function jsonText(text: string, status = 200): Response {
+  return new Response(text, { status, headers: { "content-type": "application/json;charset=utf-8" } });
 }
 
 /** One end of a stream of server-sent events. */
 export interface EventStream {
-  /** False when the reader is gone. A reader that is too slow is cut off. */
-  send(event: string, data: unknown): boolean;
+  /** `json`: one line. False when the reader is gone. A reader that is too slow is cut off. */
+  send(event: string, json: string): boolean;
   close(): void;
 }
 
@@ -87,12 +89,16 @@ export interface EventStream {
 const MOST_WAITING_BYTES = 8 << 20;
 /** So that a reader that is gone is noticed. */
 const HEARTBEAT_MS = 15_000;
+const MOST_STREAMS = 64;
+let streams = 0;
 
 /**
- * Server-sent events. `open` gets the stream, and returns what is to be done when it ends, whoever ended it. The server
- * takes the idle limit off such answers (server.ts does so by their content type).
+ * Server-sent events. `open` gets the stream and returns what is to be done when it ends, whoever ended it. The server
+ * takes the idle limit off such answers (by their content type).
  */
 export function events(call: Call, open: (stream: EventStream) => () => void): Response {
+  if (streams >= MOST_STREAMS) throw new HttpError(429, "too many open pages");
+  streams += 1;
   const encoder = new TextEncoder();
   let finish = () => {};
   const body = new ReadableStream<Uint8Array>(
@@ -100,18 +106,6 @@ export function events(call: Call, open: (stream: EventStream) => () => void): R
       start(controller) {
         let ended = false;
         let cleanUp = () => {};
-        const heartbeat = setInterval(() => push(": \n\n"), HEARTBEAT_MS);
-        finish = () => {
-          if (ended) return;
-          ended = true;
-          clearInterval(heartbeat);
-          cleanUp();
-          try {
-            controller.close();
-          } catch {
-            // The reader has gone before.
-          }
-        };
         const push = (text: string): boolean => {
           if (ended) return false;
           if ((controller.desiredSize ?? 0) < 0) {
@@ -121,13 +115,27 @@ export function events(call: Call, open: (stream: EventStream) => () => void): R
           controller.enqueue(encoder.encode(text));
           return true;
         };
+        const heartbeat = setInterval(() => push(": \n\n"), HEARTBEAT_MS);
+        finish = () => {
+          if (ended) return;
+          ended = true;
+          streams -= 1;
+          clearInterval(heartbeat);
+          cleanUp();
+          try {
+            controller.close();
+          } catch {
+            // The reader has gone before.
+          }
+        };
+        call.request.signal.addEventListener("abort", () => finish());
         // Headers go out with the first byte.
         push(": \n\n");
         cleanUp = open({
-          send: (event, data) => push(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`),
+          send: (event, text) => push(`event: ${event}\ndata: ${text}\n\n`),
           close: () => finish(),
         });
-        call.request.signal.addEventListener("abort", () => finish());
+        if (ended) cleanUp();
       },
       cancel: () => finish(),
     },

@@ -12,6 +12,8 @@ export interface ServerOptions {
 export interface RunningServer {
   /** With the token, for the one who started it. */
   readonly address: string;
+  /** One that works once, for a browser's command line. */
+  openingAddress(): string;
   readonly token: string;
   readonly port: number;
   stop(): Promise<void>;
@@ -23,16 +25,16 @@ const PORTS_TRIED = 20;
 export const BODY_LIMIT = 1 << 20;
 /** Seconds in which a client must go on with its request, or with reading its answer. */
 const IDLE_S = 30;
-const STREAMS_LIMIT = 64;
+/** Seconds for an answer to a POST; the most that Bun allows. */
+const ANSWER_S = 255;
 
 /**
- * The HTTP server of the page. Whoever asks, in this order: Host and Origin (403), path (404), method (405), token (401),
+ * The HTTP server of the page. Whoever asks, in this order: Host and Origin (403), token (401), path (404), method (405),
  * rate (429), body (415, 413, 400), handler.
  */
 export function startServer(options: ServerOptions, router: Router): RunningServer {
   const assets = readAssets();
   const actions = new Bucket(30, 10);
-  let streams = 0;
   let guard: Guard;
 
   const answer = async (request: Request, server: Bun.Server<undefined>): Promise<Response> => {
@@ -55,19 +57,11 @@ export function startServer(options: ServerOptions, router: Router): RunningServ
     if (request.method === "POST") {
       if (!actions.take()) throw new HttpError(429, "too many requests, wait a moment");
       body = await bodyOf(request, BODY_LIMIT);
+      // From here on it is the server that takes its time: a model may have to be opened.
+      server.timeout(request, ANSWER_S);
     }
     const response = await found.handler({ request, query: url.searchParams, params: found.params, body });
-    if (response.headers.get("content-type") === "text/event-stream") {
-      if (streams >= STREAMS_LIMIT) {
-        await response.body?.cancel();
-        throw new HttpError(429, "too many open pages");
-      }
-      streams += 1;
-      request.signal.addEventListener("abort", () => {
-        streams -= 1;
-      });
-      server.timeout(request, 0);
-    }
+    if (response.headers.get("content-type") === "text/event-stream") server.timeout(request, 0);
     if (given !== null) response.headers.set("set-cookie", guard.setCookie);
     return response;
   };
@@ -111,13 +105,21 @@ export function startServer(options: ServerOptions, router: Router): RunningServ
   });
   const port = server.port!;
   guard = new Guard(options.host, port);
-  const shown = options.host.includes(":") ? `[${options.host}]` : options.host;
+  const base = `http://${reachable(options.host)}:${port}/`;
   return {
-    address: `http://${shown === "0.0.0.0" ? "127.0.0.1" : shown === "[::]" ? "[::1]" : shown}:${port}/?token=${guard.token}`,
+    address: `${base}?token=${guard.token}`,
+    openingAddress: () => `${base}?token=${guard.newCode()}`,
     token: guard.token,
     port,
     stop: () => server.stop(true),
   };
+}
+
+/** The name under which this machine reaches what listens on an address. */
+function reachable(host: string): string {
+  if (host === "0.0.0.0") return "127.0.0.1";
+  if (host === "::") return "[::1]";
+  return host.includes(":") ? `[${host}]` : host;
 }
 
 function file(request: Request, asset: Asset): Response {

@@ -127,7 +127,7 @@ function options(props: ChartProps, made: Plan, width: number, live: Live): uPlo
     width,
     height: props.height,
     legend: { show: false },
-    padding: [8, 10, 0, 0],
+    padding: [8, 16, 0, 0],
     scales: {
       x: { time: false, range: (_, min, max) => xRange(live.props.zoom ?? null, min, max) },
       y: props.log ? { distr: 3, log: 10 } : { range: (_, min, max) => yRange(min, max, props.stacked) },

@@ -44,9 +44,9 @@ function linesOf(chart: ChartOf, shown: readonly Shown[], runs: ReadonlyMap<stri
       const series = curves.series.get(metric);
       if (series === undefined) return;
       const spread = index === 0 && chart.spread !== undefined ? curves.series.get(chart.spread) : undefined;
-      const plain = chart.metrics.length === 1 ? "" : metric;
       lines.push({
-        label: shown.length > 1 ? (plain === "" ? run.name : `${run.name} · ${plain}`) : metric,
+        label:
+          shown.length === 1 ? metric : index === 0 ? run.name : metric.startsWith("eval/") ? "eval" : metric,
         colour: shown.length > 1 ? colour : index,
         x: xOf(series, axis),
         y: series.value,
@@ -74,7 +74,10 @@ export function CurvesTab({ shown, curves }: { shown: readonly Shown[]; curves: 
     for (const run of curves.runs.values()) for (const name of run.series.keys()) all.add(name);
     return [...all];
   }, [curves]);
-  const groups = useMemo(() => groupsOf(names, search), [names.join(), search]);
+  const groups = useMemo(
+    () => groupsOf(names, search, shown.length > 1),
+    [names.join(), search, shown.length > 1],
+  );
   const hasExamples = useMemo(
     () =>
       [...curves.runs.values()].some((run) =>

@@ -4,6 +4,7 @@ export function figure(value: number | null | undefined, digits = 4): string {
   if (Number.isNaN(value)) return "NaN";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   const size = Math.abs(value);
+  if (size >= 1e4 && size < 1e6) return value < 0 ? `−${count(size)}` : count(value);
   const text =
     value !== 0 && (size < 1e-3 || size >= 1e6)
       ? value.toExponential(Math.max(0, digits - 2)).replace(/\.?0+e/, "e")

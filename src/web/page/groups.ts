@@ -58,17 +58,27 @@ const groupOf = (metric: string): string => GROUPS.find(([, , pattern]) => patte
 
 /** "train/kl_div" → "kl div". */
 export function plainName(metric: string): string {
-  const text = metric.replace(/^(train|eval|device)\//, "").replaceAll("_", " ");
+  const text = metric.replace(/^(train|eval|device)\/(rewards\/)?/, "").replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-export function groupsOf(names: readonly string[], search = ""): Group[] {
+/**
+ * `apart`: several runs are compared, a colour is a run, so a chart has at most one metric of training and one of
+ * evaluation.
+ */
+export function groupsOf(names: readonly string[], search = "", apart = false): Group[] {
   const words = search.toLowerCase().split(/\s+/).filter(Boolean);
   const left = new Set(names.filter((name) => name !== "train/kl" && name !== "train/reward_std"));
   const charts: ChartOf[] = [];
   for (const { pattern, ...chart } of GATHERED) {
     const metrics = [...left].filter((name) => pattern.test(name));
     if (metrics.length === 0) continue;
+    if (apart && (metrics.filter((name) => name.startsWith("train/")).length > 1 || metrics.length > 2)) {
+      const pair = apart && chart.id === "reward" ? ["train/reward_mean", "eval/reward"] : [];
+      const both = pair.filter((name) => metrics.includes(name));
+      if (both.length === 0) continue;
+      metrics.splice(0, metrics.length, ...both);
+    }
     for (const name of metrics) left.delete(name);
     const spread = chart.spread !== undefined && names.includes(chart.spread) ? chart.spread : undefined;
     // What is trained on before what is evaluated, in the order they are written.

@@ -53,7 +53,8 @@ export function JudgeScores({ judge }: { judge: Judge }) {
 
 /** A bar for each value of the scale. */
 export function Distribution({ values, said = null }: { values: readonly number[]; said?: number | null }) {
-  const most = Math.max(1e-9, ...values);
+  // Half of the height at least for half of the probability: flat ones look flat.
+  const most = Math.max(0.6, ...values);
   return (
     <div
       class="distribution"

@@ -129,11 +129,11 @@ function Spread({ run, report }: { run: RunSummary; report: RewardReport }) {
                 // biome-ignore lint/a11y/noStaticElementInteractions: the rollouts' own filters take the keyboard
                 <rect
                   key={`${column}-${bin}`}
-                  class={`h${Math.min(9, Math.floor(1 + share * 9))}`}
+                  class={`h${Math.min(9, 1 + Math.floor(9 * Math.sqrt(share)))}`}
                   x={column * width}
                   y={100 - (bin + 1) * height}
-                  width={width + 0.05}
-                  height={height + 0.05}
+                  width={width}
+                  height={height}
                   onClick={() =>
                     go(["run", run.id, "rollouts"], {
                       step_min: String(point.step),

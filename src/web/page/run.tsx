@@ -62,21 +62,23 @@ export function RunView({ id, tab, rest }: { id: string; tab: string; rest: read
 
   if (!run) return <Pending error={detail.error} again={detail.again} />;
   return (
-    <div class="stack run">
+    <div class={`stack run of-${tab}`}>
       <Head run={run} detail={detail.data} curves={curves} />
-      <nav class="tabs" aria-label="of this run">
-        {TABS.map(([to, name], index) => (
-          <a
-            key={to}
-            href={hashOf(["run", id, to], kept)}
-            aria-current={tab === to ? "page" : undefined}
-            title={`${name} (${index + 1})`}
-          >
-            {name}
-          </a>
-        ))}
-      </nav>
-      {tab === "curves" || tab === "config" ? <Comparison id={id} shown={shown} /> : null}
+      <div class="tabs-row">
+        <nav class="tabs" aria-label="of this run">
+          {TABS.map(([to, name], index) => (
+            <a
+              key={to}
+              href={hashOf(["run", id, to], kept)}
+              aria-current={tab === to ? "page" : undefined}
+              title={`${name} (${index + 1})`}
+            >
+              {name}
+            </a>
+          ))}
+        </nav>
+        {tab === "curves" || tab === "config" ? <Comparison id={id} shown={shown} /> : null}
+      </div>
       {run.problem === null ? null : <div class="notice warn">{run.problem}</div>}
       {detail.data?.error ? <div class="notice error">{detail.data.error}</div> : null}
       {tab === "curves" ? <CurvesTab shown={shown} curves={curves} /> : null}
@@ -130,6 +132,12 @@ function Head({ run, detail, curves }: { run: RunSummary; detail: RunDetail | nu
             {tag}
           </span>
         ))}
+        {detail === null || detail.header.length === 0 ? null : (
+          <details class="formula">
+            <summary>What it computes</summary>
+            <pre class="panel">{detail.header.join("\n")}</pre>
+          </details>
+        )}
       </div>
       <dl class="figures">
         <div class="figure wide">
@@ -137,7 +145,7 @@ function Head({ run, detail, curves }: { run: RunSummary; detail: RunDetail | nu
           <dd>
             <Progress run={run} />
           </dd>
-          <small>
+          <small title={run.started === null ? undefined : `started ${dateTime(run.started)}`}>
             {seconds === null ? "" : duration(seconds)}
             {left === null ? "" : `, about ${duration(left)} left`}
           </small>
@@ -153,20 +161,13 @@ function Head({ run, detail, curves }: { run: RunSummary; detail: RunDetail | nu
               <dd>
                 <b>{figure(last)}</b>
               </dd>
-              <small class={judged}>{values.length < 2 ? "" : `${signed(rise)} since start`}</small>
+              <small class={judged} title="since the first step">
+                {values.length < 2 ? "" : signed(rise)}
+              </small>
             </div>
           );
         })}
       </dl>
-      {detail === null || detail.header.length === 0 ? null : (
-        <details class="formula">
-          <summary>
-            What it computes
-            {run.started === null ? "" : <span class="muted"> · started {dateTime(run.started)}</span>}
-          </summary>
-          <pre>{detail.header.join("\n")}</pre>
-        </details>
-      )}
     </header>
   );
 }

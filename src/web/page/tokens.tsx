@@ -92,7 +92,7 @@ export function Visible({ text, spaces = false, feeds = true }: VisibleProps) {
 const step = (share: number): number => Math.max(0, Math.min(9, Math.floor(share * 10)));
 
 function shadeClass(shade: Shade, logprob: number, advantage: number | null): string {
-  if (shade === "logprob" && Number.isFinite(logprob)) return ` heat h${step(Math.min(1, -logprob / 5))}`;
+  if (shade === "logprob" && Number.isFinite(logprob)) return ` heat h${step(Math.min(1, -logprob / 4))}`;
   if ((shade === "advantage" || shade === "push") && advantage !== null) {
     const size = Math.abs(advantage) * (shade === "push" ? 1 - Math.exp(logprob) : 1);
     return ` ${advantage >= 0 ? "up" : "down"} h${step(Math.min(1, size / 2))}`;
@@ -145,7 +145,7 @@ export function Tokens({ tokens, advantage, shade, finish }: TokensProps) {
             class={`token${shadeClass(shade, logprob, advantage)}${index === at ? " at" : ""}`}
           >
             {text === "" ? (
-              <span class="special">{finish === "eos" && index === tokens.length - 1 ? "⏹ end" : "∅"}</span>
+              <span class="special">{finish === "eos" && index === tokens.length - 1 ? "■ end" : "∅"}</span>
             ) : (
               <Visible text={text} />
             )}

@@ -10,7 +10,7 @@ export interface DiversityStep extends Diversity {
 type Table = "rollouts" | "eval_rollouts";
 
 /** Completions of a step that the figures are measured on: enough for a curve, little for each of its points. */
-const SAMPLE = 96;
+const SAMPLE = 64;
 const ROWS_OF_A_STEP = 1024;
 
 /** Steps to look at, and how many completions each has now. */

@@ -8,7 +8,8 @@ import { hashOf } from "./route.ts";
 import type { TabProps } from "./run.tsx";
 import { Visible } from "./tokens.tsx";
 
-const STEPS = 60;
+/** Each costs the server some ten milliseconds the first time. */
+const STEPS = 24;
 const stepText = (x: number) => (Number.isInteger(x) ? count(x) : "");
 
 type Level = "good" | "note" | "warn" | "bad";

@@ -316,8 +316,9 @@ function measuredAt({ x, y }: Line, place: number): number | null {
     if (x[middle]! <= place) low = middle + 1;
     else high = middle;
   }
-  for (let at = low - 1; at >= 0; at--) if (y[at] !== null && y[at] !== undefined) return y[at];
-  return null;
+  let at = low - 1;
+  while (at >= 0 && y[at] === null) at -= 1;
+  return y[at] ?? null;
 }
 
 /** A small curve without axes, for tables. */

@@ -139,7 +139,11 @@ function options(props: ChartProps, made: Plan, width: number, live: Live): uPlo
     cursor: {
       y: false,
       drag: { x: props.onZoom !== undefined, y: false, setScale: false },
-      points: { size: 7, width: 1.5, fill: colour("panel") },
+      points: {
+        size: (_, series) => (made.drawn[series - 1]?.line === null ? 0 : 7),
+        width: 1.5,
+        fill: colour("panel"),
+      },
       ...(props.sync === undefined
         ? {}
         : {

@@ -62,8 +62,8 @@ export function findingsOf(points: readonly DiversityPoint[], reward: readonly (
   if (found.length === 0)
     found.push({
       level: "good",
-      title: "The completions differ as they should",
-      why: `${percent(last.unique)} of the last step's ${count(last.completions)} are different, two of them share ${percent(last.jaccard)} of their words`,
+      title: "No sign of a collapse",
+      why: `of the last step's ${count(last.completions)} completions ${percent(last.unique)} are different, two of them share ${percent(last.jaccard)} of their words, ${last.template === 0 ? "no template shows" : `a template explains ${percent(last.template)}`}`,
     });
   return found;
 }

@@ -192,7 +192,7 @@ function Member({ member, chosen, side, shade, onOpen }: MemberProps) {
         <span class="num">#{member.rollout_index + 1}</span>
         <b class="num">{figure(member.reward, 3)}</b>
         {member.advantage === null ? null : (
-          <span class="num advantage-text">{signed(member.advantage)}</span>
+          <span class="num advantage-text">{signed(member.advantage, 2)}</span>
         )}
         {member.flagged === true ? <Glyph name="flag" /> : null}
       </button>

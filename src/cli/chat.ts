@@ -1,9 +1,12 @@
 import { resolveOptions } from "../config/resolve.ts";
 import { type ChatOptions, chatSchema } from "../config/schema-inference.ts";
 import { UsageError } from "../core/errors.ts";
+import { RUN_ROOTS } from "../report/runs.ts";
+import { programArgv } from "../run/engine-process.ts";
+import { engineOf, settingsOf, type Wanted, wantedModels } from "./chat-models.ts";
 import { converse } from "./chat-terminal.ts";
 import type { Command } from "./command.ts";
-import { findModel, requireFolder, requireOutput } from "./files.ts";
+import { requireOutput } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 import { talk } from "./talk.ts";
 
@@ -11,10 +14,11 @@ export const command: Command = {
   name: "chat",
   usage: "chat [MODEL]",
   maxArgs: 1,
-  summary: "talk to a model in the terminal",
+  summary: "talk to models in the terminal, or on a page (--web)",
   examples: () => [
     "rlv chat",
     "rlv chat runs/mine/checkpoints/final --temperature 0",
+    "rlv chat --web --autoload --model runs/mine/checkpoints/final",
     "rlv chat Qwen/Qwen3-0.6B,runs/mine/checkpoints/final --dtype bfloat16",
   ],
   notes: () => [
@@ -35,6 +39,10 @@ export const command: Command = {
       given.set("model", args[0]);
     }
     const options = resolveOptions<ChatOptions>(chatSchema, given, "chat");
+    if (options.web) return onPage(options, given);
+    const misplaced = ONLY_WEB.find((flag) => given.has(flag));
+    if (misplaced !== undefined)
+      throw new UsageError(`--${misplaced} is for the page`, undefined, "add --web, or leave it out");
     if (options.save !== null) requireOutput(options.save, "save", options.model);
     const wanted = await wantedModels(options);
     const { ChatEngine } = await import("../run/chat/engine.ts");
@@ -64,40 +72,23 @@ export const command: Command = {
   },
 };
 
-interface Wanted {
-  readonly label: string;
-  readonly model: string;
-  readonly adapter: string | null;
-}
+const ONLY_WEB = ["autoload", "port", "host", "no_open"];
+const ONLY_TERMINAL = ["save", "history"];
 
-const list = (names: string) => names.split(",").map((name) => name.trim());
-
-/** The folders of the models that --model and --adapter name, those on the hub by way of the cache. */
-async function wantedModels({ model, adapter }: Pick<ChatOptions, "model" | "adapter">): Promise<Wanted[]> {
-  const { resolveModel } = await import("../recipe/base.ts");
-  const names = list(model);
-  const adapters = adapter === null ? [null] : list(adapter);
-  if (names.length > 1 && adapter !== null)
+/** `--web`: the page of rlv serve, which begins with these models. */
+async function onPage(options: ChatOptions, given: ReadonlyMap<string, string>): Promise<number> {
+  const misplaced = ONLY_TERMINAL.find((flag) => given.has(flag));
+  if (misplaced !== undefined)
     throw new UsageError(
-      "several models and an adapter",
-      `--adapter ${adapter}`,
-      "name adapter folders among the models: each brings the model that its adapter_config.json names",
+      `--${misplaced} is for the terminal`,
+      undefined,
+      "leave out --web, or export on the page",
     );
-  const wanted: Wanted[] = [];
-  for (const name of names) {
-    const folder = await findModel(name, "model");
-    for (const each of adapters) {
-      if (each !== null) requireFolder(each, "adapter");
-      wanted.push({ label: each ?? name, ...resolveModel(folder, each) });
-    }
-  }
-  const twice = wanted.find(({ label }, i) => wanted.findIndex((w) => w.label === label) < i);
-  if (twice) throw new UsageError("the same model is named twice", twice.label, "keep one of them");
-  return wanted;
-}
-
-function settingsOf(options: ChatOptions) {
-  const { temperature, top_p, top_k, min_p, max_new_tokens, seed, system } = options;
-  const thinking = { auto: null, on: true, off: false }[options.thinking];
-  return { temperature, top_p, top_k, min_p, max_new_tokens, seed, system, thinking };
+  const models = await wantedModels(options);
+  const { host, port, no_open, autoload } = options;
+  const { showPage } = await import("./serve.ts");
+  const chat = { engine: engineOf(options), models, autoload, defaults: settingsOf(options) };
+  const program = programArgv(Bun.main);
+  await showPage({ host, port, folders: RUN_ROOTS, program, chat }, { no_open, json: false, view: "#/chat" });
+  return 0;
 }

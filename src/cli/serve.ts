@@ -5,8 +5,9 @@ import { type ServeOptions, serveSchema } from "../config/schema-serve.ts";
 import { UsageError } from "../core/errors.ts";
 import { isRun, RUN_ROOTS } from "../report/runs.ts";
 import { programArgv } from "../run/engine-process.ts";
-import { servePage } from "../web/serve.ts";
+import { type ServeOptions as PageOptions, servePage } from "../web/serve.ts";
 import { openBrowser } from "./browser.ts";
+import { chatDefaults, engineOf } from "./chat-models.ts";
 import { type Command, JSON_FLAG, printJson } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { talk } from "./talk.ts";
@@ -28,24 +29,33 @@ export const command: Command = {
     const given = new Map(flags);
     given.delete(JSON_FLAG.name);
     const options = resolveOptions<ServeOptions>(serveSchema, given, "serve");
-    const server = servePage({
-      host: options.host,
-      port: options.port,
-      folders: foldersOf(args[0]),
-      program: programArgv(Bun.main),
-    });
-    if (!isLocal(options.host))
-      talk(
-        `warning: listening on ${options.host}: others of the network can ask too; the token keeps them out, but goes over it unencrypted`,
-      );
-    if (json) printJson({ address: server.address, port: server.port, token: server.token });
-    else process.stdout.write(`the page: ${server.address}\n`);
-    if (!options.no_open) openBrowser(server.openingAddress());
-    await untilStopped();
-    await server.stop();
+    const { host, port, no_open } = options;
+    const chat = { engine: engineOf(options), models: [], autoload: false, defaults: chatDefaults() };
+    await showPage(
+      { host, port, folders: foldersOf(args[0]), program: programArgv(Bun.main), chat },
+      { no_open, json },
+    );
     return 0;
   },
 };
+
+/** Serves the page until it is asked to end; `view`: what it shows first, as #/chat. */
+export async function showPage(
+  options: PageOptions,
+  { no_open, json, view = "" }: { no_open: boolean; json: boolean; view?: string },
+): Promise<void> {
+  const { host } = options;
+  const server = servePage(options);
+  if (!isLocal(host))
+    talk(
+      `warning: listening on ${host}: others of the network can ask too; the token keeps them out, but goes over it unencrypted`,
+    );
+  if (json) printJson({ address: server.address, port: server.port, token: server.token });
+  else process.stdout.write(`the page: ${server.address}${view}\n`);
+  if (!no_open) openBrowser(`${server.openingAddress()}${view}`);
+  await untilStopped();
+  await server.stop();
+}
 
 /** The folders to serve; a run by itself is shown among its neighbours. */
 function foldersOf(given: string | undefined): readonly string[] {

@@ -2,11 +2,14 @@
  * `rlv train --ui`: the server of the page as a process of its own beside training. Neither needs the other: a server
  * that fails is a line in the terminal, and one whose training has ended, in whatever way, ends too.
  */
+import { resolveOptions } from "../config/resolve.ts";
+import { type ServeOptions as ServeFlags, serveSchema } from "../config/schema-serve.ts";
 import { errorLine } from "../core/errors.ts";
 import { UI_COMMAND } from "../core/version.ts";
 import { programArgv } from "../run/engine-process.ts";
 import { servePage } from "../web/serve.ts";
 import type { RunningServer } from "../web/server.ts";
+import { chatDefaults, engineOf } from "./chat-models.ts";
 
 /** A server that does not end by itself has this long. */
 const STOP_MS = 2000;
@@ -62,7 +65,9 @@ export function serveTraining(): void {
   process.on("disconnect", end);
   process.once("message", ({ folders }: StartMessage) => {
     try {
-      server = servePage({ host: "127.0.0.1", port: null, folders, program: programArgv(Bun.main) });
+      const options = resolveOptions<ServeFlags>(serveSchema, new Map(), "serve");
+      const chat = { engine: engineOf(options), models: [], autoload: false, defaults: chatDefaults() };
+      server = servePage({ host: "127.0.0.1", port: null, folders, program: programArgv(Bun.main), chat });
       tell({ address: server.address });
     } catch (error) {
       tell({ error: errorLine(error).slice("rlv: error: ".length) });

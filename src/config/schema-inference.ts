@@ -1,6 +1,7 @@
 import * as z from "zod";
 import { field, int, nonNegative, orNone, positive, required, text } from "./fields.ts";
 import { deviceShape, optimizerShape, samplingShape, seedShape } from "./schema-common.ts";
+import { contextShape, pageShape } from "./schema-serve.ts";
 
 /** Options of the commands that run a model without training it. Their flags come from these schemas. */
 
@@ -120,11 +121,7 @@ export const chatSchema = z.strictObject({
     "for models that may think before they answer (enable_thinking of Qwen3's template); auto = as the model is made",
   ),
   max_new_tokens: maxNewTokens(512),
-  max_length: field(
-    int(16),
-    8192,
-    "longest conversation in tokens, at most the model's context; its key-value cache is reserved",
-  ),
+  ...contextShape,
   ...decodingShape,
   save: field(
     orNone(text()),
@@ -132,6 +129,13 @@ export const chatSchema = z.strictObject({
     "write the conversation to this new file after every reply: JSONL of messages, or text if it ends with .md",
   ),
   history: field(z.boolean(), true, "keep messages for the arrow keys of later chats, in the state folder"),
+  web: field(z.boolean(), false, "chat on a page in the browser, which rlv serve has too"),
+  autoload: field(
+    z.boolean(),
+    false,
+    "with --web: open the models with the page, not with the first message",
+  ),
+  ...pageShape,
   ...seedShape,
   ...deviceShape,
 });

@@ -156,11 +156,11 @@ class Chats {
     const spec = this.spec(model);
     if (this.#busy.has(model))
       throw new HttpError(409, `${spec.label} is replying already: stop that reply first`);
-    this.#busy.add(model);
     const id = randomUUID();
     return events(call, (stream) => {
+      this.#busy.add(model);
       const send = <Name extends keyof ReplyEvents>(name: Name, data: ReplyEvents[Name]) =>
-        stream.send(name, data);
+        stream.send(name, JSON.stringify(data));
       let stopped = false;
       let stop = () => {};
       this.#stops.set(id, () => {

@@ -25,6 +25,8 @@ const PORTS_TRIED = 20;
 export const BODY_LIMIT = 1 << 20;
 /** Seconds in which a client must go on with its request, or with reading its answer. */
 const IDLE_S = 30;
+/** Seconds for an answer; the most that Bun allows. */
+const ANSWER_S = 255;
 
 /**
  * The HTTP server of the page. Whoever asks, in this order: Host and Origin (403), token (401), path (404), method (405),
@@ -58,6 +60,8 @@ export function startServer(options: ServerOptions, router: Router): RunningServ
       if (!actions.take()) throw new HttpError(429, "too many requests, wait a moment");
       body = await bodyOf(request, BODY_LIMIT);
     }
+    // From here on it is the server that takes its time: a model may have to be opened.
+    server.timeout(request, ANSWER_S);
     const response = await found.handler({ request, query: url.searchParams, params: found.params, body });
     if (response.headers.get("content-type") === "text/event-stream") server.timeout(request, 0);
     if (given !== null) response.headers.set("set-cookie", guard.setCookie);

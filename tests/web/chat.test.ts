@@ -1,0 +1,154 @@
+/**
+ * The chat page in a real Chromium, streaming from the chat process. Pictures are written to RLV_SCREENSHOTS
+ * (build/screenshots).
+ */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { join, resolve } from "node:path";
+import { TemporaryFolder } from "../io/temporary.ts";
+import { type Browser, browserProgram, type Page, startBrowser } from "./browser.ts";
+import { chatWorld, serveChat } from "./chat-world.ts";
+
+const pictures = process.env.RLV_SCREENSHOTS || join(resolve(import.meta.dir, "../.."), "build/screenshots");
+const chromium = browserProgram();
+if (chromium === null) process.stderr.write("skip tests/web/chat: no chromium: apt install chromium\n");
+
+describe.skipIf(chromium === null)("the chat page", () => {
+  const folder = new TemporaryFolder();
+  let browser: Browser;
+  let page: Page;
+  let chat: ReturnType<typeof serveChat>;
+  beforeAll(async () => {
+    chat = serveChat(chatWorld(folder.path));
+    browser = await startBrowser(chromium!);
+    page = await browser.page();
+    await page.view({ width: 1300, height: 860 });
+    await page.open(`${chat.server.address}#/chat?m=given-0`);
+    await page.until("document.querySelector('.chat .composer textarea')");
+  }, 60_000);
+  afterAll(async () => {
+    await browser?.[Symbol.asyncDispose]();
+    await chat?.server.stop();
+    folder[Symbol.dispose]();
+  });
+
+  const replies = "[...document.querySelectorAll('.chat .reply:not(.none)')]";
+  const settled = `${replies}.length > 0 && ${replies}.every((r) => r.getAttribute('aria-busy') === 'false')`;
+  const text = (selector: string, at = 0) =>
+    page.value<string>(`document.querySelectorAll(${JSON.stringify(selector)})[${at}].textContent`);
+  const send = async (message: string) => {
+    await page.fill(".composer textarea", message);
+    await page.press("Enter");
+  };
+
+  test("a message streams a reply, the next one reuses what was encoded; no script runs", async () => {
+    const hostile = '<img src=x onerror="window.__x = 1"><script>window.__x = 1</script> hello';
+    await send(hostile);
+    await page.until(settled);
+    expect(await text(".asked .text")).toBe(hostile);
+    expect(await text(".reply .under")).toMatch(/tokens.*prompt \d+: 0 reused, \d+ encoded/);
+    await send("and then?");
+    await page.until(`${replies}.length === 2 && ${settled}`);
+    expect(await text(".reply .under", 1)).toMatch(/[1-9]\d* reused/);
+    expect(await page.value("window.__x === undefined")).toBe(true);
+    expect(await page.value("document.querySelectorAll('.asked img, .reply img').length")).toBe(0);
+    expect(await page.value("document.querySelector('.composer textarea').value")).toBe("");
+  }, 60_000);
+
+  test("a token under the pointer tells its log-probability and what else was likely", async () => {
+    await page.hover(".exchange:last-child .reply > .text .token");
+    await page.until("document.querySelector('.alternatives')");
+    expect(await text(".figures")).toMatch(/log p .*p \d/);
+    expect(await page.value("document.querySelectorAll('.alternatives > span').length")).toBe(5);
+    await page.click(".toolbar button[aria-pressed]");
+    await page.until("document.querySelector('.reply .token.heat')");
+    await page.picture(join(pictures, "chat-shaded.png"));
+    await page.click(".toolbar button[aria-pressed]");
+  }, 60_000);
+
+  test("regenerate draws another reply, edit puts another message and drops what followed", async () => {
+    const before = await text(".exchange:last-child .reply > .text");
+    await page.click(".exchange:last-child .reply button.icon");
+    await page.until(
+      `${settled} && document.querySelector('.exchange:last-child .reply > .text').textContent !== ${JSON.stringify(before)}`,
+    );
+    expect(await text(".exchange:last-child .under")).toMatch(/, 1 encoded/);
+    await page.click(".exchange:first-child .asked .link");
+    await page.fill(".asked textarea", "something else");
+    await page.press("Enter");
+    await page.until(`${replies}.length === 1 && ${settled}`);
+    expect(await text(".asked .text")).toBe("something else");
+  }, 60_000);
+
+  test("Shift+Enter breaks the line; Escape stops a long reply, which stays as it is", async () => {
+    await page.open(`${chat.base}/#/chat`);
+    await page.value(`(() => {
+      const select = document.querySelector('.head select');
+      select.value = 'given-1';
+      select.dispatchEvent(new Event('change', { bubbles: true }));
+    })()`);
+    await page.click(".toolbar button[aria-expanded]");
+    await page.until("document.querySelector('.settings')");
+    const set = (label: string, value: number) =>
+      page.value(`(() => {
+        const field = [...document.querySelectorAll('.settings .field')].find((f) => f.textContent.startsWith(${JSON.stringify(label)}));
+        const input = field.querySelector('input[type=number]');
+        input.value = ${value};
+        input.dispatchEvent(new Event('change', { bubbles: true }));
+      })()`);
+    await set("Temperature", 0);
+    await set("Longest reply", 8000);
+    await page.fill(".settings .system textarea", "Be brief.");
+    await page.picture(join(pictures, "chat-settings.png"));
+    await page.click(".toolbar button[aria-expanded]");
+    await page.fill(".composer textarea", "one");
+    await page.value(`document.querySelector('.composer textarea').dispatchEvent(
+      new KeyboardEvent('keydown', { key: 'Enter', shiftKey: true, bubbles: true, cancelable: true }))`);
+    expect(await page.value(`${replies}.length`)).toBe(1);
+    await page.press("Enter");
+    await page.until(
+      "document.querySelectorAll('.reply .token').length > 200",
+      "tokens come as they are drawn",
+    );
+    expect(await page.value("document.querySelector('.composer .danger') !== null")).toBe(true);
+    await page.press("Escape");
+    await page.until(settled, "the reply has ended");
+    expect(await text(".exchange:last-child .under")).toContain("stopped");
+    await set("Temperature", 1).catch(() => {});
+  }, 60_000);
+
+  test("before and after side by side: one message, two streams, each with its own reply", async () => {
+    await page.click(".toolbar > button:last-child");
+    await page.until("document.querySelectorAll('.exchange').length === 0");
+    await page.value(`(() => {
+      const select = document.querySelector('.toolbar select');
+      select.value = select.options[1].value;
+      select.dispatchEvent(new Event('change', { bubbles: true }));
+    })()`);
+    await page.until("document.querySelectorAll('.head').length === 2");
+    expect(await page.value("location.hash")).toMatch(/_base(%2C|,).*_final/);
+    await send("hello");
+    await page.until(`${replies}.length === 2 && ${settled}`);
+    expect(await text(".reply > .text", 0)).not.toBe(await text(".reply > .text", 1));
+    await page.picture(join(pictures, "chat-side-by-side.png"));
+    await page.view({ width: 1300, height: 860, dark: true });
+    await page.picture(join(pictures, "chat-dark.png"));
+    await page.view({ width: 390, height: 800, phone: true });
+    await page.picture(join(pictures, "chat-phone.png"));
+    expect(await page.value("document.documentElement.scrollWidth <= innerWidth")).toBe(true);
+    await page.view({ width: 1300, height: 860 });
+  }, 60_000);
+
+  test("a chat process that dies is told, and the same message works again", async () => {
+    // Whoever runs the tests may see what a crash prints.
+    const pids = Bun.spawnSync(["pgrep", "-P", String(process.pid), "-f", "__chat"])
+      .stdout.toString()
+      .trim();
+    expect(pids).toMatch(/^\d+$/);
+    process.kill(Number(pids), "SIGKILL");
+    await Bun.sleep(300);
+    await send("are you there?");
+    await page.until(`${settled} && document.querySelectorAll('.exchange').length === 2`);
+    expect(await page.value("document.querySelectorAll('.reply .notice').length")).toBe(0);
+    expect(page.problems).toEqual([]);
+  }, 60_000);
+});

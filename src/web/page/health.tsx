@@ -111,7 +111,7 @@ export function HealthTab({ run, curves, rollouts }: TabProps) {
         <Share
           name="different"
           value={last.unique}
-          help="share of the step's completions that no other equals"
+          help="distinct texts among the step's completions"
         />
         <Share
           name="shared words"
@@ -154,7 +154,7 @@ export function HealthTab({ run, curves, rollouts }: TabProps) {
             xName="step"
             height={220}
             sync="health"
-            label="Share of different completions, of shared words and of the template, by step"
+            label="Share of distinct completions, of shared words and of the template, by step"
           />
         </figure>
         {rewardLine.length === 0 ? null : (

@@ -27,6 +27,8 @@ export interface DataCalls {
   rolloutTables(id: string): unknown;
   rollouts(id: string, query: RolloutQuery): unknown;
   rollout(id: string, key: string, table: RolloutTable, mode: string): unknown;
+  diversity(id: string, table: RolloutTable, steps: number): unknown;
+  rewards(id: string, steps: number): unknown;
   compare(a: string, b: string): unknown;
 }
 
@@ -251,9 +253,9 @@ class Watcher {
   #list(): void {
     const { runs } = this.data.list();
     const now = new Map(runs.map((run) => [run.id, JSON.stringify(run)]));
-    const before = this.#runs;
+    // The first time all of them: a page that began to listen may have asked a moment before one changed.
+    const before = this.#runs ?? new Map<string, string>();
     this.#runs = now;
-    if (before === null) return;
     const changed = runs.filter((run) => before.get(run.id) !== now.get(run.id)) satisfies RunSummary[];
     const gone = [...before.keys()].filter((id) => !now.has(id));
     if (changed.length + gone.length > 0)

@@ -25,18 +25,21 @@ export class Guard {
     this.#cookie = `rlv_${port}`;
   }
 
-  /** Throws 403 for a foreign Host or Origin, or a request that another site's page makes. */
-  origin(request: Request, navigation: boolean): void {
+  /** Throws 403 for a foreign Host. */
+  host(request: Request): void {
     const host = request.headers.get("host")?.toLowerCase();
     if (host === undefined || !this.#hosts.has(host)) throw new HttpError(403, "foreign Host");
+  }
+
+  /** Throws 403 for a foreign Origin, or a request that another site's page makes; a link may lead to the page. */
+  origin(request: Request, isPage: boolean): void {
     const origin = request.headers.get("origin");
     if (origin !== null && !(origin.startsWith("http://") && this.#hosts.has(origin.slice(7).toLowerCase())))
       throw new HttpError(403, "foreign Origin");
-    // A page of another port here is the same site for cookies; browsers say so in this header. A link may lead here.
+    // A page of another port here is the same site for cookies; browsers say so in this header.
     const site = request.headers.get("sec-fetch-site");
     const foreign = site !== null && site !== "same-origin" && site !== "none";
-    const isLink =
-      navigation && request.method === "GET" && request.headers.get("sec-fetch-mode") === "navigate";
+    const isLink = isPage && request.method === "GET" && request.headers.get("sec-fetch-mode") === "navigate";
     if (foreign && !isLink) throw new HttpError(403, "foreign site");
   }
 
@@ -142,11 +145,16 @@ export async function bodyOf(request: Request, limit: number): Promise<unknown> 
     throw new HttpError(413, `a body has at most ${limit} bytes`);
   const chunks: Uint8Array[] = [];
   let bytes = 0;
-  for await (const chunk of request.body ?? []) {
-    bytes += chunk.byteLength;
-    if (bytes > limit) throw new HttpError(413, `a body has at most ${limit} bytes`);
-    chunks.push(chunk);
+  try {
+    for await (const chunk of request.body ?? []) {
+      bytes += chunk.byteLength;
+      if (bytes > limit) break;
+      chunks.push(chunk);
+    }
+  } catch {
+    throw new HttpError(400, "the body ended before its end");
   }
+  if (bytes > limit) throw new HttpError(413, `a body has at most ${limit} bytes`);
   try {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(chunks));
     return JSON.parse(text);

@@ -21,12 +21,12 @@ export class Live {
   open(stream: EventStream, runs: readonly string[], version: string): () => void {
     const page: Page = { stream, runs: new Set(runs) };
     this.#pages.add(page);
-    stream.send("hello", JSON.stringify({ version } satisfies ServerEvents["hello"]));
+    stream.send("hello", { version } satisfies ServerEvents["hello"]);
     this.#watch();
     // Where each run is now: the page learns whether it missed rows since it asked for them.
     for (const run of page.runs)
       this.#data?.ask("rows", run, "", null).then(
-        (json) => stream.send("metrics", json),
+        (json) => stream.sendText("metrics", json),
         () => {},
       );
     return () => {
@@ -37,7 +37,8 @@ export class Live {
 
   /** `run` null: to every page. */
   say(event: keyof ServerEvents, run: string | null, json: string): void {
-    for (const { stream, runs } of this.#pages) if (run === null || runs.has(run)) stream.send(event, json);
+    for (const { stream, runs } of this.#pages)
+      if (run === null || runs.has(run)) stream.sendText(event, json);
   }
 
   #watch(): void {

@@ -37,6 +37,9 @@ class Column {
   }
 }
 
+/** Fields of a row that say where it is. */
+const NO_METRICS: ReadonlySet<string> = new Set(["step", "time", "examples"]);
+
 const finite = (value: number): number | null => (Number.isFinite(value) ? value : null);
 
 /** So that a generation of one server is none of another. */
@@ -47,6 +50,8 @@ export class MetricsTable {
   #columns = new Map<string, Column>();
   #steps = new Column();
   #times = new Column();
+  /** NaN where a row does not count them. */
+  #examples = new Column();
   #cursor: string | null = null;
   #loading: Promise<void> | null = null;
   generation = newGeneration();
@@ -82,6 +87,7 @@ export class MetricsTable {
         this.#columns = new Map();
         this.#steps = new Column();
         this.#times = new Column();
+        this.#examples = new Column();
         this.generation = newGeneration();
       }
       this.#cursor = part.cursor;
@@ -96,8 +102,9 @@ export class MetricsTable {
       const at = this.rows;
       this.#steps.push(at, row.step ?? Number.NaN);
       this.#times.push(at, row.time ?? Number.NaN);
+      this.#examples.push(at, row.examples ?? Number.NaN);
       for (const name of Object.keys(row)) {
-        if (name === "step" || name === "time") continue;
+        if (NO_METRICS.has(name)) continue;
         let column = this.#columns.get(name);
         if (column === undefined) {
           column = new Column();
@@ -129,9 +136,11 @@ export class MetricsTable {
     while (from < to && steps[column.rows[from]!]! < xMin) from += 1;
     while (to > from && steps[column.rows[to - 1]!]! > xMax) to -= 1;
     const places = thinned(column.values, from, to, points);
+    const examples = places.map((at) => finite(this.#examples.values[column.rows[at]!]!));
     return {
       step: places.map((at) => steps[column.rows[at]!]!),
       time: places.map((at) => this.#times.values[column.rows[at]!]! - this.#begin),
+      ...(examples.some((each) => each !== null) ? { examples } : {}),
       value: places.map((at) => finite(column.values[at]!)),
       of: to - from,
     };
@@ -141,9 +150,16 @@ export class MetricsTable {
   rowsFrom(run: string, generation: string, from: number, limit: number): MetricRows {
     const begin = generation === this.generation ? Math.min(from, this.rows) : 0;
     const end = Math.min(this.rows, begin + limit);
-    const rows: { step: number; time: number; metrics: Record<string, number | null> }[] = [];
-    for (let at = begin; at < end; at++)
-      rows.push({ step: this.#steps.values[at]!, time: this.#times.values[at]! - this.#begin, metrics: {} });
+    const rows: (MetricRow & { metrics: Record<string, number | null> })[] = [];
+    for (let at = begin; at < end; at++) {
+      const examples = this.#examples.values[at]!;
+      rows.push({
+        step: this.#steps.values[at]!,
+        time: this.#times.values[at]! - this.#begin,
+        ...(Number.isNaN(examples) ? {} : { examples }),
+        metrics: {},
+      });
+    }
     for (const [name, column] of this.#columns)
       for (let place = column.placeOf(begin); place < column.length && column.rows[place]! < end; place++)
         rows[column.rows[place]! - begin]!.metrics[name] = finite(column.values[place]!);
@@ -151,7 +167,7 @@ export class MetricsTable {
       run,
       generation: this.generation,
       from: begin,
-      rows: rows satisfies MetricRow[],
+      rows,
       total: this.rows,
     };
   }

@@ -4,7 +4,12 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { RlvError } from "../core/errors.ts";
 import { columnsOf, identityOf, readRollouts } from "../io/rollouts-reader.ts";
+import { type DiversityStep, diversityOfStep, diversitySteps } from "../report/diversity-steps.ts";
+import { rewardReport } from "../report/rewards.ts";
 import type {
+  DiversityPoint,
+  DiversityReport,
+  RewardReport,
   RolloutDetail,
   RolloutFull,
   RolloutPage,
@@ -36,6 +41,8 @@ interface TableState {
   textRows: number;
   textBytes: number;
   search: { needle: string; found: Uint8Array } | null;
+  /** By step and number of its rows. */
+  readonly diversity: Map<string, DiversityStep>;
 }
 
 /** Texts of the rows from..to; null: not kept, read again when they are needed. */
@@ -51,6 +58,7 @@ const emptyTable = (): TableState => ({
   textRows: 0,
   textBytes: 0,
   search: null,
+  diversity: new Map(),
 });
 
 export class RunRollouts {
@@ -251,6 +259,35 @@ export class RunRollouts {
         completion: begin(completion, PREVIEW.completion, needle),
       };
     });
+  }
+
+  /** How different the completions of some steps were; other questions have their turn between two steps. */
+  async diversity(table: RolloutTable, most: number): Promise<DiversityReport> {
+    if (identityOf(this.#path) === null) throw new HttpError(404, "the run keeps no rollouts");
+    await this.#refresh();
+    const known = this.#tables[table].diversity;
+    const name = TABLES[table];
+    const points: DiversityPoint[] = [];
+    let template: string | null = null;
+    for (const { step, rows } of this.#read((db) => diversitySteps(db, name, most))) {
+      const key = `${step} ${rows}`;
+      let found = known.get(key);
+      if (found === undefined) {
+        found = this.#read((db) => diversityOfStep(db, name, step));
+        known.set(key, found);
+        await turn();
+      }
+      const { completions, unique_share: unique, jaccard, template_share, degenerate, reasons } = found;
+      points.push({ step, completions, unique, jaccard, template: template_share, degenerate, reasons });
+      template = found.template;
+    }
+    return { points, template };
+  }
+
+  /** What rewards were made of at `steps` of the run's steps. */
+  rewards(steps: number): RewardReport {
+    if (identityOf(this.#path) === null) throw new HttpError(404, "the run keeps no rollouts");
+    return this.#read((db) => rewardReport(db, steps));
   }
 
   /** A rollout by its key, with its group. */

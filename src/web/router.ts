@@ -80,8 +80,10 @@ export function jsonText(text: string, status = 200): Response {
 
 /** One end of a stream of server-sent events. */
 export interface EventStream {
-  /** `json`: one line. False when the reader is gone. A reader that is too slow is cut off. */
-  send(event: string, json: string): boolean;
+  /** False when the reader is gone. A reader that is too slow is cut off. */
+  send(event: string, data: unknown): boolean;
+  /** What is JSON already, in one line. */
+  sendText(event: string, json: string): boolean;
   close(): void;
 }
 
@@ -132,7 +134,8 @@ export function events(call: Call, open: (stream: EventStream) => () => void): R
         // Headers go out with the first byte.
         push(": \n\n");
         cleanUp = open({
-          send: (event, text) => push(`event: ${event}\ndata: ${text}\n\n`),
+          send: (event, data) => push(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`),
+          sendText: (event, text) => push(`event: ${event}\ndata: ${text}\n\n`),
           close: () => finish(),
         });
         if (ended) cleanUp();

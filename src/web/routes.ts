@@ -19,6 +19,7 @@ import { choice, events, HttpError, json, jsonText, numberOf, type Router, whole
 const MOST_RUNS = 200;
 const MOST_NAMES = 200;
 const MOST_POINTS = 20_000;
+const MOST_STEPS = 1000;
 const MOST_ROLLOUTS = 500;
 const MOST_LOG_BYTES = 1 << 20;
 const TABLES: readonly RolloutTable[] = ["train", "eval"];
@@ -65,6 +66,15 @@ export function addRoutes(router: Router, { data, live, jobs, roots, removal }: 
   router.add("GET", "/api/runs/:run/rollouts/:key", async ({ params, query }) => {
     const table = choice(query, "table", TABLES, "train");
     return jsonText(await data.ask("rollout", params.run!, params.key!, table, query.get("mode") ?? ""));
+  });
+  router.add("GET", "/api/runs/:run/diversity", async ({ params, query }) => {
+    const table = choice(query, "table", TABLES, "train");
+    const steps = wholeNumber(query, "steps", 40, 2, MOST_STEPS);
+    return jsonText(await data.ask("diversity", params.run!, table, steps));
+  });
+  router.add("GET", "/api/runs/:run/rewards", async ({ params, query }) => {
+    const steps = wholeNumber(query, "steps", 100, 2, MOST_STEPS);
+    return jsonText(await data.ask("rewards", params.run!, steps));
   });
   router.add("GET", "/api/compare", async ({ query }) =>
     jsonText(await data.ask("compare", query.get("a") ?? "", query.get("b") ?? "")),

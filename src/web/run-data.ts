@@ -14,9 +14,11 @@ import type {
   ApiError,
   CheckpointInfo,
   ConfigComparison,
+  DiversityReport,
   LogTail,
   MetricRows,
   MetricsAnswer,
+  RewardReport,
   RolloutDetail,
   RolloutPage,
   RolloutQuery,
@@ -209,6 +211,14 @@ export class RunData {
 
   rollout(id: string, key: string, table: RolloutTable, mode: string): RolloutDetail {
     return this.#rolloutsOf(id).detail(table, mode, parseKey(key));
+  }
+
+  diversity(id: string, table: RolloutTable, steps: number): Promise<DiversityReport> {
+    return this.#rolloutsOf(id).diversity(table, steps);
+  }
+
+  rewards(id: string, steps: number): RewardReport {
+    return this.#rolloutsOf(id).rewards(steps);
   }
 
   compare(a: string, b: string): ConfigComparison {

@@ -38,7 +38,9 @@ export function startServer(options: ServerOptions, router: Router): RunningServ
   let guard: Guard;
 
   const answer = async (request: Request, server: Bun.Server<undefined>): Promise<Response> => {
-    const url = new URL(request.url);
+    guard.host(request);
+    const url = URL.parse(request.url);
+    if (url === null) throw new HttpError(400, "no such address");
     const path = url.pathname;
     const api = path.startsWith("/api/");
     guard.origin(request, !api);
@@ -145,7 +147,8 @@ function listen({ host, port }: ServerOptions, fetch: Fetch): Bun.Server<undefin
         fetch,
         development: false,
         idleTimeout: IDLE_S,
-        maxRequestBodySize: BODY_LIMIT,
+        // Above ours: what is over ours is answered with 413, and what is over this one cut off.
+        maxRequestBodySize: 4 * BODY_LIMIT,
         error: () => secured(json({ error: "the server failed" }, 500)),
       });
     } catch (error) {

@@ -4,7 +4,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RolloutsDb } from "../../src/io/rollouts-db.ts";
-import { rewardReport, rewardSteps } from "../../src/report/rewards.ts";
+import { rewardReport } from "../../src/report/rewards.ts";
+import { someSteps } from "../../src/report/steps.ts";
 
 const PROBABILITIES = [0.1, 0.1, 0.2, 0.5, 0.1];
 
@@ -42,8 +43,8 @@ function written(body: (db: Database) => void): void {
 
 test("steps are spread evenly, first and last among them", () => {
   written((db) => {
-    expect(rewardSteps(db, 5)).toEqual([1, 13, 26, 38, 50]);
-    expect(rewardSteps(db, 100)).toHaveLength(50);
+    expect(someSteps(db, "rollouts", 5)).toEqual([1, 13, 26, 38, 50]);
+    expect(someSteps(db, "rollouts", 100)).toHaveLength(50);
   });
 });
 

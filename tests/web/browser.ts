@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 
 const PROGRAMS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 20_000;
 
 /** The browser's program, or null. */
 export function browserProgram(): string | null {

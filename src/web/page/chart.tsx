@@ -1,6 +1,7 @@
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import { figure } from "./format.ts";
+import { smoothed } from "./series.ts";
 import { colour, seriesColour, THEME_CHANGED } from "./theme.ts";
 
 /** One curve of a chart. Points of different lines need not share their x. */
@@ -33,18 +34,6 @@ export interface ChartProps {
   /** Lines lie on top of one another, the areas filled. */
   readonly stacked?: boolean;
   readonly label: string;
-}
-
-/** Exponential moving average as TensorBoard has it: m = s·m + (1−s)·y, divided by 1−s^n. */
-export function smoothed(y: readonly (number | null)[], weight: number): (number | null)[] {
-  let mean = 0;
-  let seen = 0;
-  return y.map((value) => {
-    if (value === null || !Number.isFinite(value)) return null;
-    mean = weight * mean + (1 - weight) * value;
-    seen += 1;
-    return mean / (1 - weight ** seen);
-  });
 }
 
 interface Drawn {

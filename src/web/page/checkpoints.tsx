@@ -4,6 +4,7 @@ import { type Answer, ask, post, runPath } from "./client.ts";
 import { ago, bytes, count, dateTime } from "./format.ts";
 import { jobs } from "./live.ts";
 import { Dialog, Empty, Failure, Glyph, Pending, say } from "./parts.tsx";
+import { hashOf } from "./route.ts";
 import { useStore } from "./store.ts";
 
 const checkpointPath = (run: string, name: string, action: string): string =>
@@ -73,6 +74,15 @@ export function CheckpointsTab({ run, detail }: { run: RunSummary; detail: Answe
                   <td class="num">{bytes(checkpoint.bytes)}</td>
                   <td title={dateTime(checkpoint.written)}>{ago(checkpoint.written)}</td>
                   <td class="actions">
+                    {checkpoint.whole && checkpoint.kind !== "reward_model" ? (
+                      <a
+                        class="button"
+                        title="beside the model that the run began with"
+                        href={hashOf(["chat"], { m: `${run.id}_base,${run.id}_${checkpoint.name}` })}
+                      >
+                        <Glyph name="chat" /> Chat
+                      </a>
+                    ) : null}
                     {checkpoint.whole ? (
                       <button type="button" onClick={() => void evaluate(checkpoint.name)}>
                         <Glyph name="play" /> Evaluate

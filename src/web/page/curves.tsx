@@ -1,12 +1,13 @@
 import { useMemo, useState } from "preact/hooks";
 import type { RunSummary } from "../api.ts";
 import { Chart, type Line } from "./chart.tsx";
-import type { Curves, RunCurves, Series } from "./curves-data.ts";
+import { type Curves, type RunCurves, useFineCurves } from "./curves-data.ts";
 import { count, duration } from "./format.ts";
 import { type ChartOf, groupsOf, plainName } from "./groups.ts";
 import { useKeys } from "./keys.tsx";
 import { Empty, IconButton, Pending, Segments } from "./parts.tsx";
 import { setQuery, useRoute } from "./route.ts";
+import { examplesAt, type Series } from "./series.ts";
 import { keptStore, useStore } from "./store.ts";
 
 type Axis = "step" | "time" | "examples";
@@ -28,10 +29,30 @@ export interface Shown {
   readonly colour: number;
 }
 
-function xOf(series: Series, axis: Axis): readonly number[] {
+/** Rows say the examples trained on so far under this name. */
+const EXAMPLES = "examples";
+
+/** The steps between two places of an axis, as this run has them. */
+function stepsOf(
+  curves: RunCurves,
+  axis: Axis,
+  [from, to]: readonly [number, number],
+): [number, number] | null {
+  if (axis === "step") return [from, to];
+  const longest = [...curves.series.values()].sort((a, b) => b.step.length - a.step.length)[0];
+  const x = longest && xOf(longest, axis, curves);
+  if (x === undefined) return null;
+  const begin = x.findIndex((value) => value >= from);
+  const end = x.findLastIndex((value) => value <= to);
+  return begin < 0 || end < begin ? null : [longest!.step[begin]!, longest!.step[end]!];
+}
+
+/** Undefined: the run does not count its examples. */
+function xOf(series: Series, axis: Axis, curves: RunCurves): readonly number[] | undefined {
   if (axis === "time") return series.time;
   if (axis === "step") return series.step;
-  return series.examples.map((value, index) => value ?? series.step[index]!);
+  const examples = curves.series.get(EXAMPLES);
+  return examples && series.step.map((step) => examplesAt(examples, step));
 }
 
 /** One run: a colour for each metric. Several: a colour for each run, evaluations dashed. */
@@ -43,12 +64,14 @@ function linesOf(chart: ChartOf, shown: readonly Shown[], runs: ReadonlyMap<stri
     chart.metrics.forEach((metric, index) => {
       const series = curves.series.get(metric);
       if (series === undefined) return;
+      const x = xOf(series, axis, curves);
+      if (x === undefined) return;
       const spread = index === 0 && chart.spread !== undefined ? curves.series.get(chart.spread) : undefined;
       lines.push({
         label:
           shown.length === 1 ? metric : index === 0 ? run.name : metric.startsWith("eval/") ? "eval" : metric,
         colour: shown.length > 1 ? colour : index,
-        x: xOf(series, axis),
+        x,
         y: series.value,
         style: metric.startsWith("eval/") ? "points" : "line",
         ...(spread !== undefined && spread.value.length === series.value.length && shown.length === 1
@@ -60,7 +83,7 @@ function linesOf(chart: ChartOf, shown: readonly Shown[], runs: ReadonlyMap<stri
   return lines;
 }
 
-export function CurvesTab({ shown, curves }: { shown: readonly Shown[]; curves: Curves }) {
+export function CurvesTab({ shown, curves: whole }: { shown: readonly Shown[]; curves: Curves }) {
   const { query } = useRoute();
   const [grown, setGrown] = useState<string | null>(null);
   const pinned = useStore(favourites);
@@ -69,22 +92,23 @@ export function CurvesTab({ shown, curves }: { shown: readonly Shown[]; curves: 
   const log = query.log === "1";
   const search = query.metric ?? "";
   const zoom = zoomOf(query.zoom);
+  const first = whole.runs.values().next().value;
+  const curves = useFineCurves(whole, zoom && first ? stepsOf(first, axis, zoom) : null);
   const names = useMemo(() => {
     const all = new Set<string>();
     for (const run of curves.runs.values()) for (const name of run.series.keys()) all.add(name);
     return [...all];
   }, [curves]);
   const groups = useMemo(
-    () => groupsOf(names, search, shown.length > 1),
+    () =>
+      groupsOf(
+        names.filter((name) => name !== EXAMPLES),
+        search,
+        shown.length > 1,
+      ),
     [names.join(), search, shown.length > 1],
   );
-  const hasExamples = useMemo(
-    () =>
-      [...curves.runs.values()].some((run) =>
-        [...run.series.values()].some((s) => s.examples.some((v) => v !== null)),
-      ),
-    [curves],
-  );
+  const hasExamples = names.includes(EXAMPLES);
   const setZoom = (range: readonly [number, number] | null) =>
     setQuery({ zoom: range === null ? null : range.map((x) => Number(x.toPrecision(6))).join("~") });
   const setSmooth = (value: number) =>

@@ -1,11 +1,11 @@
 import { useMemo } from "preact/hooks";
-import type { DiversityPoint, DiversityReport, RunSummary } from "../api.ts";
+import type { DiversityPoint, DiversityReport } from "../api.ts";
 import { Chart, type Line } from "./chart.tsx";
 import { queryOf, runPath, useAnswer } from "./client.ts";
-import type { Curves } from "./curves-data.ts";
 import { count, figure, percent } from "./format.ts";
 import { Empty, Glyph, Pending } from "./parts.tsx";
 import { hashOf } from "./route.ts";
+import type { TabProps } from "./run.tsx";
 import { Visible } from "./tokens.tsx";
 
 const STEPS = 60;
@@ -57,9 +57,9 @@ export function findingsOf(points: readonly DiversityPoint[], reward: readonly (
 }
 
 /** How different the completions are, and whether one template has taken over. */
-export function HealthTab({ run, curves }: { run: RunSummary; curves: Curves }) {
+export function HealthTab({ run, curves, rollouts }: TabProps) {
   const { data, error, again } = useAnswer<DiversityReport>(
-    runPath(run.id, `/diversity${queryOf({ table: "train", steps: STEPS })}`),
+    rollouts !== true ? null : runPath(run.id, `/diversity${queryOf({ table: "train", steps: STEPS })}`),
     Math.floor(run.step / 10),
   );
   const reward = curves.runs.get(run.id)?.series.get("train/reward_mean");
@@ -71,8 +71,8 @@ export function HealthTab({ run, curves }: { run: RunSummary; curves: Curves }) 
         : [{ label: "reward", colour: 2, x: reward.step, y: reward.value, style: "line" }],
     [curves],
   );
-  if (data === null) return <Pending error={error} again={again} />;
-  if (data.points.length === 0)
+  if (rollouts !== false && data === null) return <Pending error={error} again={again} />;
+  if (data === null || data.points.length === 0)
     return (
       <Empty title="Nothing to compare yet">
         <p>Diversity is measured on the rollouts that a run keeps; this one has none.</p>

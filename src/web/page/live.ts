@@ -68,7 +68,7 @@ function connect(runs: string): void {
     });
   on("hello", () => {
     // What was missed while there was no connection.
-    if (connection.get() !== "live") void loadRuns();
+    void loadRuns();
     connection.set("live");
   });
   on("runs", ({ changed, gone }) => merge(changed, gone));

@@ -2,11 +2,11 @@ import { useMemo, useState } from "preact/hooks";
 import type { RewardReport, RunSummary } from "../api.ts";
 import { Chart, type Line } from "./chart.tsx";
 import { queryOf, runPath, useAnswer } from "./client.ts";
-import type { Curves } from "./curves-data.ts";
 import { count, figure, percent } from "./format.ts";
 import { Distribution } from "./judge.tsx";
 import { Empty, Pending, Segments } from "./parts.tsx";
 import { go } from "./route.ts";
+import type { TabProps } from "./run.tsx";
 
 type Form = "lines" | "stacked";
 const stepText = (x: number) => (Number.isInteger(x) ? count(x) : "");
@@ -14,12 +14,12 @@ const stepText = (x: number) => (Number.isInteger(x) ? count(x) : "");
 const STEPS = 60;
 
 /** What the reward is made of, and how it is distributed, from the first step to the last. */
-export function RewardsTab({ run, curves }: { run: RunSummary; curves: Curves }) {
+export function RewardsTab({ run, curves, rollouts }: TabProps) {
   const [form, setForm] = useState<Form>("lines");
   const [smooth, setSmooth] = useState(0.6);
   // Every ten steps of a live run are worth another reading of its rollouts.
   const { data, error, again } = useAnswer<RewardReport>(
-    runPath(run.id, `/rewards${queryOf({ steps: STEPS })}`),
+    rollouts !== true ? null : runPath(run.id, `/rewards${queryOf({ steps: STEPS })}`),
     Math.floor(run.step / 10),
   );
   const series = curves.runs.get(run.id)?.series;
@@ -51,8 +51,8 @@ export function RewardsTab({ run, curves }: { run: RunSummary; curves: Curves })
   }, [data]);
   const lines = parts.length > 0 ? parts : measured;
 
-  if (data === null) return <Pending error={error} again={again} />;
-  if (data.points.length === 0 && lines.length === 0)
+  if (rollouts !== false && data === null) return <Pending error={error} again={again} />;
+  if (data === null || data.points.length === 0)
     return (
       <Empty title="No rewards yet">
         <p>This run has no rollouts: it does not train on rewards, or its first step is not done.</p>

@@ -106,7 +106,7 @@ export function RolloutPanel({ run, id, table }: PanelProps) {
 
       <div class="panel pad stack">
         <div class="toolbar">
-          <h2>Completion {rollout.rollout_index + 1}</h2>
+          <h2>Completion #{rollout.rollout_index + 1}</h2>
           <Marks rollout={rollout} />
           <span class="push" />
           {rollout.tokens_of === null ? null : (
@@ -189,7 +189,7 @@ function Member({ member, chosen, side, shade, onOpen }: MemberProps) {
   return (
     <article class={`member${chosen ? " chosen" : ""}${sign}`}>
       <button type="button" class="plain" aria-pressed={chosen} onClick={onOpen}>
-        <span class="num">{member.rollout_index + 1}</span>
+        <span class="num">#{member.rollout_index + 1}</span>
         <b class="num">{figure(member.reward, 3)}</b>
         {member.advantage === null ? null : (
           <span class="num advantage-text">{signed(member.advantage)}</span>

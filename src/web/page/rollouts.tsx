@@ -1,6 +1,6 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import type { RolloutPage, RolloutRowLight, RolloutTable, RunDetail, RunSummary } from "../api.ts";
-import { type Answer, ask, queryOf, runPath } from "./client.ts";
+import type { RolloutPage, RolloutRowLight, RolloutTable, RunSummary } from "../api.ts";
+import { ask, queryOf, runPath } from "./client.ts";
 import { count, figure, percent, signed } from "./format.ts";
 import { useKeys } from "./keys.tsx";
 import { rolloutCounts } from "./live.ts";
@@ -42,7 +42,7 @@ interface Loaded {
 }
 
 /** The rows that match, loaded as far as one has scrolled. */
-function useRollouts(id: string, filters: Query, round: number) {
+function useRollouts(id: string, filters: Query, round: string, there: boolean) {
   const path = (offset: number, upto?: number) =>
     runPath(id, `/rollouts${queryOf({ ...filters, offset, limit: PAGE, upto })}`);
   const key = path(0);
@@ -51,10 +51,10 @@ function useRollouts(id: string, filters: Query, round: number) {
   const [loading, setLoading] = useState(true);
   const more = useRef(false);
   useEffect(() => {
+    if (!there) return;
     const stop = new AbortController();
     setLoading(true);
     more.current = false;
-    performance.mark("rollouts-asked");
     ask<RolloutPage>(key, { signal: stop.signal }).then(
       (first) => {
         setLoaded({ filters: key, rows: first.rows, first });
@@ -90,16 +90,22 @@ export const idOf = (row: RolloutRowLight): string => (row.mode === "" ? row.key
 
 interface TabProps {
   readonly run: RunSummary;
-  readonly detail: Answer<RunDetail>;
+  /** Whether the run keeps any; null: not known yet. */
+  readonly rollouts: boolean | null;
   /** KEY or KEY.MODE. */
   readonly selected: string | null;
 }
 
-export function RolloutsTab({ run, detail, selected }: TabProps) {
+export function RolloutsTab({ run, rollouts, selected }: TabProps) {
   const { query } = useRoute();
   const filters = useMemo(() => filtersOf(query), [JSON.stringify(filtersOf(query))]);
   const [round, setRound] = useState(0);
-  const { loaded, error, loading, loadMore } = useRollouts(run.id, filters, round);
+  const { loaded, error, loading, loadMore } = useRollouts(
+    run.id,
+    filters,
+    `${round} ${rollouts}`,
+    rollouts !== false,
+  );
   const search = useRef<HTMLInputElement>(null);
   const now = useStore(rolloutCounts)[run.id];
   const table: RolloutTable = query.table === "eval" ? "eval" : "train";
@@ -118,11 +124,11 @@ export function RolloutsTab({ run, detail, selected }: TabProps) {
     Escape: () => go(["run", run.id, "rollouts"], query),
   });
 
-  if (loaded !== null && loaded.first.all === 0 && Object.keys(filters).length === 0)
+  if (rollouts === false || (loaded?.first.all === 0 && Object.keys(filters).length === 0))
     return (
       <Empty title="No rollouts yet">
         <p>
-          {detail.data?.rollouts === null && run.state !== "live"
+          {run.state !== "live"
             ? "This run kept none: it was trained with --save_rollouts false, or its recipe draws no completions."
             : "They are written with the steps of the run and show up here by themselves."}
         </p>
@@ -434,7 +440,8 @@ function Filters({ query, page, search }: FilterProps) {
   );
 }
 
-const extentText = (value: number | undefined): string => (value === undefined ? "" : figure(value, 3));
+const extentText = (value: number | undefined): string =>
+  value === undefined ? "" : Number.isInteger(value) ? String(value) : figure(value, 2);
 
 interface TypedProps {
   readonly name: string;
@@ -451,15 +458,22 @@ function Typed({ name, label, placeholder, query, type = "text", field, class: e
   const timer = useRef<ReturnType<typeof setTimeout>>();
   const own = useRef<HTMLInputElement>(null);
   const box = field ?? own;
+  const taken = useRef(query[name] ?? "");
   useEffect(() => {
-    const element = box.current;
-    if (element && document.activeElement !== element) element.value = query[name] ?? "";
+    const now = query[name] ?? "";
+    // Another view was chosen while this was typed in.
+    if (box.current && now !== taken.current) box.current.value = now;
+    taken.current = now;
+    return () => clearTimeout(timer.current);
   }, [query[name]]);
   const take = () => {
     clearTimeout(timer.current);
-    const text = box.current!.value.trim();
+    // A field that goes away with the focus says for the last time that it has changed.
+    const text = box.current?.value.trim();
+    if (text === undefined || text === taken.current) return;
     // A number that is not one yet ("-") is not asked for.
     if (type === "text" && text !== "" && !Number.isFinite(Number(text))) return;
+    taken.current = text;
     setQuery({ [name]: text });
   };
   return (

@@ -8,7 +8,7 @@ import { type Curves, useCurves } from "./curves-data.ts";
 import { dateTime, duration, figure, signed } from "./format.ts";
 import { HealthTab } from "./health.tsx";
 import { useKeys } from "./keys.tsx";
-import { runList } from "./live.ts";
+import { rolloutCounts, runList } from "./live.ts";
 import { Glyph, Pending, Progress, StateDot, StateTag } from "./parts.tsx";
 import { RewardsTab } from "./rewards.tsx";
 import { RolloutsTab } from "./rollouts.tsx";
@@ -29,13 +29,25 @@ const TABS = [
 /** Views that the query's comparison belongs to. */
 const KEPT = ["vs"];
 
+/** What views on a run's rollouts are given. */
+export interface TabProps {
+  readonly run: RunSummary;
+  readonly curves: Curves;
+  /** Whether it keeps any; null: not known yet. */
+  readonly rollouts: boolean | null;
+}
+
 export function RunView({ id, tab, rest }: { id: string; tab: string; rest: readonly string[] }) {
   const list = useStore(runList);
+  const rolloutTables = useStore(rolloutCounts);
   const { query } = useRoute();
   const summary = list?.runs.find((run) => run.id === id);
   // What the summary does not tell changes when checkpoints do, which is rare: by the tens of steps.
   const fresh = `${summary?.state} ${Math.floor((summary?.step ?? 0) / 10)}`;
   const detail = useAnswer<RunDetail>(runPath(id), fresh);
+  // null: not known yet whether it keeps rollouts.
+  const rollouts =
+    rolloutTables[id] !== undefined || detail.data?.rollouts ? true : detail.data === null ? null : false;
   const versus = (query.vs ?? "").split(",").filter((each) => each !== "" && each !== id);
   const ids = [id, ...versus];
   const curves = useCurves(ids);
@@ -82,9 +94,9 @@ export function RunView({ id, tab, rest }: { id: string; tab: string; rest: read
       {run.problem === null ? null : <div class="notice warn">{run.problem}</div>}
       {detail.data?.error ? <div class="notice error">{detail.data.error}</div> : null}
       {tab === "curves" ? <CurvesTab shown={shown} curves={curves} /> : null}
-      {tab === "rewards" ? <RewardsTab run={run} curves={curves} /> : null}
-      {tab === "rollouts" ? <RolloutsTab run={run} detail={detail} selected={rest[0] ?? null} /> : null}
-      {tab === "health" ? <HealthTab run={run} curves={curves} /> : null}
+      {tab === "rewards" ? <RewardsTab run={run} curves={curves} rollouts={rollouts} /> : null}
+      {tab === "rollouts" ? <RolloutsTab run={run} rollouts={rollouts} selected={rest[0] ?? null} /> : null}
+      {tab === "health" ? <HealthTab run={run} curves={curves} rollouts={rollouts} /> : null}
       {tab === "system" ? <SystemTab run={run} curves={curves} detail={detail.data} /> : null}
       {tab === "config" ? <ConfigTab detail={detail} shown={shown} /> : null}
       {tab === "checkpoints" ? <CheckpointsTab run={run} detail={detail} /> : null}

@@ -87,9 +87,8 @@ async function onPage(options: ChatOptions, given: ReadonlyMap<string, string>):
   const models = await wantedModels(options);
   const { host, port, no_open, autoload } = options;
   const { showPage } = await import("./serve.ts");
-  const { chatRoutes } = await import("../web/chat-routes.ts");
-  const parts = [chatRoutes({ engine: engineOf(options), models, autoload, defaults: settingsOf(options) })];
+  const chat = { engine: engineOf(options), models, autoload, defaults: settingsOf(options) };
   const program = programArgv(Bun.main);
-  await showPage({ host, port, folders: RUN_ROOTS, program, parts }, { no_open, json: false, view: "#/chat" });
+  await showPage({ host, port, folders: RUN_ROOTS, program, chat }, { no_open, json: false, view: "#/chat" });
   return 0;
 }

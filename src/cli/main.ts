@@ -76,16 +76,16 @@ async function main(argv: readonly string[]): Promise<number> {
     (await import("./engine.ts")).engine();
     return -1;
   }
+  if (argv[0] === CHAT_COMMAND) {
+    (await import("./chat-process.ts")).chatProcess();
+    return -1;
+  }
   if (argv[0] === DATA_COMMAND) {
     (await import("../web/data-process.ts")).serveData();
     return -1;
   }
   if (argv[0] === UI_COMMAND) {
     (await import("./ui.ts")).serveTraining();
-    return -1;
-  }
-  if (argv[0] === CHAT_COMMAND) {
-    (await import("./chat-process.ts")).chatProcess();
     return -1;
   }
   // Until the command is known only its position is: the first word, or after --help.

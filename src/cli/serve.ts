@@ -5,7 +5,6 @@ import { type ServeOptions, serveSchema } from "../config/schema-serve.ts";
 import { UsageError } from "../core/errors.ts";
 import { isRun, RUN_ROOTS } from "../report/runs.ts";
 import { programArgv } from "../run/engine-process.ts";
-import { chatRoutes } from "../web/chat-routes.ts";
 import { type ServeOptions as PageOptions, servePage } from "../web/serve.ts";
 import { openBrowser } from "./browser.ts";
 import { chatDefaults, engineOf } from "./chat-models.ts";
@@ -31,9 +30,9 @@ export const command: Command = {
     given.delete(JSON_FLAG.name);
     const options = resolveOptions<ServeOptions>(serveSchema, given, "serve");
     const { host, port, no_open } = options;
-    const parts = [chatRoutes({ engine: engineOf(options), models: [], autoload: false, defaults: chatDefaults() })];
+    const chat = { engine: engineOf(options), models: [], autoload: false, defaults: chatDefaults() };
     await showPage(
-      { host, port, folders: foldersOf(args[0]), program: programArgv(Bun.main), parts },
+      { host, port, folders: foldersOf(args[0]), program: programArgv(Bun.main), chat },
       { no_open, json },
     );
     return 0;

@@ -7,7 +7,6 @@ import { type ServeOptions as ServeFlags, serveSchema } from "../config/schema-s
 import { errorLine } from "../core/errors.ts";
 import { UI_COMMAND } from "../core/version.ts";
 import { programArgv } from "../run/engine-process.ts";
-import { chatRoutes } from "../web/chat-routes.ts";
 import { servePage } from "../web/serve.ts";
 import type { RunningServer } from "../web/server.ts";
 import { chatDefaults, engineOf } from "./chat-models.ts";
@@ -67,8 +66,8 @@ export function serveTraining(): void {
   process.once("message", ({ folders }: StartMessage) => {
     try {
       const options = resolveOptions<ServeFlags>(serveSchema, new Map(), "serve");
-      const parts = [chatRoutes({ engine: engineOf(options), models: [], autoload: false, defaults: chatDefaults() })];
-      server = servePage({ host: "127.0.0.1", port: null, folders, program: programArgv(Bun.main), parts });
+      const chat = { engine: engineOf(options), models: [], autoload: false, defaults: chatDefaults() };
+      server = servePage({ host: "127.0.0.1", port: null, folders, program: programArgv(Bun.main), chat });
       tell({ address: server.address });
     } catch (error) {
       tell({ error: errorLine(error).slice("rlv: error: ".length) });

@@ -1,5 +1,6 @@
+import { type ChatRoutesOptions, chatRoutes } from "./chat-routes.ts";
 import { CheckpointRemoval } from "./checkpoints.ts";
-import type { Register, WebContext } from "./context.ts";
+import type { WebContext } from "./context.ts";
 import { DataClient } from "./data-process.ts";
 import { Jobs } from "./jobs.ts";
 import { Live } from "./live.ts";
@@ -13,8 +14,8 @@ export interface ServeOptions extends ServerOptions {
   readonly folders: readonly string[];
   /** How this program is started again: the words before its command. */
   readonly program: readonly string[];
-  /** What others add to the server. */
-  readonly parts?: readonly Register[];
+  /** Without it nobody is talked to. */
+  readonly chat?: ChatRoutesOptions;
 }
 
 /** The page with all it needs; `stop` ends what it started. */
@@ -31,7 +32,7 @@ export function servePage(options: ServeOptions): RunningServer {
     runs: () => roots.runs(),
     onClose: (action) => closing.push(action),
   };
-  for (const register of options.parts ?? []) register(router, context);
+  if (options.chat) chatRoutes(options.chat)(router, context);
   // A port that is taken is found out before anything is started.
   const server = startServer(options, router);
   const data = new DataClient(options.program, roots.folders, (event, run, json) =>

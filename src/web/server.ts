@@ -25,7 +25,7 @@ const PORTS_TRIED = 20;
 export const BODY_LIMIT = 1 << 20;
 /** Seconds in which a client must go on with its request, or with reading its answer. */
 const IDLE_S = 30;
-/** Seconds for an answer to a POST; the most that Bun allows. */
+/** Seconds for an answer; the most that Bun allows. */
 const ANSWER_S = 255;
 
 /**
@@ -59,9 +59,9 @@ export function startServer(options: ServerOptions, router: Router): RunningServ
     if (request.method === "POST") {
       if (!actions.take()) throw new HttpError(429, "too many requests, wait a moment");
       body = await bodyOf(request, BODY_LIMIT);
-      // From here on it is the server that takes its time: a model may have to be opened.
-      server.timeout(request, ANSWER_S);
     }
+    // From here on it is the server that takes its time: a model may have to be opened.
+    server.timeout(request, ANSWER_S);
     const response = await found.handler({ request, query: url.searchParams, params: found.params, body });
     if (response.headers.get("content-type") === "text/event-stream") server.timeout(request, 0);
     if (given !== null) response.headers.set("set-cookie", guard.setCookie);
@@ -146,6 +146,8 @@ function listen({ host, port }: ServerOptions, fetch: Fetch): Bun.Server<undefin
         port: wanted,
         fetch,
         development: false,
+        // Bun shares ports between processes unless it is told not to, outside of development.
+        reusePort: false,
         idleTimeout: IDLE_S,
         // Above ours: what is over ours is answered with 413, and what is over this one cut off.
         maxRequestBodySize: 4 * BODY_LIMIT,

@@ -1,7 +1,6 @@
 import { cpSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { writeCheckpoint } from "../../src/io/checkpoint-folder.ts";
-import { chatRoutes } from "../../src/web/chat-routes.ts";
 import { servePage } from "../../src/web/serve.ts";
 import { writeChatAdapter, writeChatModel } from "../run/chat-world.ts";
 
@@ -32,7 +31,7 @@ export function chatWorld(folder: string) {
 export function serveChat(world: ReturnType<typeof chatWorld>, autoload = false) {
   const server = servePage({
     ...{ host: "127.0.0.1", port: 0, folders: [world.runs], program },
-    parts: [chatRoutes({
+    chat: {
       engine: { device: "cpu", threads: 1, dtype: "float32", max_length: 8192 },
       models: [
         { label: "plain", model: world.model, adapter: null },
@@ -43,7 +42,7 @@ export function serveChat(world: ReturnType<typeof chatWorld>, autoload = false)
         ...{ temperature: 1, top_p: 1, top_k: 0, min_p: 0, max_new_tokens: 24, seed: 7 },
         ...{ system: null, thinking: null },
       },
-    })],
+    },
   });
   const base = `http://127.0.0.1:${server.port}`;
   const ask = (path: string, body?: unknown, headers: Record<string, string> = {}) =>

@@ -347,7 +347,8 @@ function Composer({
       <textarea
         ref={input}
         aria-label="message"
-        placeholder="Message (Enter sends, Shift+Enter breaks the line)"
+        placeholder="Message"
+        title="Enter sends, Shift+Enter breaks the line"
         value={text}
         rows={Math.max(1, Math.min(10, text.split("\n").length))}
         onInput={(event) => setText(event.currentTarget.value)}

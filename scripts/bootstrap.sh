@@ -80,7 +80,7 @@ build_native() {
 # The bundled page is older than a source of it, the packages it contains or its builder.
 web_stale() {
   [ -f "$root/build/web/content.json" ] || return 0
-  [ -n "$(find "$root/src/web/page" "$root/src/web/api.ts" "$root/package-lock.json" "$root/scripts/build-web.ts" \
+  [ -n "$(find "$root/src/web" "$root/package-lock.json" "$root/scripts/build-web.ts" \
     -newer "$root/build/web/content.json" -print 2>/dev/null | head -n 1)" ]
 }
 

@@ -468,6 +468,7 @@ describe.skipIf(chromium === null)("the page", () => {
       const [first, ...others] = list.split(",");
       await page.open(new URL(`/#/run/${first}/curves?vs=${others.join()}`, large.address).href);
       await page.until(`${countOf("[data-chart=loss] .legend .key")} === 50`, "every run has its curve");
+      await page.value("document.querySelector('[data-chart=loss]').scrollIntoView()");
       // One frame that scrolls and moves the cursor over the curves.
       const frame = await best(5, async () => {
         await page.hover("[data-chart=loss] .u-over");

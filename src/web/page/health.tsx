@@ -108,11 +108,7 @@ export function HealthTab({ run, curves, rollouts }: TabProps) {
         </div>
       ))}
       <dl class="panel figures">
-        <Share
-          name="different"
-          value={last.unique}
-          help="distinct texts among the step's completions"
-        />
+        <Share name="different" value={last.unique} help="distinct texts among the step's completions" />
         <Share
           name="shared words"
           value={last.jaccard}

@@ -55,7 +55,7 @@ export function RolloutPanel({ run, id, table }: PanelProps) {
       aria-label={`rollout ${rollout.rollout_index + 1} of prompt ${rollout.prompt_index} at step ${rollout.step}`}
     >
       <div class="panel pad stack">
-        <div class="toolbar">
+        <div class="toolbar where">
           <button type="button" class="back" onClick={() => go(["run", run.id, "rollouts"], query)}>
             <Glyph name="left" /> List
           </button>
@@ -64,7 +64,6 @@ export function RolloutPanel({ run, id, table }: PanelProps) {
             <span class="num">{rollout.prompt_index}</span>
             {rollout.mode === "" ? "" : ` · ${rollout.mode}`}
           </h3>
-          <span class="push" />
           <IconButton name="left" label="Group before" onClick={() => neighbour(data.previous)} />
           <IconButton name="right" label="Group after" onClick={() => neighbour(data.next)} />
           <IconButton name="copy" label="Copy as JSON (c)" onClick={copy} />

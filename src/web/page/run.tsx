@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { DiversityReport, RunDetail, RunSummary } from "../api.ts";
 import { CheckpointsTab } from "./checkpoints.tsx";
 import { queryOf, runPath, useAnswer } from "./client.ts";
@@ -79,12 +79,19 @@ export function RunView({ id, tab, rest }: { id: string; tab: string; rest: read
     };
   }, [run?.name]);
 
+  // A narrow screen shows some of the tabs.
+  const tabs = useRef<HTMLElement>(null);
+  useEffect(() => {
+    const current = tabs.current?.querySelector<HTMLElement>("[aria-current]");
+    if (tabs.current && current) tabs.current.scrollLeft = current.offsetLeft - 60;
+  }, [tab, run === undefined || run === null]);
+
   if (!run) return <Pending error={detail.error} again={detail.again} />;
   return (
     <div class={`stack run of-${tab}`}>
       <Head run={run} detail={detail.data} curves={curves} collapsed={collapsed} />
       <div class="tabs-row">
-        <nav class="tabs" aria-label="of this run">
+        <nav class="tabs" aria-label="of this run" ref={tabs}>
           {TABS.map(([to, name], index) => (
             <a
               key={to}
@@ -216,8 +223,9 @@ function Comparison({ id, shown }: { id: string; shown: readonly Shown[] }) {
     .slice(0, 60);
   return (
     <div class="comparison">
-      {shown.length > 1
-        ? shown.map(({ run, colour }, index) => (
+      {shown.length > 1 ? (
+        <div class="chips">
+          {shown.map(({ run, colour }, index) => (
             <span class="tag chip" key={run.id}>
               <i class={`swatch s${(colour % 8) + 1} line`} />
               {run.name}
@@ -232,8 +240,9 @@ function Comparison({ id, shown }: { id: string; shown: readonly Shown[] }) {
                 </button>
               )}
             </span>
-          ))
-        : null}
+          ))}
+        </div>
+      ) : null}
       <span class="popover">
         <button type="button" aria-expanded={open} onClick={() => setOpen(!open)}>
           <Glyph name="plus" /> Compare with

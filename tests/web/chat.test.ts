@@ -135,6 +135,28 @@ describe.skipIf(chromium === null)("the chat page", () => {
     await page.view({ width: 1300, height: 860 });
   }, 90_000);
 
+  test("a model with retain and forget adapters has sliders for their scales", async () => {
+    await page.open(`${chat.base}/#/chat?m=given-2`);
+    await page.value("location.reload()");
+    await until("document.querySelectorAll('.head').length === 1 && document.querySelector('.head .link')");
+    await page.click(".head .link");
+    await until("document.querySelectorAll('.scales input').length === 2");
+    await send("hello");
+    await until(`${replies}.length === 1 && ${settled}`);
+    const before = await text(".reply > .text");
+    await page.value(`(() => {
+      const input = document.querySelectorAll('.scales input')[1];
+      input.value = 0;
+      input.dispatchEvent(new Event('input', { bubbles: true }));
+    })()`);
+    await until("document.querySelectorAll('.scales output')[1].textContent === '0'");
+    await page.click(".reply button.icon");
+    await until(
+      `${settled} && document.querySelector('.reply > .text').textContent !== ${JSON.stringify(before)}`,
+    );
+    await page.picture(join(pictures, "chat-scales.png"));
+  }, 90_000);
+
   test("a chat process that dies is told, and the same message works again", async () => {
     // Whoever runs the tests may see what a crash prints.
     const pids = Bun.spawnSync(["pgrep", "-P", String(process.pid), "-f", "__chat"])
@@ -145,7 +167,7 @@ describe.skipIf(chromium === null)("the chat page", () => {
     await page.click(".toolbar > button:last-child");
     await Bun.sleep(300);
     await send("are you there?");
-    await until(`${replies}.length === 2 && ${settled}`);
+    await until(`${replies}.length === 1 && ${settled}`);
     expect(
       await page.value("[...document.querySelectorAll('.reply .notice')].map((n) => n.textContent)"),
     ).toEqual([]);

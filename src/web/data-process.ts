@@ -27,6 +27,7 @@ export interface DataCalls {
   rolloutTables(id: string): unknown;
   rollouts(id: string, query: RolloutQuery): unknown;
   rollout(id: string, key: string, table: RolloutTable, mode: string): unknown;
+  diversity(id: string, table: RolloutTable, steps: number): unknown;
   rewards(id: string, steps: number): unknown;
   compare(a: string, b: string): unknown;
 }

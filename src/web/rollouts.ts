@@ -4,8 +4,11 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { RlvError } from "../core/errors.ts";
 import { columnsOf, identityOf, readRollouts } from "../io/rollouts-reader.ts";
+import { diversity } from "../report/diversity.ts";
 import { rewardReport } from "../report/rewards.ts";
 import type {
+  DiversityPoint,
+  DiversityReport,
   RewardReport,
   RolloutDetail,
   RolloutFull,
@@ -25,6 +28,9 @@ const ROWS_AT_ONCE = 4000;
 /** Texts kept in memory for searching, of one table; beyond it they are read again for every search. */
 const TEXT_LIMIT = 400 << 20;
 const HISTOGRAM_PARTS = 32;
+/** Completions whose diversity is measured together. */
+const MOST_COMPARED = 128;
+const LEAST_COMPARED = 32;
 const PREVIEW = { prompt: 240, completion: 480 };
 /** Of what is shown of a long completion, before the text that was searched. */
 const BEFORE_MATCH = 120;
@@ -38,6 +44,13 @@ interface TableState {
   textRows: number;
   textBytes: number;
   search: { needle: string; found: Uint8Array } | null;
+  /** By step. */
+  readonly diversity: Map<number, DiversityAt>;
+}
+
+interface DiversityAt {
+  readonly point: DiversityPoint;
+  readonly template: string | null;
 }
 
 /** Texts of the rows from..to; null: not kept, read again when they are needed. */
@@ -53,6 +66,7 @@ const emptyTable = (): TableState => ({
   textRows: 0,
   textBytes: 0,
   search: null,
+  diversity: new Map(),
 });
 
 export class RunRollouts {
@@ -261,6 +275,53 @@ export class RunRollouts {
     return this.#read((db) => rewardReport(db, steps));
   }
 
+  /**
+   * How different the completions of a step are, at `steps` of the table's steps (of the mode ""). A step of few
+   * completions is measured with those before it.
+   */
+  async diversity(table: RolloutTable, steps: number): Promise<DiversityReport> {
+    await this.#refresh();
+    const state = this.#tables[table];
+    const chosen = spread(state.index.steps(table === "eval" ? "" : null), steps);
+    let template: string | null = null;
+    const points: DiversityPoint[] = [];
+    for (const step of chosen) {
+      let known = state.diversity.get(step);
+      // The last step may still be written.
+      if (known === undefined || step === chosen.at(-1)) {
+        known = this.#diversityAt(table, step);
+        state.diversity.set(step, known);
+        await turn();
+      }
+      points.push(known.point);
+      template = known.template;
+    }
+    return { points, template };
+  }
+
+  #diversityAt(table: RolloutTable, step: number): DiversityAt {
+    const mode = table === "eval" ? "AND mode = ''" : "";
+    const select = `SELECT prompt_index, completion FROM ${TABLES[table]} WHERE`;
+    const rows = this.#read((db) => {
+      const own = db.query(`${select} step = ? ${mode} LIMIT ${MOST_COMPARED}`).values(step);
+      if (own.length >= LEAST_COMPARED) return own;
+      return db.query(`${select} step <= ? ${mode} ORDER BY step DESC LIMIT ${LEAST_COMPARED}`).values(step);
+    }) as [number, string][];
+    const found = diversity(rows.map(([prompt, text]) => ({ text, prompt })));
+    return {
+      point: {
+        step,
+        completions: found.completions,
+        unique: found.unique_share,
+        jaccard: found.jaccard,
+        template: found.template_share,
+        degenerate: found.degenerate,
+        reasons: found.reasons,
+      },
+      template: found.template,
+    };
+  }
+
   /** A rollout by its key, with its group. */
   detail(table: RolloutTable, mode: string, key: RolloutKey): RolloutDetail {
     const name = TABLES[table];
@@ -317,6 +378,12 @@ export function parseKey(text: string): RolloutKey {
   if (parts === undefined) throw new HttpError(404, "no such rollout");
   const [step, epoch, prompt_index, rollout_index] = parts as [number, number, number, number];
   return { step, epoch, prompt_index, rollout_index };
+}
+
+/** At most `most` of some values in order, evenly spread, the first and the last among them. */
+function spread(values: readonly number[], most: number): number[] {
+  if (values.length <= most) return [...values];
+  return Array.from({ length: most }, (_, i) => values[Math.round((i * (values.length - 1)) / (most - 1))]!);
 }
 
 /** When the training in a folder began: each writes its config anew. */

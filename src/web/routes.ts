@@ -67,6 +67,11 @@ export function addRoutes(router: Router, { data, live, jobs, roots, removal }: 
     const table = choice(query, "table", TABLES, "train");
     return jsonText(await data.ask("rollout", params.run!, params.key!, table, query.get("mode") ?? ""));
   });
+  router.add("GET", "/api/runs/:run/diversity", async ({ params, query }) => {
+    const table = choice(query, "table", TABLES, "train");
+    const steps = wholeNumber(query, "steps", 40, 2, MOST_STEPS);
+    return jsonText(await data.ask("diversity", params.run!, table, steps));
+  });
   router.add("GET", "/api/runs/:run/rewards", async ({ params, query }) => {
     const steps = wholeNumber(query, "steps", 100, 2, MOST_STEPS);
     return jsonText(await data.ask("rewards", params.run!, steps));

@@ -14,6 +14,7 @@ import type {
   ApiError,
   CheckpointInfo,
   ConfigComparison,
+  DiversityReport,
   LogTail,
   MetricRows,
   MetricsAnswer,
@@ -210,6 +211,10 @@ export class RunData {
 
   rollout(id: string, key: string, table: RolloutTable, mode: string): RolloutDetail {
     return this.#rolloutsOf(id).detail(table, mode, parseKey(key));
+  }
+
+  diversity(id: string, table: RolloutTable, steps: number): Promise<DiversityReport> {
+    return this.#rolloutsOf(id).diversity(table, steps);
   }
 
   rewards(id: string, steps: number): RewardReport {

@@ -17,9 +17,11 @@ import { type RolloutRow, RolloutsDb } from "../../src/io/rollouts-db.ts";
 import type {
   ConfigComparison,
   DeleteAnswer,
+  DiversityReport,
   LogTail,
   MetricRows,
   MetricsAnswer,
+  RewardReport,
   RolloutDetail,
   RolloutPage,
   RunDetail,
@@ -287,6 +289,44 @@ test("one rollout with its group: tokens with their log-probabilities, and the g
   expect(evaluated.group.map((each) => [each.mode, each.advantage])).toEqual([["greedy", null]]);
   const table = await site.get<RolloutPage>(`/api/runs/${id}/rollouts?table=eval&mode=`);
   expect(table.rows.map((each) => each.completion)).toEqual(["sampled"]);
+});
+
+test("diversity along the steps, and what rewards were made of", async () => {
+  const { site } = siteOf((root) => {
+    const rows: RolloutRow[] = [];
+    for (let step = 1; step <= 90; step++)
+      for (let i = 0; i < 32; i++) {
+        const own = Array.from(
+          { length: 30 },
+          (_, at) => `w${(step * 7919 + i * 104729 + at * 1299709) % 5000}`,
+        );
+        const completion =
+          step <= 45 ? own.join(" ") : `the same ${step % 2} again and again, as ever before`;
+        rows.push(row(step, i, { completion, components: { style: step / 90, form: i % 2 } }));
+      }
+    // Few at a step: measured with those before it.
+    for (let i = 0; i < 4; i++) rows.push(row(91, i, { completion: "the same once more, as ever before" }));
+    writeRollouts(makeRun(root, "one"), rows);
+    makeRun(root, "none");
+  });
+  const id = await idOf(site, "one");
+  const { points } = await site.get<DiversityReport>(`/api/runs/${id}/diversity?steps=10`);
+  expect(points.map(({ step }) => step)).toEqual([1, 11, 21, 31, 41, 51, 61, 71, 81, 91]);
+  for (const { step, unique, jaccard, degenerate, reasons } of points) {
+    expect([step, degenerate, reasons.length > 0]).toEqual([step, step > 45, step > 45]);
+    if (step <= 45) expect([unique, jaccard < 0.2]).toEqual([1, true]);
+    else expect(unique).toBeLessThan(0.1);
+  }
+  expect(points.at(-1)!.completions).toBe(32);
+  expect((await site.get<DiversityReport>(`/api/runs/${id}/diversity?table=eval`)).points).toEqual([]);
+  const rewards = await site.get<RewardReport>(`/api/runs/${id}/rewards?steps=4`);
+  expect(rewards.points.map(({ step }) => step)).toEqual([1, 31, 61, 91]);
+  const style = rewards.components.indexOf("style");
+  expect(rewards.points[1]!.components[style]).toBeCloseTo(31 / 90, 9);
+  expect(rewards.points[3]!.components[style]).toBeNull();
+  const none = await idOf(site, "none");
+  expect((await site.get<DiversityReport>(`/api/runs/${none}/diversity`)).points).toEqual([]);
+  expect((await site.fetch(`/api/runs/${none}/rewards`)).status).toBe(404);
 });
 
 test("a live run: rows that come are found, rows that a resumed run took back are gone", async () => {

@@ -1,5 +1,6 @@
 import { resolveOptions } from "../config/resolve.ts";
 import { type ChatOptions, chatSchema } from "../config/schema-inference.ts";
+import type { AdapterScales } from "../core/chat.ts";
 import type { ChatEngineOptions } from "../core/chat-process.ts";
 import { UsageError } from "../core/errors.ts";
 import { findModel, requireFolder } from "./files.ts";
@@ -9,6 +10,7 @@ export interface Wanted {
   readonly label: string;
   readonly model: string;
   readonly adapter: string | null;
+  readonly scales: AdapterScales | null;
 }
 
 const list = (names: string) => names.split(",").map((name) => name.trim());
@@ -17,8 +19,12 @@ const list = (names: string) => names.split(",").map((name) => name.trim());
 export async function wantedModels({
   model,
   adapter,
-}: Pick<ChatOptions, "model" | "adapter">): Promise<Wanted[]> {
+  adapter_scales,
+}: Pick<ChatOptions, "model" | "adapter" | "adapter_scales">): Promise<Wanted[]> {
   const { resolveModel } = await import("../recipe/base.ts");
+  const { scalesOf } = await import("../run/open-model.ts");
+  const pair = scalesOf(adapter_scales);
+  const scales = pair && { retain: pair[0], forget: pair[1] };
   const names = list(model);
   const adapters = adapter === null ? [null] : list(adapter);
   if (names.length > 1 && adapter !== null)
@@ -32,7 +38,7 @@ export async function wantedModels({
     const folder = await findModel(name, "model");
     for (const each of adapters) {
       if (each !== null) requireFolder(each, "adapter");
-      wanted.push({ label: each ?? name, ...resolveModel(folder, each) });
+      wanted.push({ label: each ?? name, ...resolveModel(folder, each), scales });
     }
   }
   const twice = wanted.find(({ label }, i) => wanted.findIndex((w) => w.label === label) < i);

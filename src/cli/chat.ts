@@ -63,7 +63,8 @@ export const command: Command = {
       await converse(conversation, {
         save: options.save,
         history: options.history,
-        open: async (name) => open(await wantedModels({ model: name, adapter: null }))[0]!,
+        open: async (name) =>
+          open(await wantedModels({ model: name, adapter: null, adapter_scales: null }))[0]!,
       });
     } finally {
       engine.dispose();

@@ -1,5 +1,5 @@
 /** What the chat process and its parent tell each other, over IPC. */
-import type { ChatModelInfo, ChatReply, ChatToken, ChatTurn, ReplyOptions } from "./chat.ts";
+import type { AdapterScales, ChatModelInfo, ChatReply, ChatToken, ChatTurn, ReplyOptions } from "./chat.ts";
 import type { DeviceName } from "./env.ts";
 
 /** A model that may be chatted with. */
@@ -8,6 +8,8 @@ export interface ChatModelSpec {
   readonly label: string;
   readonly model: string;
   readonly adapter: string | null;
+  /** Of a DualLoRA adapter; absent: as in training. */
+  readonly scales?: AdapterScales | null;
 }
 
 /** How the chat process computes. */

@@ -1,6 +1,7 @@
 /** What the rewards of a run's training rollouts were made of, step by step. Nothing here writes. */
 import type { Database } from "bun:sqlite";
 import { columnsOf } from "../io/rollouts-reader.ts";
+import { someSteps } from "./steps.ts";
 
 /** What a judge said of one criterion in the rollouts of a step. */
 export interface JudgePoint {
@@ -68,15 +69,6 @@ interface JudgeSums {
   readonly probabilities: number[];
 }
 
-/** Steps of the training rollouts, at most `most`, evenly spread, the first and the last among them. */
-export function rewardSteps(db: Database, most: number): number[] {
-  const found = db.query("SELECT DISTINCT step FROM rollouts ORDER BY step").all() as { step: number }[];
-  const steps = found.map(({ step }) => step);
-  if (steps.length <= most) return steps;
-  const at = (index: number) => steps[Math.round((index * (steps.length - 1)) / (most - 1))]!;
-  return [...new Set(Array.from({ length: most }, (_, index) => at(index)))];
-}
-
 /** `db`: rollouts.sqlite of a run. */
 export function rewardReport(db: Database, most: number): RewardReport {
   const columns = columnsOf(db, "rollouts");
@@ -85,7 +77,7 @@ export function rewardReport(db: Database, most: number): RewardReport {
   const rows = db.query(
     `SELECT reward, ${of("components")}, ${of("details")} FROM rollouts WHERE step = ? LIMIT ${ROWS_OF_A_STEP}`,
   );
-  const steps = rewardSteps(db, Math.max(2, most)).map((step) => sumsOf(step, rows.all(step) as Row[]));
+  const steps = someSteps(db, "rollouts", most).map((step) => sumsOf(step, rows.all(step) as Row[]));
   const components = namesOf(steps.map((each) => each.components));
   const judge = namesOf(steps.map((each) => each.judge));
   let [min, max] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];

@@ -106,6 +106,8 @@ export interface MetricSeries {
   /** Steps, and seconds since the run's first row, at the same places. */
   readonly step: readonly number[];
   readonly time: readonly number[];
+  /** Examples trained on so far, at the same places; absent where the run does not count them. */
+  readonly examples?: readonly (number | null)[];
   /** null: NaN or infinite. */
   readonly value: readonly (number | null)[];
   /** How many values it was thinned from; equal to their number if all are here. */
@@ -131,6 +133,8 @@ export interface MetricRow {
   readonly step: number;
   /** Seconds since the run's first row. */
   readonly time: number;
+  /** Examples trained on so far; absent where the run does not count them. */
+  readonly examples?: number;
   readonly metrics: Readonly<Record<string, number | null>>;
 }
 

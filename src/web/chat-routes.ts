@@ -160,7 +160,7 @@ class Chats {
     return events(call, (stream) => {
       this.#busy.add(model);
       const send = <Name extends keyof ReplyEvents>(name: Name, data: ReplyEvents[Name]) =>
-        stream.send(name, JSON.stringify(data));
+        stream.send(name, data);
       let stopped = false;
       let stop = () => {};
       this.#stops.set(id, () => {

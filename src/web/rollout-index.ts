@@ -152,15 +152,6 @@ export class RolloutIndex {
     };
   }
 
-  /** Steps that have rows, of a mode or of any (null), ascending. */
-  steps(mode: string | null): number[] {
-    const code = mode === null ? null : this.#modes.find(mode);
-    const steps = new Set<number>();
-    for (let at = 0; at < this.length; at++)
-      if (code === null || this.#columns.mode[at] === code) steps.add(this.#columns.step[at]!);
-    return [...steps].sort((a, b) => a - b);
-  }
-
   /** How many rows are not beyond a row number. */
   upto(rowid: number): number {
     let [low, high] = [0, this.length];

@@ -4,7 +4,7 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { RlvError } from "../core/errors.ts";
 import { columnsOf, identityOf, readRollouts } from "../io/rollouts-reader.ts";
-import { diversity } from "../report/diversity.ts";
+import { type DiversityStep, diversityOfStep, diversitySteps } from "../report/diversity-steps.ts";
 import { rewardReport } from "../report/rewards.ts";
 import type {
   DiversityPoint,
@@ -28,9 +28,6 @@ const ROWS_AT_ONCE = 4000;
 /** Texts kept in memory for searching, of one table; beyond it they are read again for every search. */
 const TEXT_LIMIT = 400 << 20;
 const HISTOGRAM_PARTS = 32;
-/** Completions whose diversity is measured together. */
-const MOST_COMPARED = 128;
-const LEAST_COMPARED = 32;
 const PREVIEW = { prompt: 240, completion: 480 };
 /** Of what is shown of a long completion, before the text that was searched. */
 const BEFORE_MATCH = 120;
@@ -44,13 +41,8 @@ interface TableState {
   textRows: number;
   textBytes: number;
   search: { needle: string; found: Uint8Array } | null;
-  /** By step. */
-  readonly diversity: Map<number, DiversityAt>;
-}
-
-interface DiversityAt {
-  readonly point: DiversityPoint;
-  readonly template: string | null;
+  /** By step and number of its rows. */
+  readonly diversity: Map<string, DiversityStep>;
 }
 
 /** Texts of the rows from..to; null: not kept, read again when they are needed. */
@@ -269,57 +261,33 @@ export class RunRollouts {
     });
   }
 
-  /** What rewards were made of at `steps` of the run's steps. */
-  rewards(steps: number): RewardReport {
+  /** How different the completions of some steps were; other questions have their turn between two steps. */
+  async diversity(table: RolloutTable, most: number): Promise<DiversityReport> {
     if (identityOf(this.#path) === null) throw new HttpError(404, "the run keeps no rollouts");
-    return this.#read((db) => rewardReport(db, steps));
-  }
-
-  /**
-   * How different the completions of a step are, at `steps` of the table's steps (of the mode ""). A step of few
-   * completions is measured with those before it.
-   */
-  async diversity(table: RolloutTable, steps: number): Promise<DiversityReport> {
     await this.#refresh();
-    const state = this.#tables[table];
-    const chosen = spread(state.index.steps(table === "eval" ? "" : null), steps);
-    let template: string | null = null;
+    const known = this.#tables[table].diversity;
+    const name = TABLES[table];
     const points: DiversityPoint[] = [];
-    for (const step of chosen) {
-      let known = state.diversity.get(step);
-      // The last step may still be written.
-      if (known === undefined || step === chosen.at(-1)) {
-        known = this.#diversityAt(table, step);
-        state.diversity.set(step, known);
+    let template: string | null = null;
+    for (const { step, rows } of this.#read((db) => diversitySteps(db, name, most))) {
+      const key = `${step} ${rows}`;
+      let found = known.get(key);
+      if (found === undefined) {
+        found = this.#read((db) => diversityOfStep(db, name, step));
+        known.set(key, found);
         await turn();
       }
-      points.push(known.point);
-      template = known.template;
+      const { completions, unique_share: unique, jaccard, template_share, degenerate, reasons } = found;
+      points.push({ step, completions, unique, jaccard, template: template_share, degenerate, reasons });
+      template = found.template;
     }
     return { points, template };
   }
 
-  #diversityAt(table: RolloutTable, step: number): DiversityAt {
-    const mode = table === "eval" ? "AND mode = ''" : "";
-    const select = `SELECT prompt_index, completion FROM ${TABLES[table]} WHERE`;
-    const rows = this.#read((db) => {
-      const own = db.query(`${select} step = ? ${mode} LIMIT ${MOST_COMPARED}`).values(step);
-      if (own.length >= LEAST_COMPARED) return own;
-      return db.query(`${select} step <= ? ${mode} ORDER BY step DESC LIMIT ${LEAST_COMPARED}`).values(step);
-    }) as [number, string][];
-    const found = diversity(rows.map(([prompt, text]) => ({ text, prompt })));
-    return {
-      point: {
-        step,
-        completions: found.completions,
-        unique: found.unique_share,
-        jaccard: found.jaccard,
-        template: found.template_share,
-        degenerate: found.degenerate,
-        reasons: found.reasons,
-      },
-      template: found.template,
-    };
+  /** What rewards were made of at `steps` of the run's steps. */
+  rewards(steps: number): RewardReport {
+    if (identityOf(this.#path) === null) throw new HttpError(404, "the run keeps no rollouts");
+    return this.#read((db) => rewardReport(db, steps));
   }
 
   /** A rollout by its key, with its group. */
@@ -378,12 +346,6 @@ export function parseKey(text: string): RolloutKey {
   if (parts === undefined) throw new HttpError(404, "no such rollout");
   const [step, epoch, prompt_index, rollout_index] = parts as [number, number, number, number];
   return { step, epoch, prompt_index, rollout_index };
-}
-
-/** At most `most` of some values in order, evenly spread, the first and the last among them. */
-function spread(values: readonly number[], most: number): number[] {
-  if (values.length <= most) return [...values];
-  return Array.from({ length: most }, (_, i) => values[Math.round((i * (values.length - 1)) / (most - 1))]!);
 }
 
 /** When the training in a folder began: each writes its config anew. */

@@ -4,7 +4,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RolloutsDb } from "../../src/io/rollouts-db.ts";
-import { rewardReport, rewardSteps } from "../../src/report/rewards.ts";
+import { rewardReport } from "../../src/report/rewards.ts";
+import { someSteps } from "../../src/report/steps.ts";
 
 const PROBABILITIES = [0.1, 0.1, 0.2, 0.5, 0.1];
 
@@ -40,11 +41,25 @@ function written(body: (db: Database) => void): void {
   }
 }
 
-test("steps are spread evenly, first and last among them", () => {
+test("steps are spread evenly, first and last among them, and stay chosen as more come", () => {
   written((db) => {
-    expect(rewardSteps(db, 5)).toEqual([1, 13, 26, 38, 50]);
-    expect(rewardSteps(db, 100)).toHaveLength(50);
+    expect(someSteps(db, "rollouts", 5)).toEqual([1, 17, 33, 49, 50]);
+    expect(someSteps(db, "rollouts", 2)).toEqual([1, 50]);
+    expect(someSteps(db, "rollouts", 100)).toHaveLength(50);
   });
+  const db = new Database(":memory:");
+  db.run("CREATE TABLE rollouts (step INTEGER)");
+  let before: number[] = [];
+  for (let step = 1; step <= 300; step++) {
+    db.query("INSERT INTO rollouts VALUES (?)").run(step);
+    const now = someSteps(db, "rollouts", 24);
+    expect(now.length).toBeLessThanOrEqual(24);
+    // All but the last of them were chosen before, as long as the run had as many.
+    if (before.length > 0)
+      for (const each of now.slice(0, -1)) if (each < step - 1) expect(before).toContain(each);
+    before = now;
+  }
+  db.close();
 });
 
 test("components, distribution and the judge's two readings of a step", () => {

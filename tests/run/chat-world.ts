@@ -4,7 +4,7 @@ import type { ReplyOptions } from "../../src/core/chat.ts";
 import type { ChatModelSpec } from "../../src/core/chat-process.ts";
 import { parseModelConfig } from "../../src/io/hf-folder.ts";
 import { Tokenizer } from "../../src/io/tokenizer.ts";
-import { initialiseAdapters } from "../../src/nn/adapters.ts";
+import { type AdapterOptions, initialiseAdapters } from "../../src/nn/adapters.ts";
 import { Transformer } from "../../src/nn/transformer.ts";
 import { Dtype } from "../../src/ops/define.ts";
 import { initialise, saveModel } from "../../src/run/open-model.ts";
@@ -51,10 +51,19 @@ export function writeChatModel(
 
 /** A PEFT folder of that model whose adapter changes what it says. */
 export function writeChatAdapter(folder: string, base: string, seed: number): string {
+  return writeAdapters(folder, base, seed, { r: 4, alpha: 8, targets: ["q_proj", "down_proj"], base });
+}
+
+/** A folder of retain and forget adapters of that model, each of which changes what it says. */
+export function writeChatDual(folder: string, base: string, seed: number): string {
+  const side = { r: 4, alpha: 8, targets: ["q_proj", "down_proj"] };
+  return writeAdapters(folder, base, seed, { retain: side, forget: side, base });
+}
+
+function writeAdapters(folder: string, base: string, seed: number, lora: AdapterOptions): string {
   const device = openTestDevice(1);
   const model = new Transformer(device, parseModelConfig(CONFIG, folder), {
-    ...{ dtype: Dtype.f32, trainable: false, maxPositions: 8 },
-    lora: { r: 4, alpha: 8, targets: ["q_proj", "down_proj"], base },
+    ...{ dtype: Dtype.f32, trainable: false, maxPositions: 8, lora },
   });
   const adapters = model.adapters!;
   initialiseAdapters(adapters, model.parameters, seed);

@@ -7,15 +7,16 @@ import { ChatEngine } from "../../src/run/chat/engine.ts";
 import type { ChatModel } from "../../src/run/chat/model.ts";
 import { ThinkingParts } from "../../src/run/chat/thinking.ts";
 import { TemporaryFolder } from "../io/temporary.ts";
-import { replyOptions, specOf, writeChatAdapter, writeChatModel } from "./chat-world.ts";
+import { replyOptions, specOf, writeChatAdapter, writeChatDual, writeChatModel } from "./chat-world.ts";
 
 const folder = new TemporaryFolder();
 afterAll(() => folder[Symbol.dispose]());
-for (const name of ["model", "other", "a1", "a2"]) mkdirSync(folder.file(name));
+for (const name of ["model", "other", "a1", "a2", "dual"]) mkdirSync(folder.file(name));
 const model = writeChatModel(folder.file("model"));
 const other = writeChatModel(folder.file("other"), 6);
 const a1 = writeChatAdapter(folder.file("a1"), model, 1);
 const a2 = writeChatAdapter(folder.file("a2"), model, 2);
+const dual = writeChatDual(folder.file("dual"), model, 3);
 
 const engineOf = (available?: () => number) =>
   new ChatEngine({ device: "cpu", threads: 2, dtype: "float32", max_length: 8192 }, available);
@@ -340,4 +341,34 @@ describe("thinking", () => {
     expect(answered.tokens.some((t) => t.thinking)).toBe(false);
     engine.dispose();
   });
+});
+
+test("scales of retain and forget adapters: other weights, nothing that was encoded holds", async () => {
+  const engine = engineOf();
+  engine.open(specOf("base", model));
+  expect(engine.open(specOf("dual", model, dual)).info.scales).toEqual({ retain: 1, forget: 1 });
+  const [chat, base] = [engine.chat("dual"), engine.chat("base")];
+  const messages = [user("go")];
+  const at = async (retain: number, forget: number) => {
+    chat.setScales({ retain, forget });
+    return say(chat, messages);
+  };
+  const both = await at(1, 1);
+  const retain = await at(1, 0);
+  const none = await at(0, 0);
+  expect([retain.reply.reusedTokens, none.reply.reusedTokens]).toEqual([0, 0]);
+  expect(said(none)).toEqual(said(await say(base, messages)));
+  expect(retain.reply.content).not.toBe(both.reply.content);
+  expect(retain.reply.content).not.toBe(none.reply.content);
+  const again = await at(0, 0);
+  expect(again.reply.encodedTokens).toBe(1);
+  expect(said(await at(1, 1))).toEqual(said(both));
+  expect(() => base.setScales({ retain: 1, forget: 0 })).toThrow("no adapters to scale");
+  engine.close("dual");
+  const scales = { retain: 1, forget: 0 };
+  expect(engine.open({ ...specOf("dual", model, dual), scales }).info.scales).toEqual(scales);
+  expect(said(await say(engine.chat("dual"), messages))).toEqual(said(retain));
+  expect(() => engine.open({ ...specOf("x", model, a1), scales })).toThrow("no adapters to scale");
+  expect(engine.ids).toEqual(["base", "dual"]);
+  engine.dispose();
 });

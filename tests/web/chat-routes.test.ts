@@ -52,11 +52,12 @@ test("models of the command line and of runs, by ids, without a path", async () 
   expect(list.models.map(({ label, run, base }) => [run?.name ?? null, label, base])).toEqual([
     [null, "plain", false],
     [null, "slow", false],
+    [null, "dual", false],
     ["lesson", "before", true],
     ["lesson", "step-10", false],
     ["lesson", "final", false],
   ]);
-  expect(list.selected).toEqual(["given-0", "given-1"]);
+  expect(list.selected).toEqual(["given-0", "given-1", "given-2"]);
   expect(list.defaults.max_new_tokens).toBe(24);
   expect(JSON.stringify(list)).not.toContain(folder.path);
 });
@@ -80,7 +81,7 @@ describe("replies", () => {
     expect((next.at(-1)!.data as ChatReply).reusedTokens).toBeGreaterThan(5);
     expect((await models()).models[0]!.open?.context).toBe(512);
     const said: string[] = [];
-    for (const { id } of (await models()).models.slice(2)) {
+    for (const { id } of (await models()).models.slice(3)) {
       const reply = (await events(await ask("/api/chat/reply", request(id)))).at(-1)!;
       expect(reply.name).toBe("done");
       said.push((reply.data as ChatReply).content);
@@ -138,6 +139,21 @@ describe("replies", () => {
     expect((all.at(-1)!.data as { error: string }).error).toMatch(/fills the context of 512/);
   }, 60_000);
 });
+
+test("scales of retain and forget adapters come with the message", async () => {
+  const at = async (scales: object | null) => {
+    const options = { ...replyOptions(), scales };
+    return (await events(await ask("/api/chat/reply", request("given-2", { options })))).at(-1)!
+      .data as ChatReply;
+  };
+  const [trained, both, none] = [
+    await at(null),
+    await at({ retain: 1, forget: 1 }),
+    await at({ retain: 0, forget: 0 }),
+  ];
+  expect(both.content).toBe(trained.content);
+  expect(none.content).not.toBe(both.content);
+}, 60_000);
 
 describe("refused", () => {
   const id = "0123456789abcdef_final";

@@ -2,7 +2,7 @@ import { cpSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { writeCheckpoint } from "../../src/io/checkpoint-folder.ts";
 import { servePage } from "../../src/web/serve.ts";
-import { writeChatAdapter, writeChatModel } from "../run/chat-world.ts";
+import { writeChatAdapter, writeChatDual, writeChatModel } from "../run/chat-world.ts";
 
 export const program = [process.execPath, resolve(import.meta.dir, "../../src/cli/main.ts")];
 
@@ -16,6 +16,7 @@ export function chatWorld(folder: string) {
   const model = writeChatModel(at("model"));
   const slow = writeChatModel(at("slow"), 5, { max_position_embeddings: 8192, num_hidden_layers: 6 });
   const adapter = writeChatAdapter(at("adapter"), model, 1);
+  const dual = writeChatDual(at("dual"), model, 3);
   const run = at("runs/lesson");
   writeFileSync(join(run, "train_config.json"), JSON.stringify({ recipe: "arithmetic", model_name: model }));
   writeFileSync(join(run, "metrics.jsonl"), "");
@@ -24,7 +25,7 @@ export function chatWorld(folder: string) {
     ["final", adapter],
   ] as const)
     writeCheckpoint(join(run, "checkpoints"), name, (dir) => cpSync(from, dir, { recursive: true }));
-  return { model, slow, adapter, runs: join(folder, "runs") };
+  return { model, slow, adapter, dual, runs: join(folder, "runs") };
 }
 
 /** The server of the page with its chat, and a way to ask it. */
@@ -36,6 +37,7 @@ export function serveChat(world: ReturnType<typeof chatWorld>, autoload = false)
       models: [
         { label: "plain", model: world.model, adapter: null },
         { label: "slow", model: world.slow, adapter: null },
+        { label: "dual", model: world.model, adapter: world.dual },
       ],
       autoload,
       defaults: {

@@ -89,6 +89,42 @@ function writeRollouts(dir: string): void {
     }
 }
 
+/** Stories that differ at first and are one story in the end, while the reward rises. */
+function writeCollapse(dir: string): void {
+  using rollouts = new RolloutsDb(join(dir, "rollouts.sqlite"));
+  const things = [
+    "river",
+    "castle",
+    "lantern",
+    "whale",
+    "garden",
+    "comet",
+    "violin",
+    "harbour",
+    "button",
+    "glacier",
+  ];
+  for (let step = 1; step <= 12; step++)
+    for (let r = 0; r < 16; r++) {
+      const word = (i: number) => things[(7 * step + 3 * r + i * (r + 1)) % things.length]!;
+      rollouts.add({
+        ...{
+          step,
+          epoch: 0,
+          prompt_index: r % 4,
+          rollout_index: r >> 2,
+          prompt: "Tell a story.",
+          finish: "eos",
+        },
+        ...{ reward: step / 12, advantage: 0 },
+        completion:
+          step > 6
+            ? "Once upon a time there was a happy dog and it was happy."
+            : `${r} ${word(0)} ${word(1)} under the ${word(2)} of ${step} ${word(3)} and ${word(4)} ${r * step}`,
+      });
+    }
+}
+
 const textOf = (selector: string) => `(document.querySelector(${JSON.stringify(selector)})?.innerText ?? "")`;
 const countOf = (selector: string) => `document.querySelectorAll(${JSON.stringify(selector)}).length`;
 
@@ -109,6 +145,7 @@ describe.skipIf(chromium === null)("the page", () => {
     writeRun(dir("first"), 0.01, { learning_rate: 1e-4, seed: 1 });
     writeRollouts(dir("first"));
     writeRun(dir("second"), 0.015, { learning_rate: 3e-4, seed: 1, only_here: true });
+    writeCollapse(dir("second"));
     writeRun(dir("growing"), 0.005, {});
     server = servePage({ host: "127.0.0.1", port: 0, folders: [folder], program });
     base = new URL("/", server.address).href;
@@ -204,8 +241,9 @@ describe.skipIf(chromium === null)("the page", () => {
     await page.fill("[aria-label='last step']", "20");
     await found("20 of");
     expect(await page.value<string>("location.hash")).toContain("step_max=20");
+    await page.press("Escape");
     await page.open(run("first", "/rollouts"));
-    await found(`${STEPS * GROUP}`);
+    await found(`${STEPS * GROUP} rollouts`);
     await page.press("/");
     await page.send("Input.insertText", { text: "NEEDLE" });
     await found("1 of");
@@ -222,14 +260,28 @@ describe.skipIf(chromium === null)("the page", () => {
 
   test("what a model writes is shown as text", async () => {
     await page.open(run("first", "/rollouts?flagged=yes"));
-    await page.until(`${countOf(".rollout-row")} > 5`);
+    await page.until(`${textOf(".found")}.includes("${STEPS} of")`, "flagged ones are found");
     await page.press("j");
     await page.until(`${textOf(".detail .tokens")}.includes("window.__x")`, "the script is there to be read");
     await page.press("s");
     await page.until(`${countOf(".group-side .member")} === ${GROUP}`, "the group is side by side");
-    expect(await page.value<string>(textOf(".detail .tokens"))).toContain("right-to-left override");
+    expect(await page.value<string>(textOf(".member.chosen"))).toContain("right-to-left override");
     expect(await page.value<unknown>("window.__x ?? null")).toBeNull();
     expect(await page.value<number>(countOf("main script, main img"))).toBe(0);
+  });
+
+  test("a collapse is told with its reasons, wherever one looks at the run", async () => {
+    await page.open(run("second"));
+    await page.until(`${textOf(".run-head .tag.bad")}.length > 0`, "something is wrong");
+    await page.until(`${textOf(".run-head")}.includes("completions have collapsed")`, "the head tells it");
+    await page.press("4");
+    await page.until(`${countOf(".finding.bad")} > 0`, "the alarm is shown");
+    const told = await page.value<string>(textOf("main"));
+    expect(told).toContain("only 6 % of the texts are unique");
+    expect(told).toContain("The reward rises while diversity falls");
+    await page.open(run("first", "/health"));
+    await page.until(`${countOf(".finding")} > 0`);
+    expect(await page.value<number>(countOf(".finding.bad"))).toBe(0);
   });
 
   test("a checkpoint is deleted only after its name has been typed", async () => {
@@ -280,7 +332,7 @@ describe.skipIf(chromium === null)("the page", () => {
     ["rollouts", () => run("first", "/rollouts"), ".rollout-row"],
     ["rollout", () => run("first", "/rollouts/7-0-21-2"), ".detail .token"],
     ["side-by-side", () => run("first", "/rollouts/7-0-21-1?side=1&shade=push"), ".group-side .token"],
-    ["health", () => run("first", "/health"), ".finding"],
+    ["health", () => run("second", "/health"), ".finding"],
     ["system", () => run("first", "/system"), ".log pre"],
     ["config", () => run("first", `/config?vs=${ids.second}`), "tr.differs"],
     ["checkpoints", () => run("second", "/checkpoints"), "table.checkpoints"],
@@ -416,6 +468,7 @@ describe.skipIf(chromium === null)("the page", () => {
       const [first, ...others] = list.split(",");
       await page.open(new URL(`/#/run/${first}/curves?vs=${others.join()}`, large.address).href);
       await page.until(`${countOf("[data-chart=loss] .legend .key")} === 50`, "every run has its curve");
+      await page.value("document.querySelector('[data-chart=loss]').scrollIntoView()");
       // One frame that scrolls and moves the cursor over the curves.
       const frame = await best(5, async () => {
         await page.hover("[data-chart=loss] .u-over");

@@ -13,7 +13,7 @@ import {
   loadAdapters,
   openDevice,
   openTokenizer,
-  readAdapter,
+  readAdapterOptions,
   readCausalConfig,
 } from "../open-model.ts";
 import { bytesText } from "../reporter.ts";
@@ -80,12 +80,16 @@ export class ChatEngine {
     const tokenizer = openTokenizer(spec.model, config);
     const base = this.#base(folder, config, options);
     let model = base.model;
+    let opened: ChatModel | null = null;
     try {
       if (spec.adapter !== null) {
         model = new Transformer(this.device, config, { ...options, weightsOf: base.model }, spec.label);
         loadAdapters(model, spec.adapter);
       }
-      const chat = new ChatModel(this.#memory, model, tokenizer, context, spec.label);
+      const scaled = model.dual ? model : null;
+      const chat = new ChatModel(this.#memory, model, tokenizer, context, spec.label, scaled);
+      opened = chat;
+      if (spec.scales) chat.setScales(spec.scales);
       const info: ChatModelInfo = {
         id: spec.id,
         label: spec.label,
@@ -102,6 +106,7 @@ export class ChatEngine {
       this.#open.set(spec.id, { chat, model, folder, info, used: ++this.#clock });
       return { info, closed };
     } catch (error) {
+      opened?.dispose();
       if (model !== base.model) model.dispose();
       this.#release(folder);
       throw error;
@@ -124,7 +129,7 @@ export class ChatEngine {
   }
 
   #options(spec: ChatModelSpec, config: ModelConfig, maxPositions: number): TransformerOptions {
-    const lora = spec.adapter === null ? null : readAdapter(spec.adapter, config);
+    const lora = spec.adapter === null ? null : readAdapterOptions(spec.adapter, config);
     return { dtype: dtypeCode(this.options.dtype), trainable: false, maxPositions, lora };
   }
 

@@ -1,6 +1,7 @@
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import { figure } from "./format.ts";
+import { smoothed } from "./series.ts";
 import { colour, seriesColour, THEME_CHANGED } from "./theme.ts";
 
 /** One curve of a chart. Points of different lines need not share their x. */
@@ -35,23 +36,11 @@ export interface ChartProps {
   readonly label: string;
 }
 
-/** Exponential moving average as TensorBoard has it: m = s·m + (1−s)·y, divided by 1−s^n. */
-export function smoothed(y: readonly (number | null)[], weight: number): (number | null)[] {
-  let mean = 0;
-  let seen = 0;
-  return y.map((value) => {
-    if (value === null || !Number.isFinite(value)) return null;
-    mean = weight * mean + (1 - weight) * value;
-    seen += 1;
-    return mean / (1 - weight ** seen);
-  });
-}
-
 interface Drawn {
   readonly label: string;
   readonly colour: number;
   readonly kind: "line" | "points" | "shadow" | "edge";
-  /** Line of the chart that the values under the cursor belong to; null: not in the legend. */
+  /** Line of the chart that it is the curve of; null: a band's edge, or the shadow of a smoothed curve. */
   readonly line: number | null;
 }
 
@@ -150,7 +139,11 @@ function options(props: ChartProps, made: Plan, width: number, live: Live): uPlo
     cursor: {
       y: false,
       drag: { x: props.onZoom !== undefined, y: false, setScale: false },
-      points: { size: 7, width: 1.5, fill: colour("panel") },
+      points: {
+        size: (_, series) => (made.drawn[series - 1]?.line === null ? 0 : 7),
+        width: 1.5,
+        fill: colour("panel"),
+      },
       ...(props.sync === undefined
         ? {}
         : {
@@ -235,23 +228,13 @@ export function Chart(props: ChartProps) {
   state.live.legend = (index) => legend(index);
 
   function legend(index: number | null): void {
-    const { data, drawn } = state.made;
-    const xs = data[0];
-    if (where.current)
-      where.current.textContent = index === null ? "" : `${props.xName} ${props.xText(xs[index]!)}`;
-    drawn.forEach(({ line }, series) => {
-      const element = line === null ? null : values.current[line];
-      if (!element) return;
-      element.textContent = figure(valueAt(data, series + 1, index, line!));
-    });
-  }
-
-  /** At the cursor the nearest measured value to its left, otherwise the last one; of a stack the layer's own. */
-  function valueAt(data: uPlot.AlignedData, series: number, index: number | null, line: number) {
-    const column = data[series] ?? [];
-    const own = (i: number) => (props.stacked ? nearest(props.lines[line]!, data[0][i]!) : column[i]);
-    for (let i = index ?? column.length - 1; i >= 0; i--) if (column[i] != null) return own(i);
-    return null;
+    const { lines, xName, xText } = state.live.props;
+    const x = index === null ? undefined : state.made.data[0][index];
+    if (where.current) where.current.textContent = x === undefined ? "" : `${xName} ${xText(x)}`;
+    for (const [at, line] of lines.entries()) {
+      const element = values.current[at];
+      if (element) element.textContent = figure(measuredAt(line, x ?? Number.POSITIVE_INFINITY));
+    }
   }
 
   useLayoutEffect(() => {
@@ -329,9 +312,17 @@ export function Chart(props: ChartProps) {
   );
 }
 
-function nearest({ x, y }: Line, at: number): number | null {
-  const index = x.indexOf(at);
-  return index < 0 ? null : (y[index] ?? null);
+/** The last measured value up to a place: not the smoothed one. */
+function measuredAt({ x, y }: Line, place: number): number | null {
+  let [low, high] = [0, x.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (x[middle]! <= place) low = middle + 1;
+    else high = middle;
+  }
+  let at = low - 1;
+  while (at >= 0 && y[at] === null) at -= 1;
+  return y[at] ?? null;
 }
 
 /** A small curve without axes, for tables. */

@@ -1,7 +1,6 @@
-import { memo } from "preact/compat";
-import { useState } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import type { ChatToken } from "../../core/chat.ts";
-import type { Reply } from "./chat-state.ts";
+import { type Reply, regenerate } from "./chat-state.ts";
 import { count, figure, percent } from "./format.ts";
 import { Failure, IconButton } from "./parts.tsx";
 import { Visible } from "./tokens.tsx";
@@ -18,11 +17,20 @@ interface ReplyProps {
   readonly reply: Reply;
   readonly label: string;
   readonly shade: boolean;
-  readonly onAgain: (() => void) | null;
+  /** Its place in the conversation. */
+  readonly index: number;
+  readonly column: number;
+  /** While something is replied, nothing else is begun. */
+  readonly locked: boolean;
 }
 
-/** A reply token by token; what lies under the pointer is told in the line below. */
-export const ReplyView = memo(function ReplyView({ reply, label, shade, onAgain }: ReplyProps) {
+/** A reply token by token; what lies under the pointer is told in the line below. Drawn again only when it changes. */
+export function ReplyView(props: ReplyProps) {
+  return useMemo(() => <ReplyBody {...props} />, Object.values(props));
+}
+
+function ReplyBody({ reply, label, shade, index: place, column, locked }: ReplyProps) {
+  const onAgain = locked ? null : () => regenerate(place, column);
   const { tokens, done, error, running } = reply;
   const [at, setAt] = useState<number | null>(null);
   const [unfolded, setUnfolded] = useState(false);
@@ -105,7 +113,7 @@ export const ReplyView = memo(function ReplyView({ reply, label, shade, onAgain 
       </footer>
     </article>
   );
-});
+}
 
 function Under({ token }: { token: ChatToken }) {
   return (

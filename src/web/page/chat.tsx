@@ -94,8 +94,8 @@ export function ChatPage() {
         {state.exchanges.map((exchange, index) => (
           <ExchangeView key={exchange.key} {...{ state, exchange, index, shade, running }} />
         ))}
-        <div ref={end} />
       </div>
+      <div ref={end} />
       <Composer input={composer} running={running} onSend={followed} />
     </div>
   );
@@ -309,7 +309,9 @@ function ExchangeView({ state, exchange, index, shade, running }: ExchangeProps)
               reply={reply}
               label={nameOf(state, reply.model)}
               shade={shade}
-              onAgain={running ? null : () => regenerate(index, key)}
+              index={index}
+              column={key}
+              locked={running}
             />
           );
         })}
@@ -345,7 +347,8 @@ function Composer({
       <textarea
         ref={input}
         aria-label="message"
-        placeholder="Message (Enter sends, Shift+Enter breaks the line)"
+        placeholder="Message"
+        title="Enter sends, Shift+Enter breaks the line"
         value={text}
         rows={Math.max(1, Math.min(10, text.split("\n").length))}
         onInput={(event) => setText(event.currentTarget.value)}

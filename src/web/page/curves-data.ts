@@ -1,14 +1,8 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import type { MetricRow, MetricRows, MetricsAnswer, RunMetrics } from "../api.ts";
 import { ask, queryOf, runPath } from "./client.ts";
 import { follow, onMetrics } from "./live.ts";
-
-export interface Series {
-  readonly step: number[];
-  /** Seconds since the run's first row. */
-  readonly time: number[];
-  readonly value: (number | null)[];
-}
+import type { Series } from "./series.ts";
 
 /** All metrics of a run, as far as they are here. Rows that come are appended in place; `version` says so. */
 export interface RunCurves {
@@ -30,7 +24,9 @@ function curvesOf(id: string, answer: RunMetrics): RunCurves {
       {
         step: [...from.step],
         time: [...from.time],
+        examples: from.step.map((_, at) => from.examples?.[at] ?? null),
         value: [...from.value],
+        thinned: from.of > from.value.length,
       },
     ]),
   );
@@ -38,15 +34,16 @@ function curvesOf(id: string, answer: RunMetrics): RunCurves {
 }
 
 function append(curves: RunCurves, rows: readonly MetricRow[]): void {
-  for (const { step, time, metrics } of rows) {
+  for (const { step, time, examples, metrics } of rows) {
     for (const [name, value] of Object.entries(metrics)) {
       let series = curves.series.get(name);
       if (series === undefined) {
-        series = { step: [], time: [], value: [] };
+        series = { step: [], time: [], examples: [], value: [], thinned: false };
         curves.series.set(name, series);
       }
       series.step.push(step);
       series.time.push(time);
+      series.examples.push(examples ?? null);
       series.value.push(value);
     }
   }
@@ -145,4 +142,68 @@ export function useCurves(ids: readonly string[]): Curves {
     };
   }, [wanted]);
   return state;
+}
+
+/** `curves` with all values between two steps, where they were thinned; null: as they are. */
+export function useFineCurves(curves: Curves, steps: readonly [number, number] | null): Curves {
+  const [fine, setFine] = useState<{ readonly key: string; readonly answer: MetricsAnswer } | null>(null);
+  const thinned = [...curves.runs.values()].filter((run) =>
+    [...run.series.values()].some((series) => series.thinned),
+  );
+  const range = steps === null ? null : { x_min: Math.floor(steps[0]), x_max: Math.ceil(steps[1]) };
+  const path =
+    range === null || thinned.length === 0
+      ? null
+      : `/api/metrics${queryOf({ runs: thinned.map(({ id }) => id).join(","), points: POINTS, ...range })}`;
+  useEffect(() => {
+    if (path === null) return;
+    const stop = new AbortController();
+    // Without it the thinned curves stay, which say why if there is a reason.
+    ask<MetricsAnswer>(path, { signal: stop.signal }).then(
+      (answer) => setFine({ key: path, answer }),
+      () => {},
+    );
+    return () => stop.abort();
+  }, [path]);
+  return useMemo(() => {
+    if (range === null || fine === null || fine.key !== path) return curves;
+    const runs = new Map(curves.runs);
+    for (const [id, metrics] of Object.entries(fine.answer.runs)) {
+      const whole = curves.runs.get(id);
+      if (whole !== undefined && !("error" in metrics)) runs.set(id, spliced(whole, metrics, range));
+    }
+    return { ...curves, runs };
+  }, [curves, fine, path]);
+}
+
+function spliced(whole: RunCurves, fine: RunMetrics, range: { x_min: number; x_max: number }): RunCurves {
+  const series = new Map(
+    [...whole.series].map(([name, each]): [string, Series] => {
+      const inside = fine.series[name];
+      if (inside === undefined || inside.step.length === 0) return [name, each];
+      const from = each.step.findIndex((step) => step >= range.x_min);
+      // Rows that came after the answer are behind its last step.
+      const last = inside.step.at(-1)!;
+      const behind = each.step.findIndex((step) => step > last);
+      const join = <T>(of: readonly T[], middle: readonly T[]): T[] => [
+        ...of.slice(0, from < 0 ? of.length : from),
+        ...middle,
+        ...(behind < 0 ? [] : of.slice(behind)),
+      ];
+      return [
+        name,
+        {
+          step: join(each.step, inside.step),
+          time: join(each.time, inside.time),
+          examples: join(
+            each.examples,
+            inside.step.map((_, at) => inside.examples?.[at] ?? null),
+          ),
+          value: join(each.value, inside.value),
+          thinned: each.thinned,
+        },
+      ];
+    }),
+  );
+  return { ...whole, series };
 }

@@ -1,12 +1,13 @@
 import { useMemo, useState } from "preact/hooks";
 import type { RunSummary } from "../api.ts";
 import { Chart, type Line } from "./chart.tsx";
-import type { Curves, RunCurves, Series } from "./curves-data.ts";
+import { type Curves, type RunCurves, useFineCurves } from "./curves-data.ts";
 import { count, duration } from "./format.ts";
 import { type ChartOf, groupsOf, plainName } from "./groups.ts";
 import { useKeys } from "./keys.tsx";
 import { Empty, IconButton, Pending, Segments } from "./parts.tsx";
 import { setQuery, useRoute } from "./route.ts";
+import { countsExamples, examplesOf, type Series } from "./series.ts";
 import { keptStore, useStore } from "./store.ts";
 
 type Axis = "step" | "time" | "examples";
@@ -28,30 +29,26 @@ export interface Shown {
   readonly colour: number;
 }
 
-/** Rows say the examples trained on so far under this name. */
-const EXAMPLES = "examples";
-
-/** Undefined: the run does not count its examples. */
-function xOf(series: Series, axis: Axis, curves: RunCurves): readonly number[] | undefined {
-  if (axis === "time") return series.time;
-  if (axis === "step") return series.step;
-  const examples = curves.series.get(EXAMPLES);
-  return examples && series.step.map((step) => examplesAt(examples, step));
+/** The steps between two places of an axis, as this run has them. */
+function stepsOf(
+  curves: RunCurves,
+  axis: Axis,
+  [from, to]: readonly [number, number],
+): [number, number] | null {
+  if (axis === "step") return [from, to];
+  const longest = [...curves.series.values()].sort((a, b) => b.step.length - a.step.length)[0];
+  const x = longest && xOf(longest, axis);
+  if (x === undefined) return null;
+  const begin = x.findIndex((value) => value >= from);
+  const end = x.findLastIndex((value) => value <= to);
+  return begin < 0 || end < begin ? null : [longest!.step[begin]!, longest!.step[end]!];
 }
 
-/** Between two steps that say it, in proportion: thinned curves need not have the same steps. */
-export function examplesAt({ step, value }: Series, at: number): number {
-  let [low, high] = [0, step.length - 1];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (step[middle]! < at) low = middle + 1;
-    else high = middle;
-  }
-  const [x1, y1] = [step[low]!, value[low] ?? 0];
-  if (x1 === at) return y1;
-  // Evaluations before the first step, or behind the last, lie on the line of their neighbours.
-  const [x0, y0] = low === 0 ? [0, 0] : [step[low - 1]!, value[low - 1] ?? 0];
-  return x1 === x0 ? y1 : y0 + ((y1 - y0) * (at - x0)) / (x1 - x0);
+/** Undefined: the run does not count its examples. */
+function xOf(series: Series, axis: Axis): readonly number[] | undefined {
+  if (axis === "time") return series.time;
+  if (axis === "step") return series.step;
+  return countsExamples(series) ? examplesOf(series) : undefined;
 }
 
 /** One run: a colour for each metric. Several: a colour for each run, evaluations dashed. */
@@ -63,7 +60,7 @@ function linesOf(chart: ChartOf, shown: readonly Shown[], runs: ReadonlyMap<stri
     chart.metrics.forEach((metric, index) => {
       const series = curves.series.get(metric);
       if (series === undefined) return;
-      const x = xOf(series, axis, curves);
+      const x = xOf(series, axis);
       if (x === undefined) return;
       const spread = index === 0 && chart.spread !== undefined ? curves.series.get(chart.spread) : undefined;
       lines.push({
@@ -82,7 +79,7 @@ function linesOf(chart: ChartOf, shown: readonly Shown[], runs: ReadonlyMap<stri
   return lines;
 }
 
-export function CurvesTab({ shown, curves }: { shown: readonly Shown[]; curves: Curves }) {
+export function CurvesTab({ shown, curves: whole }: { shown: readonly Shown[]; curves: Curves }) {
   const { query } = useRoute();
   const [grown, setGrown] = useState<string | null>(null);
   const pinned = useStore(favourites);
@@ -91,21 +88,21 @@ export function CurvesTab({ shown, curves }: { shown: readonly Shown[]; curves: 
   const log = query.log === "1";
   const search = query.metric ?? "";
   const zoom = zoomOf(query.zoom);
+  const first = whole.runs.values().next().value;
+  const curves = useFineCurves(whole, zoom && first ? stepsOf(first, axis, zoom) : null);
   const names = useMemo(() => {
     const all = new Set<string>();
     for (const run of curves.runs.values()) for (const name of run.series.keys()) all.add(name);
     return [...all];
   }, [curves]);
   const groups = useMemo(
-    () =>
-      groupsOf(
-        names.filter((name) => name !== EXAMPLES),
-        search,
-        shown.length > 1,
-      ),
+    () => groupsOf(names, search, shown.length > 1),
     [names.join(), search, shown.length > 1],
   );
-  const hasExamples = names.includes(EXAMPLES);
+  const hasExamples = useMemo(
+    () => [...whole.runs.values()].some((run) => [...run.series.values()].some(countsExamples)),
+    [whole],
+  );
   const setZoom = (range: readonly [number, number] | null) =>
     setQuery({ zoom: range === null ? null : range.map((x) => Number(x.toPrecision(6))).join("~") });
   const setSmooth = (value: number) =>
@@ -150,7 +147,7 @@ export function CurvesTab({ shown, curves }: { shown: readonly Shown[]; curves: 
           value={axis}
           onChange={(x) => setQuery({ x: x === "step" ? null : x, zoom: null })}
         />
-        <label class="field">
+        <label class="field smoothing">
           Smoothing
           <input
             type="range"

@@ -8,15 +8,19 @@ import { hashOf } from "./route.ts";
 import type { TabProps } from "./run.tsx";
 import { Visible } from "./tokens.tsx";
 
-const STEPS = 60;
+/** Each costs the server some ten milliseconds the first time. */
+const STEPS = 24;
 const stepText = (x: number) => (Number.isInteger(x) ? count(x) : "");
 
-type Level = "good" | "warn" | "bad";
+type Level = "good" | "note" | "warn" | "bad";
 interface Finding {
   readonly level: Level;
   readonly title: string;
   readonly why: string;
 }
+
+/** Completions of a step, below which nothing is said. */
+const LEAST = 8;
 
 /** Mean of the first and of the last fifth (at least one) of some values. */
 function ends(values: readonly (number | null)[]): { from: number; to: number } | null {
@@ -31,6 +35,14 @@ function ends(values: readonly (number | null)[]): { from: number; to: number } 
 export function findingsOf(points: readonly DiversityPoint[], reward: readonly (number | null)[]): Finding[] {
   const last = points.at(-1);
   if (last === undefined) return [];
+  if (last.completions < LEAST)
+    return [
+      {
+        level: "note",
+        title: "Too few completions to tell",
+        why: `a step of this run has ${count(last.completions)}; from ${LEAST} on their diversity means something`,
+      },
+    ];
   const found: Finding[] = [];
   const unique = ends(points.map((point) => point.unique));
   const rise = ends(reward);
@@ -50,8 +62,8 @@ export function findingsOf(points: readonly DiversityPoint[], reward: readonly (
   if (found.length === 0)
     found.push({
       level: "good",
-      title: "The completions differ as they should",
-      why: `${percent(last.unique)} of the last step's ${count(last.completions)} are different, two of them share ${percent(last.jaccard)} of their words`,
+      title: "No sign of a collapse",
+      why: `of the last step's ${count(last.completions)} completions ${percent(last.unique)} are different, two of them share ${percent(last.jaccard)} of their words, ${last.template === 0 ? "no template shows" : `a template explains ${percent(last.template)}`}`,
     });
   return found;
 }
@@ -83,8 +95,12 @@ export function HealthTab({ run, curves, rollouts }: TabProps) {
   return (
     <div class="stack">
       {findings.map(({ level, title, why }) => (
-        <div class={`finding ${level}`} key={title} role={level === "good" ? undefined : "alert"}>
-          <Glyph name={level === "good" ? "check" : "alarm"} />
+        <div
+          class={`finding ${level}`}
+          key={title}
+          role={level === "warn" || level === "bad" ? "alert" : undefined}
+        >
+          <Glyph name={level === "good" ? "check" : level === "note" ? "help" : "alarm"} />
           <div>
             <h3>{title}</h3>
             <p>{why}</p>
@@ -92,11 +108,7 @@ export function HealthTab({ run, curves, rollouts }: TabProps) {
         </div>
       ))}
       <dl class="panel figures">
-        <Share
-          name="different"
-          value={last.unique}
-          help="share of the step's completions that no other equals"
-        />
+        <Share name="different" value={last.unique} help="distinct texts among the step's completions" />
         <Share
           name="shared words"
           value={last.jaccard}
@@ -138,7 +150,7 @@ export function HealthTab({ run, curves, rollouts }: TabProps) {
             xName="step"
             height={220}
             sync="health"
-            label="Share of different completions, of shared words and of the template, by step"
+            label="Share of distinct completions, of shared words and of the template, by step"
           />
         </figure>
         {rewardLine.length === 0 ? null : (

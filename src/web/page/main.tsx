@@ -1,6 +1,7 @@
 import { render } from "preact";
 import "uplot/dist/uPlot.min.css";
 import "./style/base.css";
+import "./style/frame.css";
 import "./style/runs.css";
 import "./style/charts.css";
 import "./style/rollouts.css";

@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import type { RunState, RunSummary } from "../api.ts";
 import { count } from "./format.ts";
 import { store, useStore } from "./store.ts";
@@ -186,7 +186,7 @@ export function Dialog({
   children: ComponentChildren;
 }) {
   const host = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const element = host.current!;
     element.showModal();
     return () => element.close();

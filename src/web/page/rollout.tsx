@@ -55,7 +55,7 @@ export function RolloutPanel({ run, id, table }: PanelProps) {
       aria-label={`rollout ${rollout.rollout_index + 1} of prompt ${rollout.prompt_index} at step ${rollout.step}`}
     >
       <div class="panel pad stack">
-        <div class="toolbar">
+        <div class="toolbar where">
           <button type="button" class="back" onClick={() => go(["run", run.id, "rollouts"], query)}>
             <Glyph name="left" /> List
           </button>
@@ -64,7 +64,6 @@ export function RolloutPanel({ run, id, table }: PanelProps) {
             <span class="num">{rollout.prompt_index}</span>
             {rollout.mode === "" ? "" : ` · ${rollout.mode}`}
           </h3>
-          <span class="push" />
           <IconButton name="left" label="Group before" onClick={() => neighbour(data.previous)} />
           <IconButton name="right" label="Group after" onClick={() => neighbour(data.next)} />
           <IconButton name="copy" label="Copy as JSON (c)" onClick={copy} />
@@ -106,7 +105,7 @@ export function RolloutPanel({ run, id, table }: PanelProps) {
 
       <div class="panel pad stack">
         <div class="toolbar">
-          <h2>Completion {rollout.rollout_index + 1}</h2>
+          <h2>Completion #{rollout.rollout_index + 1}</h2>
           <Marks rollout={rollout} />
           <span class="push" />
           {rollout.tokens_of === null ? null : (
@@ -189,10 +188,10 @@ function Member({ member, chosen, side, shade, onOpen }: MemberProps) {
   return (
     <article class={`member${chosen ? " chosen" : ""}${sign}`}>
       <button type="button" class="plain" aria-pressed={chosen} onClick={onOpen}>
-        <span class="num">{member.rollout_index + 1}</span>
+        <span class="num">#{member.rollout_index + 1}</span>
         <b class="num">{figure(member.reward, 3)}</b>
         {member.advantage === null ? null : (
-          <span class="num advantage-text">{signed(member.advantage)}</span>
+          <span class="num advantage-text">{signed(member.advantage, 2)}</span>
         )}
         {member.flagged === true ? <Glyph name="flag" /> : null}
       </button>

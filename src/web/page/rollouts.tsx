@@ -440,7 +440,8 @@ function Filters({ query, page, search }: FilterProps) {
   );
 }
 
-const extentText = (value: number | undefined): string => (value === undefined ? "" : figure(value, 3));
+const extentText = (value: number | undefined): string =>
+  value === undefined ? "" : Number.isInteger(value) ? String(value) : figure(value, 2);
 
 interface TypedProps {
   readonly name: string;

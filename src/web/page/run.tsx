@@ -1,7 +1,7 @@
-import { useEffect, useMemo, useState } from "preact/hooks";
-import type { RunDetail, RunSummary } from "../api.ts";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import type { DiversityReport, RunDetail, RunSummary } from "../api.ts";
 import { CheckpointsTab } from "./checkpoints.tsx";
-import { runPath, useAnswer } from "./client.ts";
+import { queryOf, runPath, useAnswer } from "./client.ts";
 import { ConfigTab } from "./config.tsx";
 import { CurvesTab, type Shown } from "./curves.tsx";
 import { type Curves, useCurves } from "./curves-data.ts";
@@ -26,6 +26,8 @@ const TABS = [
   ["config", "Config"],
   ["checkpoints", "Checkpoints"],
 ] as const;
+/** Steps whose completions are looked at to see whether they have collapsed; the last one counts. */
+const GLANCE = 2;
 /** Views that the query's comparison belongs to. */
 const KEPT = ["vs"];
 
@@ -48,6 +50,11 @@ export function RunView({ id, tab, rest }: { id: string; tab: string; rest: read
   // null: not known yet whether it keeps rollouts.
   const rollouts =
     rolloutTables[id] !== undefined || detail.data?.rollouts ? true : detail.data === null ? null : false;
+  const diversity = useAnswer<DiversityReport>(
+    rollouts === true ? runPath(id, `/diversity${queryOf({ table: "train", steps: GLANCE })}`) : null,
+    Math.floor((summary?.step ?? 0) / 10),
+  );
+  const collapsed = diversity.data?.points.at(-1)?.degenerate === true;
   const versus = (query.vs ?? "").split(",").filter((each) => each !== "" && each !== id);
   const ids = [id, ...versus];
   const curves = useCurves(ids);
@@ -72,12 +79,19 @@ export function RunView({ id, tab, rest }: { id: string; tab: string; rest: read
     };
   }, [run?.name]);
 
+  // A narrow screen shows some of the tabs.
+  const tabs = useRef<HTMLElement>(null);
+  useEffect(() => {
+    const current = tabs.current?.querySelector<HTMLElement>("[aria-current]");
+    if (tabs.current && current) tabs.current.scrollLeft = current.offsetLeft - 60;
+  }, [tab, run === undefined || run === null]);
+
   if (!run) return <Pending error={detail.error} again={detail.again} />;
   return (
     <div class={`stack run of-${tab}`}>
-      <Head run={run} detail={detail.data} curves={curves} />
+      <Head run={run} detail={detail.data} curves={curves} collapsed={collapsed} />
       <div class="tabs-row">
-        <nav class="tabs" aria-label="of this run">
+        <nav class="tabs" aria-label="of this run" ref={tabs}>
           {TABS.map(([to, name], index) => (
             <a
               key={to}
@@ -122,7 +136,15 @@ const FIGURES: readonly FigureOf[] = [
   { name: "tokens/s", metric: "train/tokens_per_second", good: 0 },
 ];
 
-function Head({ run, detail, curves }: { run: RunSummary; detail: RunDetail | null; curves: Curves }) {
+interface HeadProps {
+  readonly run: RunSummary;
+  readonly detail: RunDetail | null;
+  readonly curves: Curves;
+  /** Its last completions have degenerated. */
+  readonly collapsed: boolean;
+}
+
+function Head({ run, detail, curves, collapsed }: HeadProps) {
   const mine = curves.runs.get(run.id);
   const of = (metric: string) => mine?.series.get(metric)?.value.filter((value) => value !== null) ?? [];
   const figures = FIGURES.filter(({ metric }) => of(metric).length > 0).slice(0, 7);
@@ -137,6 +159,11 @@ function Head({ run, detail, curves }: { run: RunSummary; detail: RunDetail | nu
         <StateDot state={run.state} />
         <h1>{run.name}</h1>
         <StateTag state={run.state} />
+        {collapsed ? (
+          <a class="tag bad" href={hashOf(["run", run.id, "health"])}>
+            <Glyph name="alarm" /> completions have collapsed
+          </a>
+        ) : null}
         {run.recipe === null ? null : <span class="tag">{run.recipe}</span>}
         {run.model === null ? null : <span class="tag">{run.model}</span>}
         {run.tags.map((tag) => (
@@ -196,8 +223,9 @@ function Comparison({ id, shown }: { id: string; shown: readonly Shown[] }) {
     .slice(0, 60);
   return (
     <div class="comparison">
-      {shown.length > 1
-        ? shown.map(({ run, colour }, index) => (
+      {shown.length > 1 ? (
+        <div class="chips">
+          {shown.map(({ run, colour }, index) => (
             <span class="tag chip" key={run.id}>
               <i class={`swatch s${(colour % 8) + 1} line`} />
               {run.name}
@@ -212,8 +240,9 @@ function Comparison({ id, shown }: { id: string; shown: readonly Shown[] }) {
                 </button>
               )}
             </span>
-          ))
-        : null}
+          ))}
+        </div>
+      ) : null}
       <span class="popover">
         <button type="button" aria-expanded={open} onClick={() => setOpen(!open)}>
           <Glyph name="plus" /> Compare with

@@ -39,13 +39,7 @@ const SPECIAL =
   /<\|[^|<>]{1,40}\|>|<\/?(?:s|bos|eos|pad|unk|think|tool_call|tool_response)>|\[(?:EOS|BOS|PAD|UNK|SEP|CLS)\]/g;
 
 export function signOf(char: string): string {
-  const code = char.codePointAt(0)!;
-  return (
-    NAMED[char] ??
-    (code < 32
-      ? String.fromCodePoint(0x2400 + code)
-      : `‹U+${code.toString(16).toUpperCase().padStart(4, "0")}›`)
-  );
+  return NAMED[char] ?? `‹U+${char.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}›`;
 }
 
 export interface VisibleProps {

@@ -1,4 +1,3 @@
-import { dirname } from "node:path";
 import { RECIPE_NAMES, RECIPES, type RecipeInfo, type ResolvedConfig } from "../config/recipes.ts";
 import { type Base, baseOf, resolveTrain, startingValues, withPlaces } from "../config/resolve.ts";
 import { rewardHelp } from "../config/rewards.ts";
@@ -124,7 +123,7 @@ export const command: Command = {
     try {
       writeRunConfig(folder.dir, configText(config));
       progress.line(`run folder: ${folder.dir}`);
-      if (ui === "true") page = new TrainingPage([dirname(folder.dir)], (line) => progress.line(line));
+      if (ui === "true") page = new TrainingPage(folder.dir, (line) => progress.line(line));
       const outcome = await superviseEngine(
         programArgv(Bun.main),
         {

@@ -2,11 +2,13 @@
  * `rlv train --ui`: the server of the page as a process of its own beside training. Neither needs the other: a server
  * that fails is a line in the terminal, and one whose training has ended, in whatever way, ends too.
  */
+import { dirname } from "node:path";
 import { resolveOptions } from "../config/resolve.ts";
 import { type ServeOptions as ServeFlags, serveSchema } from "../config/schema-serve.ts";
 import { errorLine } from "../core/errors.ts";
 import { UI_COMMAND } from "../core/version.ts";
 import { programArgv } from "../run/engine-process.ts";
+import { idOf } from "../web/roots.ts";
 import { servePage } from "../web/serve.ts";
 import type { RunningServer } from "../web/server.ts";
 import { chatDefaults, engineOf } from "./chat-models.ts";
@@ -25,12 +27,16 @@ export class TrainingPage {
   readonly #server: Bun.Subprocess;
   #ended = false;
 
-  /** `say`: a line for the user, once the page is there, and when it is there no more. */
-  constructor(folders: readonly string[], say: (line: string) => void) {
+  /** `say`: a line for the user, once the page of the run is there, and when it is there no more. */
+  constructor(runDir: string, say: (line: string) => void) {
     this.#server = Bun.spawn([...programArgv(Bun.main), UI_COMMAND], {
       stdio: ["ignore", "ignore", 2],
       ipc(message: ReadyMessage) {
-        say("address" in message ? `the page: ${message.address}` : `no page: ${message.error}`);
+        say(
+          "address" in message
+            ? `the page: ${message.address}#/run/${idOf(runDir)}`
+            : `no page: ${message.error}`,
+        );
       },
       onExit: () => {
         if (!this.#ended) say("the page has ended, training goes on: rlv serve shows it again");
@@ -38,7 +44,7 @@ export class TrainingPage {
     });
     // Training does not wait for it.
     this.#server.unref();
-    this.#server.send({ folders } satisfies StartMessage);
+    this.#server.send({ folders: [dirname(runDir)] } satisfies StartMessage);
   }
 
   close(): void {

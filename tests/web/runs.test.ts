@@ -14,12 +14,15 @@ import {
 import { join } from "node:path";
 import { jsonLine } from "../../src/io/jsonl.ts";
 import { type RolloutRow, RolloutsDb } from "../../src/io/rollouts-db.ts";
+import { takeLock } from "../../src/io/run-lock.ts";
 import type {
   ConfigComparison,
   DeleteAnswer,
+  DiversityReport,
   LogTail,
   MetricRows,
   MetricsAnswer,
+  RewardReport,
   RolloutDetail,
   RolloutPage,
   RunDetail,
@@ -28,7 +31,7 @@ import type {
   SystemInfo,
 } from "../../src/web/api.ts";
 import { makeRun, steps } from "../report/fixture.ts";
-import { Scratch, Site } from "./site.ts";
+import { childrenOf, Scratch, Site } from "./site.ts";
 
 const open: (Disposable | AsyncDisposable)[] = [];
 afterEach(async () => {
@@ -289,6 +292,41 @@ test("one rollout with its group: tokens with their log-probabilities, and the g
   expect(table.rows.map((each) => each.completion)).toEqual(["sampled"]);
 });
 
+test("diversity along the steps, and what rewards were made of", async () => {
+  const { site } = siteOf((root) => {
+    const rows: RolloutRow[] = [];
+    for (let step = 1; step <= 90; step++)
+      for (let i = 0; i < 32; i++) {
+        const own = Array.from(
+          { length: 30 },
+          (_, at) => `w${(step * 7919 + i * 104729 + at * 1299709) % 5000}`,
+        );
+        const completion =
+          step <= 45 ? own.join(" ") : `the same ${step % 2} again and again, as ever before`;
+        rows.push(row(step, i, { completion, components: { style: step / 90, form: i % 2 } }));
+      }
+    writeRollouts(makeRun(root, "one"), rows);
+    makeRun(root, "none");
+  });
+  const id = await idOf(site, "one");
+  const { points } = await site.get<DiversityReport>(`/api/runs/${id}/diversity?steps=10`);
+  expect([points.length > 4, points.length <= 10]).toEqual([true, true]);
+  for (const { step, unique, jaccard, degenerate, reasons } of points) {
+    expect([step, degenerate, reasons.length > 0]).toEqual([step, step > 45, step > 45]);
+    if (step <= 45) expect([unique, jaccard < 0.2]).toEqual([1, true]);
+    else expect(unique).toBeLessThan(0.1);
+  }
+  expect(points.at(-1)!.completions).toBe(32);
+  expect((await site.get<DiversityReport>(`/api/runs/${id}/diversity?table=eval`)).points).toEqual([]);
+  const rewards = await site.get<RewardReport>(`/api/runs/${id}/rewards?steps=4`);
+  expect([rewards.points.length > 1, rewards.points.length <= 4]).toEqual([true, true]);
+  const style = rewards.components.indexOf("style");
+  for (const { step, components } of rewards.points) expect(components[style]).toBeCloseTo(step / 90, 9);
+  const none = await idOf(site, "none");
+  for (const path of ["diversity", "rewards"])
+    expect((await site.fetch(`/api/runs/${none}/${path}`)).status).toBe(404);
+});
+
 test("a live run: rows that come are found, rows that a resumed run took back are gone", async () => {
   const { site, root } = siteOf((at) => makeRun(at, "live"));
   const id = await idOf(site, "live");
@@ -504,12 +542,7 @@ test("events: new rows, new rollouts, a run that comes and one that goes", async
 test("the reader of runs may die: the next question is answered", async () => {
   const { site } = siteOf((root) => writeRollouts(makeRun(root, "one", { rows: steps(2) }), [row(1, 0)]));
   const id = await idOf(site, "one");
-  const children = () =>
-    Bun.spawnSync(["ps", "-o", "pid=,args=", "--ppid", String(process.pid)])
-      .stdout.toString()
-      .split("\n")
-      .filter((line) => line.includes(" __data"))
-      .map((line) => Number.parseInt(line, 10));
+  const children = () => childrenOf(process.pid, "__data");
   const before = children();
   expect(before.length).toBeGreaterThan(0);
   for (const pid of before) process.kill(pid, "SIGKILL");
@@ -527,10 +560,7 @@ test("a checkpoint is removed when it was confirmed, and never of a live run", a
   const { site, root } = siteOf((at) => {
     makeRun(at, "done", { rows: steps(9), checkpoints: ["step-3", "step-6", "final"], outcome: 0 });
     makeRun(at, "live", { rows: steps(9), checkpoints: ["step-3"] });
-    const start = readFileSync(`/proc/${process.pid}/stat`, "latin1")
-      .replace(/^.*\) /s, "")
-      .split(" ")[19];
-    writeFileSync(join(at, "live", ".lock"), `${process.pid} ${start}\n`);
+    takeLock(join(at, "live"));
   });
   const id = await idOf(site, "done");
   const ask = async (name: string, body: unknown) => {

@@ -3,7 +3,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { RunList } from "../../src/web/api.ts";
 import { makeRun, steps } from "../report/fixture.ts";
-import { program, Scratch, Site } from "./site.ts";
+import { childrenOf, program, Scratch, Site } from "./site.ts";
 
 const scratches: Scratch[] = [];
 afterEach(() => {
@@ -73,13 +73,6 @@ async function gone(address: string): Promise<void> {
     if (Date.now() > end) throw new Error("the server is still there");
 }
 
-const childrenOf = (pid: number): number[] =>
-  Bun.spawnSync(["ps", "-o", "pid=", "--ppid", String(pid)])
-    .stdout.toString()
-    .split("\n")
-    .filter((line) => line.trim() !== "")
-    .map(Number);
-
 const alive = (pid: number): boolean => {
   try {
     process.kill(pid, 0);
@@ -99,7 +92,7 @@ describe("rlv serve", () => {
       const [address] = await served.said(ADDRESS);
       expect((await runsAt(address)).runs.map(({ name, step }) => [name, step])).toEqual([["one", 3]]);
       expect((await fetch(address, { redirect: "manual" })).status).toBe(303);
-      const children = childrenOf(served.child.pid);
+      const children = childrenOf(served.child.pid, "__data");
       expect(children.length).toBe(1);
       served.child.kill("SIGINT");
       expect(await served.ended()).toBe(0);
@@ -168,12 +161,8 @@ describe("rlv train --ui", () => {
     await using training = new Program([...JOB, "--num_train_steps", "2000", "--json"], folder());
     const [address] = await training.said(ADDRESS);
     await training.said(/step \d+\//);
-    const server = childrenOf(training.child.pid).find((pid) =>
-      Bun.spawnSync(["ps", "-o", "args=", "-p", String(pid)])
-        .stdout.toString()
-        .includes(" __ui"),
-    )!;
-    process.kill(server, "SIGKILL");
+    const [server] = childrenOf(training.child.pid, "__ui");
+    process.kill(server!, "SIGKILL");
     await training.said(/the page has ended, training goes on/);
     expect(await listens(address)).toBe(false);
     const said = training.text.length;
@@ -193,7 +182,10 @@ describe("rlv train --ui", () => {
     await using training = new Program([...JOB, "--num_train_steps", "2000"], folder());
     const [address] = await training.said(ADDRESS);
     await training.said(/step \d+\//);
-    for (const pid of [...childrenOf(training.child.pid), training.child.pid]) process.kill(pid, "SIGINT");
+    const { pid } = training.child;
+    const all = [pid, ...["__engine", "__ui"].flatMap((word) => childrenOf(pid, word))];
+    expect(all.length).toBe(3);
+    for (const each of all) process.kill(each, "SIGINT");
     expect(await training.ended()).toBe(130);
     expect(training.text).toContain("go on with rlv train --resume_from");
     await gone(address);

@@ -1,5 +1,5 @@
 /** The server of the page over made run folders, and requests as browsers and others make them. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -8,6 +8,30 @@ import type { RunningServer } from "../../src/web/server.ts";
 
 const main = resolve(import.meta.dir, "../../src/cli/main.ts");
 export const program = [process.execPath, main];
+
+/** Child processes of a process that were started with a word. */
+export function childrenOf(pid: number, word: string): number[] {
+  const fields = existsSync("/proc/self/stat")
+    ? readdirSync("/proc")
+        .filter((name) => /^\d+$/.test(name))
+        .map((name) => {
+          try {
+            const parent = readFileSync(`/proc/${name}/stat`, "latin1")
+              .replace(/^.*\) /s, "")
+              .split(" ")[1];
+            return [name, parent, readFileSync(`/proc/${name}/cmdline`, "latin1").replaceAll("\0", " ")];
+          } catch {
+            return [];
+          }
+        })
+    : Bun.spawnSync(["ps", "-axo", "pid=,ppid=,args="])
+        .stdout.toString()
+        .split("\n")
+        .map((line) => /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line)?.slice(1) ?? []);
+  return fields.flatMap(([child, parent, args]) =>
+    Number(parent) === pid && args?.split(" ").includes(word) ? [Number(child)] : [],
+  );
+}
 
 /** A folder of its own, gone with the scope. */
 export class Scratch implements Disposable {

@@ -150,9 +150,13 @@ async function look(
     const orders = job === null ? [] : await judgeStored(job, checkpoint, stored, again);
     return { fresh: null, judge: reportOf(stored, orders), note };
   }
-  const { job, recipe } = await jobOf(checkpoint, options);
+  const { job, recipe, heldOut } = await jobOf(checkpoint, options);
   if (job === null) {
     const note = `recipe ${recipe} has no prompts and reward of its own: nothing was sampled`;
+    return { fresh: null, judge: reportOf(stored), note };
+  }
+  if (job.prompts.held.length === 0) {
+    const note = "its config leaves no evaluation prompts: nothing was sampled";
     return { fresh: null, judge: reportOf(stored), note };
   }
   const { evaluateCheckpoint } = await import("../recipe/evaluate.ts");
@@ -168,7 +172,7 @@ async function look(
   return {
     fresh: freshReport(scored, options.samples),
     judge: reportOf(judgedOf(scored), orders),
-    note: null,
+    note: heldOut ? null : "the run held no prompts out: it may have been trained on these",
   };
 }
 
@@ -188,5 +192,8 @@ async function jobOf(checkpoint: string, options: EvalOptions) {
   const base = baseOf({ target: undefined, configFile: undefined, checkpoint });
   const config = await findInputs(resolveTrain(base, overrides));
   const { grpoJob } = await import("../recipe/index.ts");
-  return { recipe: config.recipe, job: await grpoJob(config, null) };
+  // Preferences are split by the run itself: one that never evaluates holds none out.
+  const heldOut = config.recipe !== "hh-grpo" || config.eval_steps > 0;
+  const held = heldOut ? config : { ...config, eval_steps: 1 };
+  return { recipe: config.recipe, heldOut, job: await grpoJob(held, null) };
 }

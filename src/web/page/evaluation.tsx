@@ -95,6 +95,9 @@ function Fresh({ fresh, kl }: { fresh: FreshCompletions; kl: number | null }) {
   );
 }
 
+/** To a thousandth of a score. */
+const shift = (value: number): string => signed(Math.round(1000 * value) / 1000);
+
 const correlation = (value: number | null): string => (value === null ? "–" : signed(value, 2));
 
 function JudgeWorth({ judge: { model, responses, criteria, position } }: { judge: JudgeExamination }) {
@@ -140,8 +143,8 @@ function JudgeWorth({ judge: { model, responses, criteria, position } }: { judge
       {position === null ? null : (
         <p>
           Order of the criteria: {count(position.responses)} responses judged in {position.orders} orders.
-          Scores move by {position.shift_by_position.map((shift) => signed(shift, 2)).join(", ")} from the
-          first place to the last; those of one response lie {figure(position.mean_spread, 2)} apart, at most{" "}
+          Scores move by {position.shift_by_position.map(shift).join(", ")} from the first place to the last;
+          those of one response lie {figure(position.mean_spread, 2)} apart, at most{" "}
           {figure(position.largest_spread, 2)}.
         </p>
       )}

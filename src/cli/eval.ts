@@ -3,7 +3,6 @@ import { basename, dirname, join, resolve } from "node:path";
 import { baseOf, resolveOptions, resolveTrain } from "../config/resolve.ts";
 import { type EvalOptions, evalSchema } from "../config/schema-eval.ts";
 import { UsageError } from "../core/errors.ts";
-import type { Scored } from "../core/records.ts";
 import { MANIFEST } from "../io/checkpoint-folder.ts";
 import {
   comparisonRows,
@@ -11,8 +10,16 @@ import {
   evaluationLines,
   freshReport,
   historyOf,
-  judgeOf,
+  judgedOf,
+  storedJudged,
 } from "../report/evaluation.ts";
+import {
+  type JudgedResponse,
+  type JudgedRollout,
+  type JudgeReport,
+  judgeReport,
+  type OrderedJudgements,
+} from "../report/judge.ts";
 import { checkpointsOf, findRun, isRun, RUN_ROOTS, readRun } from "../report/runs.ts";
 import { newestOf } from "../run/folder.ts";
 import { visible } from "../run/reporter.ts";
@@ -37,6 +44,8 @@ export const command: Command = {
     "Completions are sampled from the newest whole checkpoint of a run (or the one named) with the run's evaluation prompts,",
     "sampling settings and reward. Several runs are compared. RUN is a name in one of the folders, or a path.",
     "degenerate: copies, near copies, loops, or one template with other words in its slots; the reasons are given.",
+    "Of a rubric's judge: how its two readings agree, what length does to its scores, and what the order of the criteria does",
+    "(--judge_again); of fresh completions, else of the last that the run stored.",
   ],
   flags: () => [...flagsOf(evalSchema), JSON_FLAG],
   async run({ args, flags, json }) {
@@ -98,20 +107,15 @@ async function evaluate({ run: dir, checkpoint }: Target, options: EvalOptions):
   const found = dir === null ? undefined : checkpointsOf(dir).find((each) => each.dir === checkpoint);
   const name = run?.name ?? checkpoint!;
   const { history, kl } = dir === null ? { history: null, kl: null } : historyOf(dir);
-  let scored: Scored[] | null = null;
-  let note: string | null = null;
-  if (!options.fresh) note = "no completions were sampled (--fresh false)";
-  else if (checkpoint === null) note = "no whole checkpoint yet: nothing was sampled";
-  else {
-    try {
-      scored = await sample(checkpoint, found?.step ?? 0, options);
-      if (scored === null)
-        note = `recipe ${run?.recipe} has no prompts and reward of its own: nothing was sampled`;
-    } catch (error) {
-      // What the run wrote is reported all the same: a reward model may be gone, a dataset elsewhere.
-      if (!(error instanceof UsageError)) throw error;
-      note = `nothing was sampled: ${error.message}`;
-    }
+  const stored = dir === null ? [] : storedJudged(dir);
+  let looked: Looked;
+  try {
+    looked = await look(checkpoint, found?.step ?? 0, stored, options);
+  } catch (error) {
+    // What the run wrote is reported all the same: a reward model may be gone, a dataset elsewhere.
+    if (!(error instanceof UsageError)) throw error;
+    const missing = options.fresh ? "nothing was sampled" : "nothing was judged again";
+    looked = { fresh: null, judge: reportOf(stored), note: `${missing}: ${error.message}` };
   }
   return {
     name: run !== null && found !== undefined ? `${name}/${found.name}` : name,
@@ -120,32 +124,76 @@ async function evaluate({ run: dir, checkpoint }: Target, options: EvalOptions):
     state: run?.state ?? null,
     checkpoint,
     step: found?.step ?? null,
-    fresh: scored === null ? null : freshReport(scored, options.samples),
-    note,
     history,
     kl,
-    judge: judgeOf(scored, dir),
+    ...looked,
   };
 }
 
-/** null: the recipe samples nothing. */
-async function sample(checkpoint: string, step: number, options: EvalOptions): Promise<Scored[] | null> {
-  const overrides = new Map<string, string>();
-  if (options.device !== null) overrides.set("device", options.device);
-  if (options.threads !== null) overrides.set("threads", String(options.threads));
-  const config = await findInputs(
-    resolveTrain(baseOf({ target: undefined, configFile: undefined, checkpoint }), overrides),
-  );
-  const { grpoJob } = await import("../recipe/index.ts");
-  const job = await grpoJob(config, null);
-  if (job === null) return null;
+type Looked = Pick<Evaluation, "fresh" | "judge" | "note">;
+
+/** Opens the checkpoint if there is something to do with it. `stored`: judged responses of its run. */
+async function look(
+  checkpoint: string | null,
+  step: number,
+  stored: readonly JudgedRollout[],
+  options: EvalOptions,
+): Promise<Looked> {
+  if (checkpoint === null)
+    return { fresh: null, judge: reportOf(stored), note: "no whole checkpoint yet: nothing was sampled" };
+  const again = options.judge_again;
+  if (!options.fresh) {
+    const note = "no completions were sampled (--fresh false)";
+    if (stored.length === 0 || again === 0) return { fresh: null, judge: reportOf(stored), note };
+    const { job } = await jobOf(checkpoint, options);
+    const { judgeStored } = await import("../recipe/evaluate.ts");
+    const orders = job === null ? [] : await judgeStored(job, checkpoint, stored, again);
+    return { fresh: null, judge: reportOf(stored, orders), note };
+  }
+  const { job, recipe, heldOut } = await jobOf(checkpoint, options);
+  if (job === null) {
+    const note = `recipe ${recipe} has no prompts and reward of its own: nothing was sampled`;
+    return { fresh: null, judge: reportOf(stored), note };
+  }
+  if (job.prompts.held.length === 0) {
+    const note = "its config leaves no evaluation prompts: nothing was sampled";
+    return { fresh: null, judge: reportOf(stored), note };
+  }
   const { evaluateCheckpoint } = await import("../recipe/evaluate.ts");
   talk(`sampling from ${checkpoint}`);
-  return evaluateCheckpoint(job, checkpoint, step, {
+  const { scored, orders } = await evaluateCheckpoint(job, checkpoint, step, {
     n: options.n,
     prompts: options.prompts,
     temperature: options.temperature,
     maxNewTokens: options.max_new_tokens,
     seed: options.seed,
+    judgeAgain: again,
   });
+  return {
+    fresh: freshReport(scored, options.samples),
+    judge: reportOf(judgedOf(scored), orders),
+    note: heldOut ? null : "the run held no prompts out: it may have been trained on these",
+  };
+}
+
+/** null: nothing was judged. */
+function reportOf(
+  judged: readonly JudgedResponse[],
+  orders: readonly OrderedJudgements[] = [],
+): JudgeReport | null {
+  return judged.length === 0 ? null : judgeReport(judged, orders);
+}
+
+/** The job that wrote a checkpoint, its inputs found; null: its recipe samples nothing. */
+async function jobOf(checkpoint: string, options: EvalOptions) {
+  const overrides = new Map<string, string>();
+  if (options.device !== null) overrides.set("device", options.device);
+  if (options.threads !== null) overrides.set("threads", String(options.threads));
+  const base = baseOf({ target: undefined, configFile: undefined, checkpoint });
+  const config = await findInputs(resolveTrain(base, overrides));
+  const { grpoJob } = await import("../recipe/index.ts");
+  // Preferences are split by the run itself: one that never evaluates holds none out.
+  const heldOut = config.recipe !== "hh-grpo" || config.eval_steps > 0;
+  const held = heldOut ? config : { ...config, eval_steps: 1 };
+  return { recipe: config.recipe, heldOut, job: await grpoJob(held, null) };
 }

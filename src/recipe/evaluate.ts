@@ -1,13 +1,17 @@
-/** Fresh completions of a run's checkpoint, rewarded as the run rewards them: what `rlv eval` looks at. */
+/** A run's checkpoint as `rlv eval` looks at it: fresh completions, rewarded as the run rewards them, and its judge. */
+import { UsageError } from "../core/errors.ts";
 import type { Prompt, Rollout, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import { Transformer } from "../nn/transformer.ts";
+import { evenly } from "../report/evaluation.ts";
+import { type JudgedRollout, judgeDetails, type OrderedJudgements } from "../report/judge.ts";
 import { RolloutEngine } from "../rollout/engine.ts";
 import { dtypeCode, openDevice, openModel } from "../run/open-model.ts";
 import { Reference } from "../run/reference.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { resolveModel } from "./base.ts";
-import { type GrpoJob, openRewards } from "./grpo.ts";
+import { type GrpoJob, type OpenedRewards, openRewards } from "./grpo.ts";
+import type { Judgeable } from "./rewards.ts";
 
 export interface EvaluationOptions {
   /** Completions of each prompt, and how many of the evaluation prompts; null: all. */
@@ -17,6 +21,8 @@ export interface EvaluationOptions {
   readonly temperature: number | null;
   readonly maxNewTokens: number | null;
   readonly seed: number;
+  /** Responses, evenly spread, that a judge judges again in other orders of its criteria. */
+  readonly judgeAgain: number;
 }
 
 const BATCH = 32;
@@ -28,7 +34,62 @@ export async function evaluateCheckpoint(
   folder: string,
   step: number,
   options: EvaluationOptions,
-): Promise<Scored[]> {
+): Promise<{ readonly scored: Scored[]; readonly orders: OrderedJudgements[] }> {
+  const maxNewTokens = options.maxNewTokens ?? job.settings.max_completion_length;
+  return withCheckpoint(job, folder, maxNewTokens, async ({ memory, model, opened }) => {
+    const prompts = job.prompts.held.slice(0, options.prompts ?? undefined);
+    const rollouts = sample(job, memory, model, prompts, maxNewTokens, options);
+    const scored = await opened.rewards.score(rollouts, { step });
+    const judged = scored.filter(({ details }) => judgeDetails(details) !== null);
+    return { scored, orders: await judgeAgain(opened, judged, options.judgeAgain) };
+  });
+}
+
+/** What the run's judge says of responses that the run's training stored, in other orders of its criteria. */
+export async function judgeStored(
+  job: GrpoJob,
+  folder: string,
+  stored: readonly JudgedRollout[],
+  again: number,
+): Promise<OrderedJudgements[]> {
+  const prompts = new Map<number, Prompt>();
+  for (let position = 0; ; ) {
+    const { item, epoch, next } = job.prompts.training.at(position);
+    if (epoch > 0) break;
+    prompts.set(item.index, item);
+    position = next;
+  }
+  const responses = stored.map(({ promptIndex, response }) => {
+    const prompt = prompts.get(promptIndex);
+    if (prompt === undefined)
+      throw new UsageError(`there is no prompt ${promptIndex} any more`, folder, "restore the run's prompts");
+    return { prompt, text: response };
+  });
+  return withCheckpoint(job, folder, 0, ({ opened }) => judgeAgain(opened, responses, again));
+}
+
+async function judgeAgain(
+  { judgeInOrders }: OpenedRewards,
+  responses: readonly Judgeable[],
+  again: number,
+): Promise<OrderedJudgements[]> {
+  const some = evenly(responses, again);
+  return judgeInOrders === null || some.length === 0 ? [] : judgeInOrders(some);
+}
+
+interface OpenedCheckpoint {
+  readonly memory: StepMemory;
+  readonly model: Transformer;
+  readonly opened: OpenedRewards;
+}
+
+/** Opens the checkpoint as the policy, and the run's rewards on it: the judge `self` is the checkpoint. */
+async function withCheckpoint<T>(
+  job: GrpoJob,
+  folder: string,
+  maxNewTokens: number,
+  body: (opened: OpenedCheckpoint) => Promise<T>,
+): Promise<T> {
   const { settings } = job;
   const bound = job.rewards.flatMap(({ bound }) => bound ?? []);
   const device = openDevice(settings.device, settings.threads);
@@ -36,7 +97,6 @@ export async function evaluateCheckpoint(
   const owned: Transformer[] = [];
   try {
     for (const reward of bound) await reward.start?.();
-    const maxNewTokens = options.maxNewTokens ?? settings.max_completion_length;
     const needs = job.rewards.map(({ open }) => open?.needs ?? {});
     const needed = needs.map(({ positions = 0 }) => positions);
     const own = settings.max_prompt_length + Math.max(maxNewTokens, settings.max_completion_length);
@@ -55,11 +115,9 @@ export async function evaluateCheckpoint(
       job.source.load(start);
       reference = Reference.kept(start);
     }
-    const prompts = job.prompts.held.slice(0, options.prompts ?? undefined);
-    const rollouts = sample(job, memory, model, prompts, maxNewTokens, options);
     const opened = openRewards(job, memory, { model, reference });
     try {
-      return await opened.rewards.score(rollouts, { step });
+      return await body({ memory, model, opened });
     } finally {
       opened.close();
     }

@@ -165,6 +165,8 @@ export interface OpenedRewards {
   readonly rewards: Rewards;
   readonly bytes: number;
   readonly lines: readonly string[];
+  /** Of the first reward that is a judge; null without one. */
+  readonly judgeInOrders: NonNullable<DeviceReward["judgeInOrders"]> | null;
   /** Closes what was opened on the device. */
   close(): void;
 }
@@ -182,6 +184,7 @@ export function openRewards(job: GrpoJob, memory: StepMemory, trained: PolicyMod
     rewards: new Rewards(parts),
     bytes: onDevice.reduce((sum, { bytes }) => sum + bytes, 0),
     lines: onDevice.flatMap(({ lines }) => lines),
+    judgeInOrders: onDevice.find((reward) => reward.judgeInOrders)?.judgeInOrders ?? null,
     close: () => {
       for (const reward of onDevice) reward.dispose();
     },

@@ -9,6 +9,8 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UsageError } from "../core/errors.ts";
+import type { Rollout } from "../core/records.ts";
+import type { OrderedJudgements } from "../report/judge.ts";
 import { REWARDS } from "../reward/all.ts";
 import { isModule, moduleReward } from "../reward/module-reward.ts";
 import type { BatchFunction, BoundReward } from "../reward/registry.ts";
@@ -37,9 +39,14 @@ export interface RewardJob {
   readonly microBatchTokens: number;
 }
 
+/** What a judge reads of a rollout. */
+export type Judgeable = Pick<Rollout, "prompt" | "text">;
+
 /** Opened on a device. */
 export interface DeviceReward {
   readonly batch: BatchFunction;
+  /** Of a judge: what it says with the criteria listed in every rotation of their order. */
+  readonly judgeInOrders?: (responses: readonly Judgeable[]) => Promise<OrderedJudgements[]>;
   /** Of weights that it keeps there. */
   readonly bytes: number;
   /** Of the run header. */

@@ -1,17 +1,19 @@
 /** The reward `rubric`: which model judges, in whose tokens, and what its scores become. */
 import { assert, UsageError } from "../core/errors.ts";
 import type { Rollout } from "../core/records.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
+import type { OrderedJudgements } from "../report/judge.ts";
 import type { RewardContext, RewardResult } from "../reward/registry.ts";
-import { type Rubric, readRubric, rubricReward as rewardOf } from "../reward/rubric.ts";
-import { Judge, type JudgeModel, type JudgeOptions, type Verdict } from "../run/judge.ts";
+import { type Rubric, readRubric, reordered, rubricReward as rewardOf } from "../reward/rubric.ts";
+import { type Conversation, Judge, type JudgeModel, type JudgeOptions, type Verdict } from "../run/judge.ts";
 import { judgeFrame, promptText, responseText } from "../run/judge-prompt.ts";
 import { dtypeCode, openModel, openTokenizer, readCausalConfig } from "../run/open-model.ts";
 import { type QuantType, quantizationFlag, tokenizerDifference } from "../run/reward-model.ts";
 import type { StepMemory } from "../tape/tape.ts";
 import { resolveModel } from "./base.ts";
 import { resolveBuiltin } from "./builtin.ts";
-import type { OpenOnDevice, PolicyModels, RewardJob } from "./rewards.ts";
+import type { Judgeable, OpenOnDevice, PolicyModels, RewardJob } from "./rewards.ts";
 
 export interface RubricParameters {
   readonly path: string;
@@ -78,16 +80,15 @@ export function rubricReward(parameters: RubricParameters, job: RewardJob): Open
             "judge",
             adapter,
           );
-    const judge = new Judge(memory, judgeModel(named, model, trained), rubric, frame, options);
+    const asked = judgeModel(named, model, trained);
+    const judge = new Judge(memory, asked, rubric, frame, options);
     return {
       batch: async (rollouts: readonly Rollout[], { signal }: RewardContext) => {
-        const asked = rollouts.map(({ prompt, text }) => ({
-          prompt: promptText(prompt),
-          response: responseText(text),
-        }));
-        const verdicts = await judge.judge(asked, signal);
+        const verdicts = await judge.judge(rollouts.map(conversation), signal);
         return verdicts.map((verdict) => result(rubric, named, verdict, reading));
       },
+      judgeInOrders: (responses: readonly Judgeable[]) =>
+        judgeInOrders(memory, asked, rubric, tokenizer, options, responses.map(conversation)),
       bytes: judge.bytes + (model?.bytes.weights ?? 0),
       lines: [
         `judge ${named}${quant_type === "none" ? "" : ` in ${quant_type}`}: ${rubric.criteria.map(({ name, weight }) => `${name} x ${weight}`).join(", ")}; ` +
@@ -112,6 +113,52 @@ function judgeModel(name: string, own: Transformer | null, { model, reference }:
   if (name === "self") return { name, frozen: false, shape: model, hold: (body) => body(model) };
   assert(reference, "the judge initial needs the policy of step 0");
   return { name, frozen: true, shape: reference.model, hold: (body) => reference.hold(body) };
+}
+
+const conversation = ({ prompt, text }: Judgeable): Conversation => ({
+  prompt: promptText(prompt),
+  response: responseText(text),
+});
+
+/** Expected scores under every rotation of the criteria, so that each stands at every place of the list once. */
+async function judgeInOrders(
+  memory: StepMemory,
+  model: JudgeModel,
+  rubric: Rubric,
+  tokenizer: Tokenizer,
+  options: JudgeOptions,
+  conversations: readonly Conversation[],
+): Promise<OrderedJudgements[]> {
+  const { criteria } = rubric;
+  if (criteria.length === 1) return [];
+  const results: OrderedJudgements[] = [];
+  for (const turn of criteria.keys()) {
+    const order = reordered(
+      rubric,
+      criteria.map((_, i) => (i + turn) % criteria.length),
+    );
+    const frame = judgeFrame(order, tokenizer);
+    // No text is read, and no more room planned than these prompts take: another order may be some tokens longer.
+    const maxPromptTokens = conversations.reduce(
+      (most, { prompt }) => Math.max(most, frame.promptIds(prompt).length),
+      1,
+    );
+    const judge = new Judge(memory, model, order, frame, { ...options, maxNewTokens: 1, maxPromptTokens });
+    try {
+      const verdicts = await judge.judge(conversations);
+      results.push({
+        order: order.criteria.map(({ name }) => name),
+        expected: verdicts.map((verdict) =>
+          Object.fromEntries(
+            Object.entries(verdict.criteria).map(([name, { expected }]) => [name, expected]),
+          ),
+        ),
+      });
+    } finally {
+      judge.dispose();
+    }
+  }
+  return results;
 }
 
 /** A verdict as a reward: each criterion's share of it under rubric/NAME, all that the judge said in the details. */

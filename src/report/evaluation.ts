@@ -1,8 +1,16 @@
 /** What `rlv eval` says of a checkpoint: of fresh completions, and of what its run wrote. */
 import { join } from "node:path";
+import { UsageError } from "../core/errors.ts";
 import type { Scored } from "../core/records.ts";
 import { type Diversity, diversity } from "./diversity.ts";
-import { type JudgeReport, judgeDetails, judgeReport, judgeReportText, readJudged } from "./judge.ts";
+import {
+  type JudgedResponse,
+  type JudgedRollout,
+  type JudgeReport,
+  judgeDetails,
+  judgeReportText,
+  readJudged,
+} from "./judge.ts";
 import { type MetricsRow, metricsOf, seriesOf, sparkline } from "./metrics.ts";
 import type { RunState } from "./runs.ts";
 
@@ -62,6 +70,8 @@ export interface History {
 }
 
 const HISTORY_POINTS = 200;
+/** Judged responses of a run that are looked at, the newest. */
+const STORED = 512;
 const REWARDS = ["eval/reward", "train/reward_mean", "eval/accuracy", "train/accuracy"] as const;
 
 const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
@@ -74,7 +84,6 @@ export function freshReport(scored: readonly Scored[], samples: number): FreshRe
   for (const { prompt, reward } of rewarded)
     best.set(prompt.index, Math.max(reward, best.get(prompt.index) ?? Number.NEGATIVE_INFINITY));
   const seen = scored.filter(({ flagged }) => flagged !== undefined);
-  const shown = Math.min(samples, scored.length);
   const share = (part: number, all: number) => (all === 0 ? 0 : part / all);
   return {
     prompts: new Set(scored.map(({ prompt }) => prompt.index)).size,
@@ -89,11 +98,18 @@ export function freshReport(scored: readonly Scored[], samples: number): FreshRe
     eos_share: share(scored.filter(({ finish }) => finish === "eos").length, scored.length),
     flagged_share: seen.length === 0 ? null : seen.filter(({ flagged }) => flagged).length / seen.length,
     diversity: diversity(scored.map(({ text, prompt }) => ({ text, prompt: prompt.index }))),
-    samples: Array.from({ length: shown }, (_, i) => {
-      const { prompt, text, reward } = scored[Math.floor((i * scored.length) / shown)]!;
-      return { prompt: prompt.text, completion: text, reward: Number.isNaN(reward) ? null : reward };
-    }),
+    samples: evenly(scored, samples).map(({ prompt, text, reward }) => ({
+      prompt: prompt.text,
+      completion: text,
+      reward: Number.isNaN(reward) ? null : reward,
+    })),
   };
+}
+
+/** At most `most` of a list, evenly spread over it. */
+export function evenly<T>(list: readonly T[], most: number): T[] {
+  const count = Math.min(most, list.length);
+  return Array.from({ length: count }, (_, i) => list[Math.floor((i * list.length) / count)]!);
 }
 
 function spreadOf(values: readonly number[]) {
@@ -115,20 +131,22 @@ function componentMeans(scored: readonly Scored[]): Record<string, number> {
   return Object.fromEntries([...values].map(([name, list]) => [name, mean(list)]));
 }
 
-/** What a judge said of fresh completions, else of the last that the run stored; null without a judge. */
-export function judgeOf(scored: readonly Scored[] | null, runDir: string | null): JudgeReport | null {
-  const fresh = (scored ?? []).flatMap(({ text, details }) => {
+/** What a judge said of fresh completions; empty without one. */
+export function judgedOf(scored: readonly Scored[]): JudgedResponse[] {
+  return scored.flatMap(({ text, details }) => {
     const judge = judgeDetails(details);
     return judge === null ? [] : [{ response: text, judge }];
   });
-  if (fresh.length > 0) return judgeReport(fresh);
-  if (runDir === null) return null;
+}
+
+/** What it said of the last that the run stored; empty where none were kept. */
+export function storedJudged(runDir: string): JudgedRollout[] {
   try {
-    const stored = readJudged(join(runDir, "rollouts.sqlite"), "rollouts", 512);
-    return stored.length === 0 ? null : judgeReport(stored);
-  } catch {
-    // Rollouts of an older run lack the column, others were not kept.
-    return null;
+    return readJudged(join(runDir, "rollouts.sqlite"), "rollouts", STORED);
+  } catch (error) {
+    // Rollouts of an older run lack the column or the table, others were not kept.
+    if (error instanceof UsageError || /no such (column|table)/.test((error as Error).message)) return [];
+    throw error;
   }
 }
 

@@ -351,8 +351,76 @@ export interface Job {
   readonly started: number;
   /** What it said, its last lines. */
   readonly lines: readonly string[];
-  /** The one JSON object of `rlv eval --json`. */
-  readonly result: unknown;
+  /** What the command answered; null: nothing yet, or it failed. */
+  readonly result: EvaluationAnswer | null;
+}
+
+/** `rlv eval --json`, as far as the page shows it; src/report/evaluation.ts has all of it. */
+export interface EvaluationAnswer {
+  readonly evaluations: readonly EvaluationReport[];
+}
+
+export interface EvaluationReport {
+  readonly step: number | null;
+  /** null where no completions were sampled; `note` says why. */
+  readonly fresh: FreshCompletions | null;
+  readonly note: string | null;
+  /** Last one recorded in training, nats a token. */
+  readonly kl: number | null;
+  readonly judge: JudgeExamination | null;
+}
+
+export interface FreshCompletions {
+  readonly prompts: number;
+  readonly completions: number;
+  readonly reward: (Range & { readonly mean: number; readonly std: number }) | null;
+  /** Means. */
+  readonly components: Readonly<Record<string, number>>;
+  /** Mean over prompts of the greatest reward. */
+  readonly best_of_n: number | null;
+  readonly mean_tokens: number;
+  readonly eos_share: number;
+  readonly flagged_share: number | null;
+  readonly diversity: {
+    readonly unique_share: number;
+    readonly jaccard: number;
+    readonly template_share: number;
+    readonly template: string | null;
+    readonly degenerate: boolean;
+    readonly reasons: readonly string[];
+  };
+  readonly samples: readonly {
+    readonly prompt: string;
+    readonly completion: string;
+    readonly reward: number | null;
+  }[];
+}
+
+/** What a rubric's judge is worth. */
+export interface JudgeExamination {
+  readonly model: string;
+  readonly responses: number;
+  readonly criteria: readonly {
+    readonly name: string;
+    readonly mean_expected: number;
+    readonly mean_text: number | null;
+    readonly invalid_rate: number;
+    /** Share of text answers that say the expected score, rounded. */
+    readonly exact_agreement: number | null;
+    /** Correlations: of the two readings, and of the expected score with the response's length. */
+    readonly correlation: number | null;
+    readonly length_correlation: number | null;
+  }[];
+  /** null: nothing was judged in another order of the criteria. */
+  readonly position: {
+    readonly responses: number;
+    readonly orders: number;
+    /** Mean score at each place of the list, less the criterion's mean over all places. */
+    readonly shift_by_position: readonly number[];
+    /** How far a criterion's scores of one response lie apart. */
+    readonly mean_spread: number;
+    readonly largest_spread: number;
+  } | null;
 }
 
 export interface JobList {

@@ -1,6 +1,7 @@
 /** Commands that the page starts: each is a process of its own, of this program. */
 import { randomBytes } from "node:crypto";
-import type { Job, JobList } from "./api.ts";
+import type { Evaluation } from "../report/evaluation.ts";
+import type { EvaluationAnswer, Job, JobList } from "./api.ts";
 import type { FoundCheckpoint } from "./context.ts";
 import { HttpError } from "./router.ts";
 
@@ -59,9 +60,9 @@ export class Jobs {
     const [output] = await Promise.all([textOf(child.stdout), this.#talk(entry)]);
     const code = await child.exited;
     if (entry.job.state !== "running") return;
-    let result: unknown = null;
+    let result: EvaluationAnswer | null = null;
     try {
-      result = JSON.parse(output);
+      result = JSON.parse(output) as { readonly evaluations: readonly Evaluation[] };
     } catch {
       // No result: its lines say why.
     }

@@ -9,12 +9,19 @@ import { baseOf, resolveTrain, startingValues } from "../../src/config/resolve.t
 import { readRewards } from "../../src/config/rewards.ts";
 import { checkpointConfigText, configText, floatText } from "../../src/config/save.ts";
 import type { ArithmeticConfig } from "../../src/config/schema-arithmetic.ts";
+import { downloadSchema } from "../../src/config/schema-download.ts";
+import { evalSchema } from "../../src/config/schema-eval.ts";
 import {
   benchSchemas,
   chatSchema,
   generateSchema,
   logprobSchema,
+  mergeSchema,
+  quantizeSchema,
+  scoreSchema,
 } from "../../src/config/schema-inference.ts";
+import { runsSchemas } from "../../src/config/schema-runs.ts";
+import { serveSchema } from "../../src/config/schema-serve.ts";
 import { nearest } from "../../src/config/suggest.ts";
 import { UsageError } from "../../src/core/errors.ts";
 
@@ -244,7 +251,8 @@ describe("refused, with the key, what was given and what is expected", () => {
 test("every key of every schema can be told: description, kind, and a default that fits it", () => {
   const schemas = [
     ...Object.values(RECIPES).map((recipe) => recipe.schema),
-    ...[generateSchema, logprobSchema, chatSchema],
+    ...[generateSchema, logprobSchema, scoreSchema, chatSchema, quantizeSchema, mergeSchema],
+    ...[downloadSchema, evalSchema, serveSchema, ...Object.values(runsSchemas)],
     ...Object.values(benchSchemas),
   ];
   for (const schema of schemas) {

@@ -6,7 +6,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { NAMES } from "../../scripts/judge-language.ts";
 import { type Proof, prove, SHORT } from "../../scripts/values-proof.ts";
-import { reportJudge } from "../../src/recipe/judge-report.ts";
 import type { JudgeDetails } from "../../src/report/judge.ts";
 import { digest, metrics, rlv, start } from "./program.ts";
 
@@ -223,19 +222,4 @@ test.each([
   expect(err).toContain(message);
   expect(code).toBe(2);
   expect(existsSync(join(scratch, "refused"))).toBe(false);
-});
-
-test("the judge's report: readings, length, and the order of the criteria judged anew", async () => {
-  const config = JSON.parse(readFileSync(join(proof.run, "train_config.json"), "utf8"));
-  const settings = { run: proof.run, config, table: "eval_rollouts", device: "cpu", threads: null } as const;
-  const plain = await reportJudge({ ...settings, most: 60, again: 0 });
-  expect(plain.position).toBe(null);
-  expect(plain.responses).toBe(60);
-  const { position, criteria } = await reportJudge({ ...settings, most: 60, again: 10 });
-  expect(criteria).toEqual(plain.criteria);
-  expect(position).toMatchObject({ responses: 10, orders: 3 });
-  expect(position!.shift_by_position.length).toBe(3);
-  expect(position!.largest_spread).toBeGreaterThanOrEqual(position!.mean_spread);
-  // Every criterion stands at every place once.
-  expect(Math.abs(position!.shift_by_position.reduce((a, b) => a + b, 0))).toBeLessThan(1e-9);
 });

@@ -378,6 +378,14 @@ describe.skipIf(chromium === null)("the page", () => {
       await page.until(`${textOf(".run-head")}.includes("finished")`, "its end is told");
       await page.press("3");
       await page.until(`${textOf(".found")}.includes("192")`, "all of its rollouts are there");
+      await page.press("7");
+      await page.click("table.checkpoints td.actions button:not(.danger)");
+      await page.until(`${countOf(".evaluation")} === 1`, "what rlv eval says of its checkpoint is shown");
+      const told = await page.value<string>(textOf(".evaluation"));
+      expect(told).toContain("of 4 prompts");
+      expect(told).toMatch(/reward\s+[\d.]+/);
+      expect(await page.value<number>(countOf(".evaluation tbody tr"))).toBe(5);
+      await page.picture(join(pictures, "light-evaluation.png"));
     } finally {
       child.kill();
       await child.exited;

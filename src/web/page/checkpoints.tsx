@@ -1,6 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
 import type { CheckpointInfo, DeleteAnswer, Job, JobList, RunDetail, RunSummary } from "../api.ts";
 import { type Answer, ask, post, runPath } from "./client.ts";
+import { EvaluationView } from "./evaluation.tsx";
 import { ago, bytes, count, dateTime } from "./format.ts";
 import { jobs } from "./live.ts";
 import { Dialog, Empty, Failure, Glyph, Pending, say } from "./parts.tsx";
@@ -146,9 +147,9 @@ function JobPanel({ job }: { job: Job }) {
         ) : null}
       </div>
       {error === null ? null : <Failure error={error} />}
-      {job.result === null || job.result === undefined ? null : (
-        <pre>{JSON.stringify(job.result, null, 2)}</pre>
-      )}
+      {job.result?.evaluations.map((report, index) => (
+        <EvaluationView key={index} report={report} />
+      ))}
       {job.lines.length === 0 || job.state === "done" ? null : (
         <pre class="muted">{job.lines.join("\n")}</pre>
       )}

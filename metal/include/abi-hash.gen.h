@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 #pragma once
-#define RLV_ABI_HASH "43898f2aa3191627"
+#define RLV_ABI_HASH "f9eb62b0d5398c29"

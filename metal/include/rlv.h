@@ -74,6 +74,14 @@ RLV_API uint32_t rlv_map_file(uint32_t device, int32_t fd, double offset, double
 // Forces a file's data to the medium (F_FULLFSYNC where it exists). 0 or errno.
 RLV_API uint32_t rlv_fullsync(int32_t fd);
 
+// Becomes the program words[0]: `arguments` strings, then `variables` of its environment, each ended by NUL.
+// It has `cpu_seconds` of processor time, `memory` bytes of private data (0 = any) and its standard streams,
+// writes no file, and ends with `parent`, the process that started this one. On Linux it has no socket,
+// starts no process and signals no other; elsewhere the caller sees to that. Returns on failure alone: the
+// length of the text in `error`.
+RLV_API uint32_t rlv_exec_confined(const char* words, uint32_t arguments, uint32_t variables, uint32_t parent,
+                                   uint32_t cpu_seconds, double memory, char* error, uint32_t capacity);
+
 #ifdef __cplusplus
 }
 #endif

@@ -9,7 +9,7 @@ export function flagsOf(schema: Schema, starting?: ReadonlyMap<string, unknown>)
     boolean: info.kind === "boolean" && !info.nullable,
     value: placeholder(info),
     description: info.description,
-    fallback: fallbackText(starting === undefined ? info.fallback : starting.get(info.name)),
+    fallback: fallbackText(info, starting === undefined ? info.fallback : starting.get(info.name)),
   }));
 }
 
@@ -25,10 +25,13 @@ function placeholder(info: FieldInfo): string {
       return info.nullable ? "true|false|none" : "true|false";
     case "text":
       return "TEXT";
+    case "rewards":
+      return "NAME[,NAME...]";
   }
 }
 
-function fallbackText(value: unknown): string | undefined {
+function fallbackText(info: FieldInfo, value: unknown): string | undefined {
+  if (info.kind === "rewards" && Array.isArray(value)) return value.map(({ as }) => as).join(",");
   if (value === undefined) return "required";
   return value === null ? "none" : String(value);
 }

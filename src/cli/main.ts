@@ -1,7 +1,7 @@
 import { didYouMean } from "../config/suggest.ts";
 import { debugging } from "../core/env.ts";
 import { errorLine, exitCodeOf, UsageError } from "../core/errors.ts";
-import { ENGINE_COMMAND, VERSION } from "../core/version.ts";
+import { CONFINE_COMMAND, ENGINE_COMMAND, MODULE_COMMAND, VERSION } from "../core/version.ts";
 import type { Command } from "./command.ts";
 
 /** One line and one module a command; a module is loaded when its command is called. */
@@ -64,6 +64,12 @@ const COMMANDS: Readonly<
 async function main(argv: readonly string[]): Promise<number> {
   if (argv[0] === ENGINE_COMMAND) {
     (await import("./engine.ts")).engine();
+    return -1;
+  }
+  if (argv[0] === CONFINE_COMMAND || argv[0] === MODULE_COMMAND) {
+    await (argv[0] === CONFINE_COMMAND
+      ? import("../reward/confine-main.ts")
+      : import("../reward/module-main.ts"));
     return -1;
   }
   // Until the command is known only its position is: the first word, or after --help.

@@ -1,6 +1,8 @@
 import { RECIPE_NAMES, RECIPES, type RecipeInfo, type ResolvedConfig } from "../config/recipes.ts";
 import { type Base, baseOf, resolveTrain, startingValues, withPlaces } from "../config/resolve.ts";
+import { rewardHelp } from "../config/rewards.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
+import type { ArithmeticConfig } from "../config/schema-arithmetic.ts";
 import { RlvError } from "../core/errors.ts";
 import { programArgv, superviseEngine } from "../run/engine-process.ts";
 import { openRunFolder, type ResumePoint, resumePoint, writeRunConfig } from "../run/folder.ts";
@@ -9,6 +11,7 @@ import { tokenize } from "./argv.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
 import { flagsOf } from "./flags.ts";
+import { wrap } from "./help.ts";
 
 const OWN_FLAGS: readonly Flag[] = [
   {
@@ -81,6 +84,7 @@ export const command: Command = {
       "",
       `The flags below are those of ${recipe.name}, with the values it starts from; rlv train RECIPE --help shows another's.`,
       "Ctrl-C once finishes the step, saves and ends; twice ends at once.",
+      ...(recipe.schema.shape.reward === undefined ? [] : rewardLines()),
     ];
   },
   flags: (argv) => recipeFlags(asked(argv).base.recipe),
@@ -149,7 +153,11 @@ async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig> {
     case "arithmetic":
       requireFile(config.train_file, "train_file");
       requireFile(config.eval_file, "eval_file");
-      return { ...config, model_name: await findModel(config.model_name, "model_name") };
+      return {
+        ...config,
+        model_name: await findModel(config.model_name, "model_name"),
+        reward: await findRewards(config.reward),
+      };
     case "sft":
       requireFile(config.dataset, "dataset");
       if (config.eval_file !== null) requireFile(config.eval_file, "eval_file");
@@ -167,4 +175,22 @@ async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig> {
       return { ...config, ...found, reward_model_path };
     }
   }
+}
+
+function rewardLines(): string[] {
+  const each = rewardHelp().flatMap(({ name, text }) => [`  ${name}`, ...wrap(text, 6)]);
+  return ["", "rewards, which all take the parameter timeout (seconds of a call, null = any):", ...each];
+}
+
+type Rewards = ArithmeticConfig["reward"];
+
+/** Models that rewards name. */
+async function findRewards(rewards: Rewards): Promise<Rewards> {
+  return Promise.all(
+    rewards.map(async (part) => {
+      if (part.name !== "reward_model") return part;
+      const path = await findModel(String(part.params.path), "reward reward_model.path");
+      return { ...part, params: { ...part.params, path } };
+    }),
+  );
 }

@@ -42,7 +42,7 @@ export const positive = () => z.number().gt(0);
 export const fraction = () => z.number().min(0).max(1);
 export const text = () => z.string().min(1);
 
-export type FieldKind = "number" | "integer" | "boolean" | "choice" | "text";
+export type FieldKind = "number" | "integer" | "boolean" | "choice" | "text" | "rewards";
 
 export interface FieldInfo {
   readonly name: string;
@@ -100,12 +100,14 @@ function kindOf(name: string, type: z.ZodType): FieldKind {
   if (type instanceof z.ZodBoolean) return "boolean";
   if (type instanceof z.ZodEnum) return "choice";
   if (type instanceof z.ZodString) return "text";
+  if (type instanceof z.ZodArray) return "rewards";
   throw new Error(`config key ${name} has a type that flags cannot carry: ${type.def.type}`);
 }
 
 function wordsOf(kind: FieldKind, type: z.ZodType): string {
   if (kind === "boolean") return "true or false";
   if (kind === "text") return "text";
+  if (kind === "rewards") return "names of rewards";
   const bounds = boundsOf(type);
   const noun = kind === "integer" ? "a whole number" : "a number";
   if (bounds.least && bounds.most) {

@@ -1,9 +1,10 @@
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { UsageError } from "../core/errors.ts";
 import { type FieldInfo, fieldsOf, type Schema, typed } from "./fields.ts";
 import { type Entry, parseYaml, readConfigFile } from "./file.ts";
 import { type RecipeInfo, type ResolvedConfig, recipeNamed } from "./recipes.ts";
+import { flagRewards, readRewards } from "./rewards.ts";
 import { COMPAT_PRESETS } from "./schema-grpo.ts";
 import { didYouMean } from "./suggest.ts";
 
@@ -66,6 +67,10 @@ function checkpointConfig(checkpoint: string): string {
 
 function fileBase(path: string, named: RecipeInfo | undefined): Base {
   const entries = readConfigFile(path);
+  const rewards = entries.get("reward");
+  // Paths of modules are relative to the file that names them.
+  if (rewards !== undefined)
+    entries.set("reward", { ...rewards, value: readRewards(rewards.value, rewards.where, dirname(path)) });
   const chosen = entries.get("recipe");
   if (chosen !== undefined && typeof chosen.value !== "string")
     throw new UsageError(`recipe expects a name, given ${JSON.stringify(chosen.value)}`, chosen.where);
@@ -102,6 +107,16 @@ export function resolveTrain(base: Base, flags: ReadonlyMap<string, string>): Re
     ...Object.entries(preset).map(([key, value]): [string, Entry] => [key, { value, where: "--compat trl" }]),
     ...given,
   ]);
+  if (fields.some(({ kind }) => kind === "rewards")) {
+    const file = base.entries.get("reward") ?? defaults.get("reward");
+    const known = file === undefined ? [] : readRewards(file.value, file.where, process.cwd());
+    const flag = merged.get("reward");
+    if (flag !== undefined)
+      merged.set("reward", {
+        ...flag,
+        value: flag === file ? known : flagRewards(String(flag.value), flag.where, known),
+      });
+  }
   const values = check(recipe.schema, fields, merged, help);
   return Object.freeze({ recipe: recipe.name, ...values }) as ResolvedConfig;
 }

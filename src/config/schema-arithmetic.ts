@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { field, nonNegative, text } from "./fields.ts";
+import { rewardShape } from "./rewards.ts";
 import { checkLora } from "./schema-common.ts";
 import { checkGrpo, grpoShape } from "./schema-grpo.ts";
 
@@ -38,12 +39,29 @@ export const arithmeticSchema = z
       1,
       "discount: token t of a completion of T tokens gets its advantage times GAMMA^(T-1-t); 1 = none",
     ),
-    correct_reward: field(z.number(), 1, "reward when the last integer of the completion is the answer"),
-    wrong_reward: field(z.number(), 0, "reward otherwise"),
+    ...rewardShape("last_integer"),
+    correct_reward: field(
+      z.number(),
+      1,
+      "reward last_integer: when the last integer of the completion is the answer",
+    ),
+    wrong_reward: field(z.number(), 0, "reward last_integer: otherwise"),
   })
   .superRefine((config, context) => {
     for (const { key, message } of [...checkGrpo(config), ...checkLora(config)])
       context.addIssue({ code: "custom", path: [key], message, input: config[key as keyof typeof config] });
+    if (!config.reward.some(({ name }) => name === "last_integer"))
+      for (const [key, fallback] of [
+        ["correct_reward", 1],
+        ["wrong_reward", 0],
+      ] as const)
+        if (config[key] !== fallback)
+          context.addIssue({
+            code: "custom",
+            path: [key],
+            message: `${key} is about the reward last_integer, which is not named`,
+            input: config[key],
+          });
     if (config.correct_reward <= config.wrong_reward)
       context.addIssue({
         code: "custom",

@@ -45,6 +45,7 @@ const symbols = {
   rlv_read_file: { args: [u32, u32, u32, i32, f64, f64], returns: u32 },
   rlv_map_file: { args: [u32, i32, f64, f64, buffer], returns: u32 },
   rlv_fullsync: { args: [i32], returns: u32 },
+  rlv_exec_confined: { args: [buffer, u32, u32, u32, u32, f64, buffer, u32], returns: u32 },
 } as const;
 
 export type Library = ReturnType<typeof dlopen<typeof symbols>>["symbols"];

@@ -1,11 +1,10 @@
 /** GRPO on problems whose answer is an integer. */
 import { readPrompts, shuffled } from "../data/prompts.ts";
-import { scoreRollouts } from "../reward/registry.ts";
-import { ruleRegistry } from "../reward/rules.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { resolveBuiltin } from "./builtin.ts";
-import { runGrpo } from "./grpo.ts";
-import type { GrpoSettings } from "./settings.ts";
+import { rewardJob, runGrpo } from "./grpo.ts";
+import { runRewards } from "./rewards.ts";
+import type { GrpoSettings, RewardSetting } from "./settings.ts";
 import { folderSource } from "./setup.ts";
 
 export interface ArithmeticSettings extends GrpoSettings {
@@ -16,6 +15,7 @@ export interface ArithmeticSettings extends GrpoSettings {
   readonly kl_coeff: number;
   readonly gamma: number;
   readonly num_train_steps: number;
+  readonly reward: readonly RewardSetting[];
   readonly correct_reward: number;
   readonly wrong_reward: number;
 }
@@ -26,10 +26,16 @@ export async function trainArithmetic(
   control: RunControl,
 ): Promise<void> {
   const { correct_reward, wrong_reward } = settings;
-  const reward = ruleRegistry().bind("arithmetic", { correct_reward, wrong_reward });
   const source = folderSource(resolveBuiltin(settings.model_name), settings.model_name);
+  const named = settings.reward.map((part) =>
+    part.name === "last_integer"
+      ? { ...part, params: { correct_reward, wrong_reward, ...part.params } }
+      : part,
+  );
+  const rewards = runRewards(named, rewardJob(settings, source), control.resumeFrom);
+  const fields = rewards.flatMap(({ fields }) => fields);
   const read = (file: string) =>
-    readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, ["answer"]);
+    readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, fields);
   const prompts = read(settings.train_file);
   const held = read(settings.eval_file).slice(0, settings.eval_num_prompts);
   await runGrpo(
@@ -46,12 +52,7 @@ export async function trainArithmetic(
         longest: prompts.reduce((most, prompt) => Math.max(most, prompt.ids.length), 0),
         description: `${prompts.length} training and ${held.length} evaluation prompts`,
       },
-      openReward: () => ({
-        score: (rollouts, step) => scoreRollouts("arithmetic", reward, rollouts, { step }),
-        bytes: 0,
-        lines: [],
-        dispose: () => {},
-      }),
+      rewards,
       totalSteps: () => settings.num_train_steps,
     },
     reporter,

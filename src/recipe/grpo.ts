@@ -7,6 +7,7 @@ import { REINFORCE_ADVANTAGE, TRL_ADVANTAGE } from "../loss/advantage.ts";
 import { describeLoss, policyOptions } from "../loss/options.ts";
 import type { Quantization } from "../nn/quantized.ts";
 import { learningRateFactor } from "../nn/schedule.ts";
+import { Rewards } from "../reward/scoring.ts";
 import { KvStore } from "../rollout/kv.ts";
 import type { TrainState } from "../run/checkpoint.ts";
 import { runLoop } from "../run/loop.ts";
@@ -15,6 +16,7 @@ import { PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-st
 import { PolicyTask } from "../run/policy-task.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import { StepMemory } from "../tape/tape.ts";
+import type { DeviceReward, RewardJob, RunReward } from "./rewards.ts";
 import type { GrpoSettings } from "./settings.ts";
 import { loopOptions, openTrained, planMemory, type Source, type Trained } from "./setup.ts";
 
@@ -25,15 +27,6 @@ export interface JobPrompts {
   /** Tokens of the longest one: what memory is planned for. */
   readonly longest: number;
   readonly description: string;
-}
-
-/** What gives rewards, and the memory it holds. */
-export interface OpenedReward {
-  readonly score: Score;
-  readonly bytes: number;
-  /** Of the run header. */
-  readonly lines: readonly string[];
-  dispose(): void;
 }
 
 export interface GrpoJob {
@@ -47,11 +40,29 @@ export interface GrpoJob {
   /** Sequences decoded at once. */
   readonly decodedTogether: number;
   readonly prompts: JobPrompts;
-  readonly openReward: (memory: StepMemory) => OpenedReward;
+  readonly rewards: readonly RunReward[];
   readonly totalSteps: (state: TrainState) => number;
 }
 
 export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunControl): Promise<void> {
+  const bound = job.rewards.flatMap(({ bound }) => bound ?? []);
+  try {
+    // What a module or a program has against its parameters is said before models are opened.
+    const started: string[] = [];
+    for (const reward of bound) started.push(...((await reward.start?.()) ?? []));
+    await train(job, started, reporter, control);
+  } finally {
+    for (const reward of bound) reward.dispose?.();
+  }
+}
+
+/** `started`: what rewards say of themselves in the run header. */
+async function train(
+  job: GrpoJob,
+  started: readonly string[],
+  reporter: Reporter,
+  control: RunControl,
+): Promise<void> {
   const { settings, prompts } = job;
   const options = stepOptions(job);
   const { tokenizer, config } = job.source;
@@ -67,7 +78,7 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
     const batch = Array.from({ length: promptsPerBatch }, (_, index) => longPrompt(prompts.longest, index));
     const alternate: Score = async (rollouts) =>
       rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} }));
-    const reward = job.openReward(memory);
+    const rewards = openRewards(job, memory, trained);
     const step = policyStep(job, options, trained, memory, alternate);
     await step.generate(1, batch);
     await step.update(1, 0);
@@ -76,16 +87,18 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
       config.numLayers *
       KvStore.pageBytes(trained.model.shape, trained.model.options.dtype);
     step.dispose();
-    reward.dispose();
-    return { kv, ...(reward.bytes > 0 ? { reward: reward.bytes } : {}) };
+    rewards.close();
+    return { kv, ...(rewards.bytes > 0 ? { reward: rewards.bytes } : {}) };
   });
 
   const trained = open(openDevice(settings.device, settings.threads));
   const memory = new StepMemory(trained.device);
-  let reward: OpenedReward | null = null;
+  let opened: OpenedRewards | null = null;
   try {
-    reward = job.openReward(memory);
-    const step = policyStep(job, options, trained, memory, reward.score);
+    opened = openRewards(job, memory, trained);
+    const { rewards } = opened;
+    const score: Score = (rollouts, step) => rewards.score(rollouts, { step, signal: control.signal });
+    const step = policyStep(job, options, trained, memory, score);
     const { state } = trained;
     const totalSteps = job.totalSteps(state);
     const factor = learningRateFactor({
@@ -119,7 +132,8 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
         `device: ${trained.device.describe()}`,
         ...trained.lines,
         `data ${description}`,
-        ...reward.lines,
+        ...opened.lines,
+        ...started,
         describeLoss(options.loss, {
           advantage: options.advantage,
           temperature: settings.temperature,
@@ -137,10 +151,47 @@ export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunCont
     );
     step.dispose();
   } finally {
-    reward?.dispose();
+    opened?.close();
     memory.dispose();
     trained.dispose();
   }
+}
+
+interface OpenedRewards {
+  readonly rewards: Rewards;
+  readonly bytes: number;
+  readonly lines: readonly string[];
+  /** Closes what was opened on the device. */
+  close(): void;
+}
+
+function openRewards(job: GrpoJob, memory: StepMemory, trained: Trained): OpenedRewards {
+  const onDevice: DeviceReward[] = [];
+  const parts = job.rewards.map(({ name, weight, bound, open, timeout }) => {
+    if (bound) return { name, weight, reward: bound };
+    const reward = open!(memory, trained);
+    onDevice.push(reward);
+    return { name, weight, reward: { batch: reward.batch, timeout } };
+  });
+  return {
+    rewards: new Rewards(parts),
+    bytes: onDevice.reduce((sum, { bytes }) => sum + bytes, 0),
+    lines: onDevice.flatMap(({ lines }) => lines),
+    close: () => {
+      for (const reward of onDevice) reward.dispose();
+    },
+  };
+}
+
+/** What rewards are told of a run. */
+export function rewardJob(settings: GrpoSettings, source: Source): RewardJob {
+  return {
+    source,
+    dtype: settings.dtype,
+    maxPromptLength: settings.max_prompt_length,
+    maxCompletionLength: settings.max_completion_length,
+    microBatchTokens: settings.micro_batch_tokens,
+  };
 }
 
 /** A prompt whose tokens do not matter. */

@@ -1,22 +1,12 @@
 /** GRPO on the prompts of preference pairs, rewarded by a trained reward model. */
-import { UsageError } from "../core/errors.ts";
 import { mixedPrompts, openPreferences } from "../data/preferences.ts";
-import { dtypeCode } from "../run/open-model.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
-import {
-  openReward,
-  type QuantType,
-  quantizationFlag,
-  readReward,
-  rolloutScore,
-  tokenizerDifference,
-} from "../run/reward-model.ts";
-import type { StepMemory } from "../tape/tape.ts";
-import { resolveModel } from "./base.ts";
+import { type QuantType, quantizationFlag } from "../run/reward-model.ts";
 import { resolveBuiltin } from "./builtin.ts";
-import { type OpenedReward, runGrpo } from "./grpo.ts";
+import { rewardJob, runGrpo } from "./grpo.ts";
+import { runRewards } from "./rewards.ts";
 import { type GrpoSettings, type HhSettings, trainSettings } from "./settings.ts";
-import { folderSource, type Source, stepsOf } from "./setup.ts";
+import { folderSource, stepsOf } from "./setup.ts";
 
 export interface HhGrpoSettings
   extends HhSettings,
@@ -59,7 +49,14 @@ export async function trainHhGrpo(
   };
   const source = folderSource(resolveBuiltin(settings.model), settings.model);
   // What is wrong with the reward model is said before any data is read.
-  const judge = judgeOf(settings, source);
+  const params = {
+    path: settings.reward_model_path,
+    quant_type: settings.rm_quant_type,
+    eos_penalty: settings.eos_penalty,
+    retokenize: settings.rm_retokenize,
+  };
+  const named = { name: "reward_model", as: "reward_model", weight: 1, params };
+  const rewards = runRewards([named], rewardJob(settings, source), control.resumeFrom);
   const maxLength = settings.max_prompt_length;
   const [train, test] = [
     await openPreferences(settings.dataset, "train"),
@@ -87,7 +84,7 @@ export async function trainHhGrpo(
         longest: maxLength,
         description: `${settings.dataset}: ${mix.training.length} training and ${mix.evaluation.length} evaluation prompts of up to ${maxLength} tokens, ${perGeneration} a generation of ${stepsEach} steps`,
       },
-      openReward: judge,
+      rewards,
       totalSteps: ({ step, cursor, generation }) => {
         if (settings.num_train_steps !== null) return settings.num_train_steps;
         // An unfinished generation has steps of its own left, by the settings it was made with.
@@ -100,54 +97,4 @@ export async function trainHhGrpo(
     reporter,
     control,
   );
-}
-
-/** Checks that policy and reward model fit; opens the latter on a device. */
-function judgeOf(
-  settings: HhGrpoSettings,
-  { tokenizer: policy }: Source,
-): (memory: StepMemory) => OpenedReward {
-  const { reward_model_path: folder, rm_retokenize: retokenize } = settings;
-  const named = resolveModel(folder, null);
-  const judge = readReward(named.model, named.adapter);
-  const { config } = judge;
-  const reward = judge.tokenizer();
-  const difference = tokenizerDifference(policy, reward);
-  if (difference !== null && !retokenize)
-    throw new UsageError(
-      `policy and reward model have different tokenizers (${difference})`,
-      folder,
-      "take a reward model of the policy's family, or give it text in its own tokens by --rm_retokenize true",
-    );
-  // One more token than the policy's sequences: EOS behind a completion that was cut off.
-  const longest = settings.max_prompt_length + settings.max_new_tokens + 1;
-  const context = config.maxPositionEmbeddings;
-  if (longest > context && !retokenize)
-    throw new UsageError(
-      `prompt and completion of ${longest} tokens exceed the reward model's context of ${context}`,
-      folder,
-      "lower --max_prompt_length or --max_new_tokens",
-    );
-  return (memory) => {
-    const quantization = quantizationFlag(settings.rm_quant_type);
-    const model = openReward(judge, memory.device, {
-      dtype: dtypeCode(settings.dtype),
-      maxPositions: retokenize ? context : longest,
-      quantization,
-    });
-    return {
-      score: rolloutScore(memory, model, {
-        policy,
-        reward,
-        retokenize,
-        eosPenalty: settings.eos_penalty,
-        budget: settings.micro_batch_tokens,
-      }),
-      bytes: model.bytes.weights,
-      lines: [
-        `reward model ${folder}: ${config.architecture}, weights ${settings.rm_quant_type === "none" ? settings.dtype : settings.rm_quant_type}${retokenize ? ", retokenized" : ""}; reward = score at the end, less ${settings.eos_penalty} without EOS`,
-      ],
-      dispose: () => model.dispose(),
-    };
-  };
 }

@@ -88,6 +88,18 @@ export function trainSettings<S extends HhSettings & { readonly recipe: string }
   };
 }
 
+/** A part of a run's reward, as configs name it. */
+export interface RewardSetting {
+  /** Of a registered reward, or the path of a module. */
+  readonly name: string;
+  /** Under which metrics and components have it. */
+  readonly as: string;
+  readonly weight: number;
+  readonly params: Readonly<Record<string, unknown>>;
+  /** Of a module: of its file when the run began. */
+  readonly sha256?: string | undefined;
+}
+
 export interface GrpoSettings extends TrainSettings {
   readonly batch_size: number;
   readonly group_size: number;

@@ -1,11 +1,11 @@
 import type { z } from "zod";
-import { RlvError, UsageError } from "../core/errors.ts";
-import type { Rollout, Scored } from "../core/records.ts";
+import { UsageError } from "../core/errors.ts";
+import type { Rollout } from "../core/records.ts";
 
 /** What a reward may know beside the rollout. */
 export interface RewardContext {
   readonly step: number;
-  /** Aborted on Ctrl-C; slow rewards (judges, code) listen to it. */
+  /** Aborted when its time is over, another call failed or the run is to end; what a slow reward waits for listens to it. */
   readonly signal?: AbortSignal;
 }
 
@@ -14,22 +14,47 @@ export interface RewardResult {
   readonly reward: number | null;
   /** Named parts that summed to the reward, for metrics and evaluation. */
   readonly components: Readonly<Record<string, number>>;
-  /** Kept with the rollout as JSON. */
+  /** Kept with the rollout as JSON, under keys of the reward's own. */
   readonly details?: Readonly<Record<string, unknown>>;
 }
 
-/** A reward with its parameters bound. */
+/** Scores one rollout. */
 export type RewardFunction = (
   rollout: Rollout,
   context: RewardContext,
 ) => RewardResult | Promise<RewardResult>;
 
-/** A registered reward: its parameters are a zod object, from which YAML `params:` are checked and docs made. */
+/** Scores rollouts together, one result each in their order. Completions of one prompt are consecutive. */
+export type BatchFunction = (
+  rollouts: readonly Rollout[],
+  context: RewardContext,
+) => Promise<readonly RewardResult[]>;
+
+/** A reward with its parameters bound; `each` or `batch` scores. */
+export interface BoundReward {
+  readonly each?: RewardFunction | undefined;
+  readonly batch?: BatchFunction | undefined;
+  /** How many calls of `each` may wait at a time. */
+  readonly concurrency?: number;
+  /** Seconds that one call of `each` or `batch` may take; null = any. Default 60 and 600. */
+  readonly timeout?: number | null;
+  /** Called once before models are opened: starts processes, loads modules. Returns lines for the run header. */
+  start?(): Promise<readonly string[]>;
+  dispose?(): void;
+}
+
+/**
+ * A registered reward. Its parameters are a zod object, from which YAML `params:` are checked and docs made; every
+ * reward also takes `timeout`.
+ */
 export interface RewardDefinition<Schema extends z.ZodObject = z.ZodObject> {
   readonly name: string;
   readonly description: string;
   readonly parameters: Schema;
-  bind(parameters: z.output<Schema>): RewardFunction;
+  /** Fields that every row of the dataset must have. */
+  fields?(parameters: z.output<Schema>): readonly string[];
+  /** Has no effect outside; that begins with `start`. Absent: it needs the run's device and is opened there (src/recipe/rewards.ts). */
+  bind?(parameters: z.output<Schema>): RewardFunction | BoundReward;
 }
 
 /** Keeps the parameter types of a definition while it is written. */
@@ -37,6 +62,13 @@ export function defineReward<Schema extends z.ZodObject>(
   definition: RewardDefinition<Schema>,
 ): RewardDefinition {
   return definition as unknown as RewardDefinition;
+}
+
+export interface CheckedParameters {
+  /** Of the definition's own, defaults filled in. */
+  readonly own: Readonly<Record<string, unknown>>;
+  /** undefined: the reward's default. */
+  readonly timeout: number | null | undefined;
 }
 
 export class RewardRegistry {
@@ -63,123 +95,39 @@ export class RewardRegistry {
     return definition;
   }
 
-  /** Check the parameters and bind them; an unknown or wrong parameter is a UsageError that names it. */
-  bind(name: string, parameters: Readonly<Record<string, unknown>> = {}): RewardFunction {
+  /** Checks parameters; an unknown or wrong one is a UsageError that names it. */
+  check(name: string, parameters: Readonly<Record<string, unknown>> = {}): CheckedParameters {
     const definition = this.get(name);
-    const parsed = definition.parameters.strict().safeParse(parameters);
-    if (!parsed.success) {
-      const issue = parsed.error.issues[0]!;
-      const where = [`reward ${name}`, ...issue.path.map(String)].join(".");
-      const known = Object.keys(definition.parameters.shape).join(", ") || "none";
-      throw new UsageError(issue.message, where, `parameters: ${known}`);
-    }
-    return definition.bind(parsed.data);
+    const { timeout, own } = splitTimeout(name, parameters);
+    const parsed = definition.parameters.strict().safeParse(own);
+    if (parsed.success) return { own: parsed.data, timeout };
+    const issue = parsed.error.issues[0]!;
+    const where = [`reward ${name}`, ...issue.path.map(String)].join(".");
+    const known = [...Object.keys(definition.parameters.shape), "timeout"].join(", ");
+    const missing = issue.path.length === 1 && !((issue.path[0] as string) in own);
+    throw new UsageError(missing ? "a parameter is missing" : issue.message, where, `parameters: ${known}`);
   }
 
-  /**
-   * Weighted sum of rewards. Its components are each part's weighted reward by name; a part that cannot score the
-   * rollout counts 0, and if none can the sum is null.
-   */
-  combine(parts: readonly RewardPart[]): RewardFunction {
-    const names = new Set(parts.map((part) => part.name));
-    if (parts.length === 0 || names.size !== parts.length) {
-      throw new UsageError("a combined reward needs distinct parts", "reward", "name each part once");
-    }
-    const bound = parts.map((part) => ({
-      name: part.name,
-      weight: part.weight ?? 1,
-      score: this.bind(part.name, part.params),
-    }));
-    return async (rollout, context) => {
-      const components: Record<string, number> = {};
-      let reward: number | null = null;
-      for (const { name, weight, score } of bound) {
-        const part = await guarded(name, score, rollout, context);
-        if (part.reward === null) continue;
-        components[name] = weight * part.reward;
-        reward = (reward ?? 0) + components[name];
-      }
-      return { reward, components };
-    };
+  /** Checks the parameters and binds them. */
+  bind(name: string, parameters: Readonly<Record<string, unknown>> = {}): BoundReward {
+    const { bind } = this.get(name);
+    const { own, timeout } = this.check(name, parameters);
+    if (!bind) throw new UsageError(`reward ${name} needs the device of a run`, "reward");
+    const bound = bind(own);
+    const reward = typeof bound === "function" ? { each: bound } : bound;
+    return timeout === undefined ? reward : { ...reward, timeout };
   }
 }
 
-export interface RewardPart {
-  readonly name: string;
-  readonly params?: Readonly<Record<string, unknown>>;
-  readonly weight?: number;
-}
-
-/** Errors that carry their reward's name already: a combined reward passes its parts' errors on as they are. */
-const named = new WeakSet<RlvError>();
-
-function markNamed(error: RlvError): RlvError {
-  named.add(error);
-  return error;
-}
-
-/** Call a reward; whatever it throws, and any number that is not finite, becomes an error with name and prompt. */
-async function guarded(
-  reward: string,
-  score: RewardFunction,
-  rollout: Rollout,
-  context: RewardContext,
-): Promise<RewardResult> {
-  const where = `prompt ${rollout.prompt.index}, completion ${rollout.completion}`;
-  let result: RewardResult;
-  try {
-    result = await score(rollout, context);
-  } catch (error) {
-    if (error instanceof RlvError && named.has(error)) throw error;
-    const reason = (error instanceof Error ? error.message : String(error)).split("\n")[0];
-    const what = `reward ${reward} failed`;
-    throw markNamed(
-      error instanceof UsageError ? new UsageError(what, where, reason) : new RlvError(what, where, reason),
-    );
-  }
-  // User modules are not bound by our types.
-  if (typeof result !== "object" || result === null) {
-    throw markNamed(
-      new RlvError(`reward ${reward} returned ${result}`, where, "return { reward, components }"),
-    );
-  }
-  const bad = Object.entries({ ...result.components, reward: result.reward }).find(
-    ([, value]) => value !== null && !Number.isFinite(value),
-  );
-  if (bad) {
-    const remedy = "return a finite number, or null if the completion cannot be scored";
-    throw markNamed(new RlvError(`reward ${reward} gave ${bad[1]} as ${bad[0]}`, where, remedy));
-  }
-  return result;
-}
-
-/**
- * Score rollouts in order, at most `concurrency` at a time (for judges and other rewards that wait); results stand in
- * the order of the rollouts whatever finishes first. `reward` is NaN where the function gave null.
- */
-export async function scoreRollouts(
+/** Takes the parameter that every reward has out of the rest. */
+export function splitTimeout(
   name: string,
-  score: RewardFunction,
-  rollouts: readonly Rollout[],
-  context: RewardContext,
-  concurrency = 1,
-): Promise<Scored[]> {
-  const scored = new Array<Scored>(rollouts.length);
-  let next = 0;
-  let failed = false;
-  const worker = async (): Promise<void> => {
-    while (!failed && next < rollouts.length) {
-      const index = next++;
-      const rollout = rollouts[index]!;
-      try {
-        const { reward, ...rest } = await guarded(name, score, rollout, context);
-        scored[index] = { ...rollout, reward: reward ?? Number.NaN, ...rest };
-      } catch (error) {
-        failed = true;
-        throw error;
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: Math.max(1, Math.min(concurrency, rollouts.length)) }, worker));
-  return scored;
+  { timeout, ...own }: Readonly<Record<string, unknown>>,
+): CheckedParameters {
+  if (timeout !== undefined && timeout !== null && !(typeof timeout === "number" && timeout > 0))
+    throw new UsageError(
+      `timeout expects seconds above 0, or null for none, given ${JSON.stringify(timeout)}`,
+      `reward ${name}.timeout`,
+    );
+  return { own, timeout };
 }

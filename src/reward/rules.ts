@@ -2,7 +2,7 @@ import { z } from "zod";
 import { UsageError } from "../core/errors.ts";
 import type { Finish, Rollout } from "../core/records.ts";
 import { lastInteger } from "./integer.ts";
-import { defineReward, type RewardDefinition, type RewardFunction, RewardRegistry } from "./registry.ts";
+import { defineReward, type RewardDefinition, type RewardFunction } from "./registry.ts";
 
 /** The prompt's own field as text. */
 function fieldText(rollout: Rollout, field: string): string {
@@ -39,8 +39,8 @@ function answerInteger(rollout: Rollout, field: string): bigint {
 
 const single = (name: string, reward: number) => ({ reward, components: { [name]: reward } });
 
-const arithmetic = defineReward({
-  name: "arithmetic",
+const lastIntegerRule = defineReward({
+  name: "last_integer",
   description:
     "correct_reward if the last integer of the completion equals the integer in the field, else wrong_reward",
   parameters: z.object({
@@ -48,10 +48,11 @@ const arithmetic = defineReward({
     wrong_reward: z.number().default(0),
     field: z.string().default("answer"),
   }),
+  fields: ({ field }) => [field],
   bind({ correct_reward, wrong_reward, field }): RewardFunction {
     return (rollout) => {
       const answer = answerInteger(rollout, field);
-      return single("arithmetic", lastInteger(rollout.text) === answer ? correct_reward : wrong_reward);
+      return single("last_integer", lastInteger(rollout.text) === answer ? correct_reward : wrong_reward);
     };
   },
 });
@@ -66,6 +67,7 @@ const exactMatch = defineReward({
     match_reward: z.number().default(1),
     miss_reward: z.number().default(0),
   }),
+  fields: ({ field }) => [field],
   bind({ field, trim, ignore_case, match_reward, miss_reward }): RewardFunction {
     const shape = (text: string): string => {
       const normal = (trim ? text.trim() : text).normalize("NFC");
@@ -173,21 +175,4 @@ export function eosPenalty(reward: number, finish: Finish, penalty: number): num
   return finish === "length" ? reward - penalty : reward;
 }
 
-/** A reward with the penalty as a component of its own. */
-export function withEosPenalty(score: RewardFunction, penalty: number): RewardFunction {
-  return async (rollout, context) => {
-    const { reward, components } = await score(rollout, context);
-    if (reward === null || rollout.finish !== "length" || penalty === 0) return { reward, components };
-    return {
-      reward: eosPenalty(reward, "length", penalty),
-      components: { ...components, eos_penalty: -penalty },
-    };
-  };
-}
-
-export const RULES: readonly RewardDefinition[] = [arithmetic, exactMatch, regex, length, formatTags];
-
-/** A registry with the built-in rules; recipes and user modules add theirs. */
-export function ruleRegistry(): RewardRegistry {
-  return new RewardRegistry(RULES);
-}
+export const RULES: readonly RewardDefinition[] = [lastIntegerRule, exactMatch, regex, length, formatTags];

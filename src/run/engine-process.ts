@@ -151,6 +151,9 @@ function death(signal: string | number | null, code: number | null, step: number
   return [`${how} after step ${step}`, runDir, resumeHint(runDir)].join(": ");
 }
 
+/** A step that is asked to be the last may wait so long for slow rewards before they are abandoned. */
+const PATIENCE_MS = 2000;
+
 /** What a job runs: the recipe's training loop. */
 export type Train<Config> = (config: Config, reporter: Reporter, control: RunControl) => Promise<void>;
 
@@ -162,24 +165,27 @@ export function serveEngine<Config>(train: Train<Config>): void {
   }
   let stop: ReturnType<RunControl["stopRequested"]> = "none";
   let started = false;
+  const late = new AbortController();
   // A terminal sends Ctrl-C to both processes; the parent decides what it means.
   process.on("SIGINT", () => {});
   process.on("SIGTERM", () => finish());
   process.on("SIGUSR1", () => finish());
   const finish = () => {
-    if (stop === "none") stop = "finish";
+    if (stop === "none") {
+      stop = "finish";
+      setTimeout(() => late.abort(), PATIENCE_MS).unref();
+    }
     if (!started) process.exit(130);
   };
   // Nobody is left to show anything to: save and end.
   process.on("disconnect", finish);
   process.on("message", (message: EngineJob<Config> | StopMessage) => {
     if (message.type === "stop") {
-      stop = message.how;
       if (!started || message.how === "now") process.exit(130);
-      return;
+      return finish();
     }
     started = true;
-    void runJob(train, message, () => stop);
+    void runJob(train, message, () => stop, late.signal);
   });
 }
 
@@ -187,6 +193,7 @@ async function runJob<Config>(
   train: Train<Config>,
   job: EngineJob<Config>,
   stopRequested: RunControl["stopRequested"],
+  signal: AbortSignal,
 ): Promise<never> {
   const path = join(job.runDir, "train.log");
   let totalSteps = 0;
@@ -209,6 +216,7 @@ async function runJob<Config>(
   try {
     await train(job.config, reporterTo(send), {
       stopRequested,
+      signal,
       runDir: job.runDir,
       resumeFrom: job.resumeFrom,
       checkpointConfig: job.checkpointConfig,

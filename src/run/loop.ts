@@ -61,6 +61,7 @@ export async function runLoop(
   });
   const last: Record<string, number> = {};
   let done = startStep;
+  let saved = false;
 
   const record = (step: number, metrics: Record<string, number>) => {
     Object.assign(last, metrics);
@@ -87,6 +88,7 @@ export async function runLoop(
       if (stop === "now") throw new Interrupted("stopped at once", `step ${done}`, "nothing was saved");
       if (stop === "finish") {
         const path = save(`step-${done}`, "interrupt");
+        saved = true;
         throw new Interrupted("interrupted", `step ${done}`, `continue with --resume_from ${path}`);
       }
       const metrics = await task.step(step, sinks);
@@ -110,6 +112,11 @@ export async function runLoop(
     const path = save("final", "final");
     reporter.done({ step: done, path, metrics: last });
   } catch (error) {
+    // The last step was given up because the user waited: it ends as one that was asked to stop before it.
+    if (error instanceof Interrupted && control.stopRequested() === "finish" && task.consistent && !saved) {
+      const path = save(`step-${done}`, "interrupt");
+      throw new Interrupted(error.message, undefined, `continue with --resume_from ${path}`);
+    }
     keepState(error);
     throw error;
   }

@@ -96,6 +96,8 @@ export interface Reporter {
 export interface RunControl {
   /** Asked for between steps: finish = save and throw Interrupted; now = throw Interrupted without saving. */
   stopRequested(): "none" | "finish" | "now";
+  /** Aborted a while after a stop was asked for: what may wait long, for rewards, ends then. */
+  readonly signal: AbortSignal;
   /** RUN: exists and is writable. */
   readonly runDir: string;
   /** Checkpoint folder to continue from. */

@@ -18,11 +18,11 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import { type Quantization, quantizationOf } from "../nn/quantized.ts";
 import { type Decoder, Transformer } from "../nn/transformer.ts";
 import type { DtypeCode } from "../ops/define.ts";
+import type { BatchFunction } from "../reward/registry.ts";
 import { type Group, microBatches, packSequences, selectGroups } from "../rollout/pack.ts";
 import { forwardRewards } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import { loadAdapters, openTokenizer, readAdapter } from "./open-model.ts";
-import type { Score } from "./policy-step.ts";
 
 /** Of the normal distribution that a new value head is drawn from. */
 const HEAD_STD = 0.02;
@@ -171,7 +171,7 @@ export interface RewardOptions {
  * Rewards of rollouts: the score at the EOS behind a completion, where the reward model was trained to give it, also
  * where the completion was cut off; less the penalty there.
  */
-export function rolloutScore(memory: StepMemory, model: Decoder, options: RewardOptions): Score {
+export function rolloutRewards(memory: StepMemory, model: Decoder, options: RewardOptions): BatchFunction {
   return async (rollouts) => {
     const sequences = rollouts.map((rollout) => sequenceOf(rollout, options));
     const { maxPositions } = model.options;
@@ -193,7 +193,7 @@ export function rolloutScore(memory: StepMemory, model: Decoder, options: Reward
     return rollouts.map((rollout, i) => {
       const penalty = rollout.finish === "eos" ? 0 : options.eosPenalty;
       const components = { reward_model: rewards[i]!, eos_penalty: -penalty };
-      return { ...rollout, reward: rewards[i]! - penalty, components };
+      return { reward: rewards[i]! - penalty, components };
     });
   };
 }

@@ -10,7 +10,7 @@ import { Dtype } from "../../src/ops/define.ts";
 import {
   openReward,
   readReward,
-  rolloutScore,
+  rolloutRewards,
   scoreSequences,
   tokenizerDifference,
 } from "../../src/run/reward-model.ts";
@@ -50,12 +50,12 @@ class Judge implements Disposable {
     return (await scoreSequences(this.memory, this.model, [group], 4096))[0]![0]!;
   }
   score(rollouts: readonly Rollout[], changes: { retokenize?: boolean; policy?: Tokenizer } = {}) {
-    return rolloutScore(this.memory, this.model, {
+    return rolloutRewards(this.memory, this.model, {
       policy: this.tokenizer,
       reward: this.tokenizer,
       ...{ retokenize: false, eosPenalty: 0.75, budget: 40 },
       ...changes,
-    })(rollouts, 1);
+    })(rollouts, { step: 1 });
   }
   [Symbol.dispose](): void {
     this.memory.dispose();

@@ -219,11 +219,13 @@ const SOFT_WHOLE = [
   "golden/peft",
   "golden/quant",
   "golden/trainer",
+  "golden/routing",
   "golden/optimizer",
   "golden/sampling",
   "run/sampler",
   "run/quantized",
   "run/lora-training",
+  "run/dual",
 ];
 const SOFT_CHECKED = ["ops/table", "ops/invariance", "ops/fused"];
 

@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 #pragma once
-#define RLV_ABI_HASH "f9eb62b0d5398c29"
+#define RLV_ABI_HASH "7a91bb7d6618bd9d"

@@ -462,7 +462,7 @@ struct RopeAppend {
   float eps;
   uint32_t dt;
 };
-// du[m,r] = scale * dy[m,n] * b[n,r] rounded to dt; dx[m,k] (+)= du * a[r,k]; da += du^T * x; db += dy^T * u; da, db float32 in the packed layout of dtype dt; one chain per output; du is written where dx or da is wanted
+// du[m,r] = (scale where column < split, else scale2) * dy[m,n] * b[n,r] rounded to dt; dx[m,k] (+)= du * a[r,k]; da += du^T * x; db += dy^T * u; in da and db rows of du and u count as zero in columns < split where bit 0 of routes[m] is set, in the others where bit 1 is; da, db float32 in the packed layout of dtype dt; one chain per output; du is written where dx or da is wanted; routes and masked, which holds u and du with these zeros, are both given or neither
 struct LoraBwd {
   void* dx;
   void* da;
@@ -473,15 +473,19 @@ struct LoraBwd {
   const void* u;
   const void* a;
   const void* b;
+  const void* routes;
+  void* masked;
   uint32_t m;
   uint32_t n;
   uint32_t k;
   uint32_t r;
+  uint32_t split;
   float scale;
+  float scale2;
   uint32_t dt;
   uint32_t accumulate;
 };
-// u[m,r] = scale * (x[m,k] * a[r,k]^T) rounded to dt; y[m,n] = base[m,n] + u * b[n,r]^T; one chain over k, one over r; base may be y
+// u[m,r] = (scale where column < split, else scale2) * (x[m,k] * a[r,k]^T) rounded to dt; y[m,n] = base[m,n] + u * b[n,r]^T; one chain over k, one over r; base may be y; where bit 0 of routes[m] is set, a and b are constants in columns < split, where bit 1 is, in the others: this is for the gradient alone
 struct LoraFwd {
   void* y;
   void* u;
@@ -489,11 +493,14 @@ struct LoraFwd {
   const void* x;
   const void* a;
   const void* b;
+  const void* routes;
   uint32_t m;
   uint32_t n;
   uint32_t k;
   uint32_t r;
+  uint32_t split;
   float scale;
+  float scale2;
   uint32_t dt;
 };
 // y[i] = scale * x[i], or 0 * x[i] where word (i % 256)/64 of Philox(key seed, purpose; counter (i/256)*64 + i%64, site, step, part) is below threshold
@@ -1356,11 +1363,13 @@ inline int check_lora_bwd(const void* record) {
   if (!a.u.buffer || bytes_of(a.u) < uint64_t(a.m)*uint64_t(a.r)*size(uint64_t(a.dt))) return 6;
   if (!a.a.buffer || bytes_of(a.a) < packed_len(uint64_t(a.r),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.dt))) return 7;
   if (!a.b.buffer || bytes_of(a.b) < packed_len(uint64_t(a.n),uint64_t(a.r),uint64_t(a.dt))*size(uint64_t(a.dt))) return 8;
+  if (a.routes.buffer && bytes_of(a.routes) < uint64_t(a.m)*4) return 9;
+  if (a.masked.buffer && bytes_of(a.masked) < 2*uint64_t(a.m)*uint64_t(a.r)*size(uint64_t(a.dt))) return 10;
   return -1;
 }
 inline void resolve_lora_bwd(const void* record, void* const* p, void* out) {
   const auto& a = *static_cast<const rlv_op_lora_bwd*>(record);
-  *static_cast<args::LoraBwd*>(out) = args::LoraBwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], a.m, a.n, a.k, a.r, a.scale, a.dt, a.accumulate};
+  *static_cast<args::LoraBwd*>(out) = args::LoraBwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], a.m, a.n, a.k, a.r, a.split, a.scale, a.scale2, a.dt, a.accumulate};
 }
 inline double flops_lora_bwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_lora_bwd*>(record);
@@ -1377,11 +1386,12 @@ inline int check_lora_fwd(const void* record) {
   if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 3;
   if (!a.a.buffer || bytes_of(a.a) < packed_len(uint64_t(a.r),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.dt))) return 4;
   if (!a.b.buffer || bytes_of(a.b) < packed_len(uint64_t(a.n),uint64_t(a.r),uint64_t(a.dt))*size(uint64_t(a.dt))) return 5;
+  if (a.routes.buffer && bytes_of(a.routes) < uint64_t(a.m)*4) return 6;
   return -1;
 }
 inline void resolve_lora_fwd(const void* record, void* const* p, void* out) {
   const auto& a = *static_cast<const rlv_op_lora_fwd*>(record);
-  *static_cast<args::LoraFwd*>(out) = args::LoraFwd{p[0], p[1], p[2], p[3], p[4], p[5], a.m, a.n, a.k, a.r, a.scale, a.dt};
+  *static_cast<args::LoraFwd*>(out) = args::LoraFwd{p[0], p[1], p[2], p[3], p[4], p[5], p[6], a.m, a.n, a.k, a.r, a.split, a.scale, a.scale2, a.dt};
 }
 inline double flops_lora_fwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_lora_fwd*>(record);
@@ -1567,8 +1577,8 @@ inline const OpInfo& op_info(uint32_t id) {
     {"norm_qkv", "decode", sizeof(rlv_op_norm_qkv), sizeof(args::NormQkv), 12, {{"q", kWrite}, {"k", kWrite}, {"v", kWrite}, {"h", kRead}, {"weight", kRead}, {"wq", kRead}, {"wk", kRead}, {"wv", kRead}, {"bq", kRead}, {"bk", kRead}, {"bv", kRead}, {"work", kScratch}}, 6, {{"m", false}, {"cols", false}, {"nq", false}, {"nkv", false}, {"eps", true}, {"dt", false}}, check_norm_qkv, resolve_norm_qkv, flops_norm_qkv},
     {"norm_swiglu", "decode", sizeof(rlv_op_norm_swiglu), sizeof(args::NormSwiglu), 6, {{"y", kWrite}, {"h", kRead}, {"weight", kRead}, {"wgate", kRead}, {"wup", kRead}, {"work", kScratch}}, 5, {{"m", false}, {"cols", false}, {"n", false}, {"eps", true}, {"dt", false}}, check_norm_swiglu, resolve_norm_swiglu, flops_norm_swiglu},
     {"rope_append", "decode", sizeof(rlv_op_rope_append), sizeof(args::RopeAppend), 11, {{"y", kWrite}, {"kv", kReadWrite}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"qweight", kRead}, {"kweight", kRead}, {"positions", kRead}, {"rope", kRead}, {"slots", kRead}, {"work", kScratch}}, 8, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"max_pos", false}, {"kv_pages", false}, {"eps", true}, {"dt", false}}, check_rope_append, resolve_rope_append, flops_rope_append},
-    {"lora_bwd", "lora", sizeof(rlv_op_lora_bwd), sizeof(args::LoraBwd), 9, {{"dx", kReadWrite}, {"da", kReadWrite}, {"db", kReadWrite}, {"du", kScratch}, {"dy", kRead}, {"x", kRead}, {"u", kRead}, {"a", kRead}, {"b", kRead}}, 7, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"scale", true}, {"dt", false}, {"accumulate", false}}, check_lora_bwd, resolve_lora_bwd, flops_lora_bwd},
-    {"lora_fwd", "lora", sizeof(rlv_op_lora_fwd), sizeof(args::LoraFwd), 6, {{"y", kWrite}, {"u", kWrite}, {"base", kRead}, {"x", kRead}, {"a", kRead}, {"b", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"scale", true}, {"dt", false}}, check_lora_fwd, resolve_lora_fwd, flops_lora_fwd},
+    {"lora_bwd", "lora", sizeof(rlv_op_lora_bwd), sizeof(args::LoraBwd), 11, {{"dx", kReadWrite}, {"da", kReadWrite}, {"db", kReadWrite}, {"du", kScratch}, {"dy", kRead}, {"x", kRead}, {"u", kRead}, {"a", kRead}, {"b", kRead}, {"routes", kRead}, {"masked", kScratch}}, 9, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"split", false}, {"scale", true}, {"scale2", true}, {"dt", false}, {"accumulate", false}}, check_lora_bwd, resolve_lora_bwd, flops_lora_bwd},
+    {"lora_fwd", "lora", sizeof(rlv_op_lora_fwd), sizeof(args::LoraFwd), 7, {{"y", kWrite}, {"u", kWrite}, {"base", kRead}, {"x", kRead}, {"a", kRead}, {"b", kRead}, {"routes", kRead}}, 8, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"split", false}, {"scale", true}, {"scale2", true}, {"dt", false}}, check_lora_fwd, resolve_lora_fwd, flops_lora_fwd},
     {"dropout", "dropout", sizeof(rlv_op_dropout), sizeof(args::Dropout), 2, {{"y", kWrite}, {"x", kRead}}, 9, {{"n", false}, {"seed", false}, {"purpose", false}, {"site", false}, {"step", false}, {"part", false}, {"threshold", false}, {"scale", true}, {"dt", false}}, check_dropout, resolve_dropout, flops_dropout},
     {"dequantize_weight", "quant", sizeof(rlv_op_dequantize_weight), sizeof(args::DequantizeWeight), 3, {{"dst", kWrite}, {"codes", kRead}, {"scales", kRead}}, 3, {{"n", false}, {"k", false}, {"qt", false}}, check_dequantize_weight, resolve_dequantize_weight, flops_dequantize_weight},
     {"quant_embed", "quant", sizeof(rlv_op_quant_embed), sizeof(args::QuantEmbed), 4, {{"y", kWrite}, {"ids", kRead}, {"codes", kRead}, {"scales", kRead}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"qt", false}, {"dt", false}}, check_quant_embed, resolve_quant_embed, flops_quant_embed},

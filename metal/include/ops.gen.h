@@ -609,7 +609,7 @@ typedef struct {
 } rlv_op_rope_append;
 RLV_ASSERT_SIZE(rlv_op_rope_append, 164);
 
-// du[m,r] = scale * dy[m,n] * b[n,r] rounded to dt; dx[m,k] (+)= du * a[r,k]; da += du^T * x; db += dy^T * u; da, db float32 in the packed layout of dtype dt; one chain per output; du is written where dx or da is wanted
+// du[m,r] = (scale where column < split, else scale2) * dy[m,n] * b[n,r] rounded to dt; dx[m,k] (+)= du * a[r,k]; da += du^T * x; db += dy^T * u; in da and db rows of du and u count as zero in columns < split where bit 0 of routes[m] is set, in the others where bit 1 is; da, db float32 in the packed layout of dtype dt; one chain per output; du is written where dx or da is wanted; routes and masked, which holds u and du with these zeros, are both given or neither
 typedef struct {
   rlv_ref dx;
   rlv_ref da;
@@ -620,17 +620,21 @@ typedef struct {
   rlv_ref u;
   rlv_ref a;
   rlv_ref b;
+  rlv_ref routes;
+  rlv_ref masked;
   uint32_t m;
   uint32_t n;
   uint32_t k;
   uint32_t r;
+  uint32_t split;
   float scale;
+  float scale2;
   uint32_t dt;
   uint32_t accumulate;
 } rlv_op_lora_bwd;
-RLV_ASSERT_SIZE(rlv_op_lora_bwd, 136);
+RLV_ASSERT_SIZE(rlv_op_lora_bwd, 168);
 
-// u[m,r] = scale * (x[m,k] * a[r,k]^T) rounded to dt; y[m,n] = base[m,n] + u * b[n,r]^T; one chain over k, one over r; base may be y
+// u[m,r] = (scale where column < split, else scale2) * (x[m,k] * a[r,k]^T) rounded to dt; y[m,n] = base[m,n] + u * b[n,r]^T; one chain over k, one over r; base may be y; where bit 0 of routes[m] is set, a and b are constants in columns < split, where bit 1 is, in the others: this is for the gradient alone
 typedef struct {
   rlv_ref y;
   rlv_ref u;
@@ -638,14 +642,17 @@ typedef struct {
   rlv_ref x;
   rlv_ref a;
   rlv_ref b;
+  rlv_ref routes;
   uint32_t m;
   uint32_t n;
   uint32_t k;
   uint32_t r;
+  uint32_t split;
   float scale;
+  float scale2;
   uint32_t dt;
 } rlv_op_lora_fwd;
-RLV_ASSERT_SIZE(rlv_op_lora_fwd, 96);
+RLV_ASSERT_SIZE(rlv_op_lora_fwd, 116);
 
 // y[i] = scale * x[i], or 0 * x[i] where word (i % 256)/64 of Philox(key seed, purpose; counter (i/256)*64 + i%64, site, step, part) is below threshold
 typedef struct {

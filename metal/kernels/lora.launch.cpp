@@ -5,7 +5,7 @@ namespace metal {
 
 namespace {
 
-constexpr uint32_t kColumns = 16, kGradientRows = 16;
+constexpr uint32_t kColumns = 16, kGradientRows = 16, kMaskThreads = 256;
 
 }  // namespace
 
@@ -24,10 +24,17 @@ void launch_lora_fwd(Encoder& e, const rlv_op_lora_fwd& a) {
 void launch_lora_bwd(Encoder& e, const rlv_op_lora_bwd& a) {
   const std::string type = suffix(a.dt);
   const uint32_t columns = groups_of(a.r, kColumns);
-  const bool dx = a.dx.buffer != 0, da = a.da.buffer != 0;
+  const bool dx = a.dx.buffer != 0, da = a.da.buffer != 0, db = a.db.buffer != 0;
+  const bool masks = db && a.routes.buffer != 0;
+  const auto gradient_of_b = [&] {
+    if (db) e.run("lora", "lora_db" + type, {columns, groups_of(a.n, kTile)}, {kThreads});
+  };
   if (dx || da) e.run("lora", "lora_du" + type, {columns, groups_of(a.m, kTile)}, {kThreads});
-  if (a.db.buffer != 0) e.run("lora", "lora_db" + type, {columns, groups_of(a.n, kTile)}, {kThreads});
-  if (dx || da) e.barrier();
+  if (masks)
+    e.run("lora", "lora_mask" + type, {groups_of(uint64_t(a.m) * a.r, kMaskThreads)}, {kMaskThreads});
+  if (!masks) gradient_of_b();
+  if (dx || da || masks) e.barrier();
+  if (masks) gradient_of_b();
   if (dx) e.run("lora", "lora_dx" + type, {groups_of(a.k, kTile), groups_of(a.m, kGradientRows)}, {kThreads});
   if (da) e.run("lora", "lora_da" + type, {columns, groups_of(a.k, kTile)}, {kThreads});
 }

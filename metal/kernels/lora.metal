@@ -27,6 +27,12 @@ METAL_FUNC void narrow_product(thread simdgroup_float8x8 (&acc)[ROWS][2], device
   }
 }
 
+// What multiplies column `col` of u and du.
+template <typename P>
+METAL_FUNC float scale_of(constant P& p, uint col) {
+  return col < p.split ? p.scale : p.scale2;
+}
+
 // Element e of fragment i, j of a lane: its row and column behind row0 and col0.
 METAL_FUNC uint row_of(uint row0, uint i, uint lane) { return row0 + 8 * i + fragment_row(lane); }
 METAL_FUNC uint col_of(uint col0, uint j, uint e, uint lane) { return col0 + 8 * j + fragment_col(lane) + e; }
@@ -51,7 +57,7 @@ kernel void lora_u(constant rlv_op_lora_fwd& p [[buffer(0)]], device S* u [[buff
       for (uint e = 0; e < 2; e++) {
         const uint row = row_of(row0, i, lane), col = col_of(col0, j, e, lane);
         if (row < p.m && col < p.r)
-          u[ulong(row) * p.r + col] = narrow<S>(p.scale * acc[i][j].thread_elements()[e]);
+          u[ulong(row) * p.r + col] = narrow<S>(scale_of(p, col) * acc[i][j].thread_elements()[e]);
       }
 }
 
@@ -74,7 +80,7 @@ kernel void lora_u_spans(constant rlv_op_lora_fwd& p [[buffer(0)]], device S* u 
   for (uint at = t; at < ROWS * 8 * 16; at += RLV_TILE_THREADS) {
     const uint row = row0 + at / 16, col = col0 + at % 16;
     if (row < p.m && col < p.r)
-      u[ulong(row) * p.r + col] = narrow<S>(p.scale * sum_parts<ROWS, 4>(parts, 0, at / 16, at % 16));
+      u[ulong(row) * p.r + col] = narrow<S>(scale_of(p, col) * sum_parts<ROWS, 4>(parts, 0, at / 16, at % 16));
   }
 }
 
@@ -117,10 +123,26 @@ LORA_ROWS(8)
 
 #define RLV_LORA_ROWS 2u  // fragments of a simdgroup in the gradients
 
-// du[m][r] = scale*(dy[m][n]*b[n][r]). Grid (r/16, m/64), 128 threads.
+// Whether a row adds nothing to the gradients of the weights of a column.
+METAL_FUNC bool skips(constant rlv_op_lora_bwd& p, device const uint* routes, uint row, uint col) {
+  return (routes[row] & (col < p.split ? 1u : 2u)) != 0;
+}
+
+// masked[0] = u[m][r] without what rows skip. Grid m*r/256, 256 threads.
+template <typename S>
+kernel void lora_mask(constant rlv_op_lora_bwd& p [[buffer(0)]], device const S* u [[buffer(7)]],
+                      device const uint* routes [[buffer(10)]], device S* masked [[buffer(11)]],
+                      uint i [[thread_position_in_grid]]) {
+  if (i < p.m * p.r) masked[i] = skips(p, routes, i / p.r, i % p.r) ? S(0) : u[i];
+}
+RLV_KERNEL("lora_mask_f32", lora_mask, float)
+RLV_KERNEL("lora_mask_bf16", lora_mask, bf16)
+
+// du[m][r] = scale*(dy[m][n]*b[n][r]), and masked[1] as du without what rows skip. Grid (r/16, m/64), 128 threads.
 template <typename S>
 kernel void lora_du(constant rlv_op_lora_bwd& p [[buffer(0)]], device S* du [[buffer(4)]],
                     device const S* dy [[buffer(5)]], device const S* b [[buffer(9)]],
+                    device const uint* routes [[buffer(10)]], device S* masked [[buffer(11)]],
                     uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
                     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const uint row0 = (group.y * 4 + simdgroup) * RLV_LORA_ROWS * 8, col0 = group.x * 16;
@@ -135,8 +157,10 @@ kernel void lora_du(constant rlv_op_lora_bwd& p [[buffer(0)]], device S* du [[bu
       RLV_UNROLL
       for (uint e = 0; e < 2; e++) {
         const uint row = row_of(row0, i, lane), col = col_of(col0, j, e, lane);
-        if (row < p.m && col < p.r)
-          du[ulong(row) * p.r + col] = narrow<S>(p.scale * acc[i][j].thread_elements()[e]);
+        if (row >= p.m || col >= p.r) continue;
+        const ulong at = ulong(row) * p.r + col;
+        du[at] = narrow<S>(scale_of(p, col) * acc[i][j].thread_elements()[e]);
+        if (p.routes.buffer != 0) masked[ulong(p.m) * p.r + at] = skips(p, routes, row, col) ? S(0) : du[at];
       }
 }
 RLV_KERNEL("lora_du_f32", lora_du, float)
@@ -178,15 +202,17 @@ METAL_FUNC void gradient_product(thread simdgroup_float8x8 (&acc)[RLV_LORA_ROWS]
                                                              ceil_div(m, RLV_STEP), lane);
 }
 
-// da[r][k] += du[m][r]^T*x[m][k], float32 in the packed layout of S. Grid (r/16, k/64), 128 threads.
+// da[r][k] += du[m][r]^T*x[m][k], float32 in the packed layout of S; with routes of the masked du. Grid (r/16, k/64),
+// 128 threads.
 template <typename S>
 kernel void lora_da(constant rlv_op_lora_bwd& p [[buffer(0)]], device float* da [[buffer(2)]],
                     device const S* du [[buffer(4)]], device const S* x [[buffer(6)]],
-                    uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
+                    device const S* masked [[buffer(11)]], uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
                     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const uint row0 = (group.y * 4 + simdgroup) * RLV_LORA_ROWS * 8, col0 = group.x * 16;
   simdgroup_float8x8 acc[RLV_LORA_ROWS][2];
-  gradient_product<S>(acc, x, p.k, du, p.r, p.m, row0, col0, lane);
+  device const S* few = p.routes.buffer != 0 ? masked + ulong(p.m) * p.r : du;
+  gradient_product<S>(acc, x, p.k, few, p.r, p.m, row0, col0, lane);
   RLV_UNROLL
   for (uint i = 0; i < RLV_LORA_ROWS; i++)
     RLV_UNROLL
@@ -205,11 +231,12 @@ RLV_KERNEL("lora_da_bf16", lora_da, bf16)
 template <typename S>
 kernel void lora_db(constant rlv_op_lora_bwd& p [[buffer(0)]], device float* db [[buffer(3)]],
                     device const S* dy [[buffer(5)]], device const S* u [[buffer(7)]],
-                    uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
+                    device const S* masked [[buffer(11)]], uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
                     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const uint row0 = (group.y * 4 + simdgroup) * RLV_LORA_ROWS * 8, col0 = group.x * 16;
   simdgroup_float8x8 acc[RLV_LORA_ROWS][2];
-  gradient_product<S>(acc, dy, p.n, u, p.r, p.m, row0, col0, lane);
+  device const S* few = p.routes.buffer != 0 ? masked : u;
+  gradient_product<S>(acc, dy, p.n, few, p.r, p.m, row0, col0, lane);
   RLV_UNROLL
   for (uint i = 0; i < RLV_LORA_ROWS; i++)
     RLV_UNROLL

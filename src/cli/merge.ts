@@ -15,6 +15,7 @@ export const command: Command = {
   examples: () => [
     "rlv merge --model ./Qwen3-0.6B --adapter runs/mine/checkpoints/final --out ./tuned",
     "rlv merge --model runs/mine/checkpoints/final --out ./tuned --dtype bfloat16",
+    "rlv merge --model runs/routed/checkpoints/final --adapter_scales 1,0 --out ./without-forget",
   ],
   flags: () => [...flagsOf(mergeSchema), JSON_FLAG],
   async run({ flags, json }) {
@@ -29,7 +30,10 @@ export const command: Command = {
     const { merge }: MergeModule = await import("../run/merge.ts");
     const summary = merge({ ...options, model, adapter }, talk);
     if (json) printJson(summary);
-    else talk(`merged ${summary.maps} linear maps (${summary.seconds.toFixed(2)} s): ${summary.out}`);
+    else
+      talk(
+        `${options.split ? "split" : "merged"} ${summary.maps} linear maps (${summary.seconds.toFixed(2)} s): ${summary.out}`,
+      );
     return 0;
   },
 };

@@ -1,11 +1,19 @@
 import * as z from "zod";
-import { field, int, nonNegative, orNone, positive, required, text } from "./fields.ts";
+import { field, fraction, int, nonNegative, orNone, positive, required, text } from "./fields.ts";
 import { deviceShape, optimizerShape, samplingShape, seedShape } from "./schema-common.ts";
 
 /** Options of the commands that run a model without training it. Their flags come from these schemas. */
 
 const modelFlag = () => required(text(), "model folder, checkpoint, or builtin:arithmetic");
-const adapterFlag = () => field(orNone(text()), null, "PEFT adapter folder of that model");
+const adapterFlag = () =>
+  field(orNone(text()), null, "PEFT adapter folder of that model, or a folder of retain and forget adapters");
+const scalesFlag = (aliases: readonly string[] = []) =>
+  field(
+    orNone(text()),
+    null,
+    "RETAIN,FORGET: what retain and forget adapters are multiplied with, such as 1,0; none = 1,1 as in training",
+    { aliases },
+  );
 const maxNewTokens = (most: number) =>
   field(int(1), most, "longest completion in tokens", { aliases: ["max_completion_length"] });
 
@@ -18,6 +26,7 @@ const decodingShape = {
 export const generateSchema = z.strictObject({
   model: modelFlag(),
   adapter: adapterFlag(),
+  adapter_scales: scalesFlag(),
   in: required(text(), 'JSONL with {"prompt"}, {"messages"} or {"prompt_ids"} a line'),
   out: required(text(), "JSONL to write: each line with its completions"),
   n: field(int(1), 1, "completions a prompt"),
@@ -32,6 +41,7 @@ export type GenerateOptions = Readonly<z.output<typeof generateSchema>>;
 export const logprobSchema = z.strictObject({
   model: modelFlag(),
   adapter: adapterFlag(),
+  adapter_scales: scalesFlag(),
   in: required(
     text(),
     'JSONL with {"prompt"} or {"prompt_ids"}, and {"completion"}, {"completion_ids"} or {"completions"} a line',
@@ -105,6 +115,7 @@ export type ScoreOptions = Readonly<z.output<typeof scoreSchema>>;
 export const chatSchema = z.strictObject({
   model: field(text(), "builtin:arithmetic", "model folder, checkpoint, or builtin:arithmetic"),
   adapter: adapterFlag(),
+  adapter_scales: scalesFlag(),
   system: field(orNone(text()), null, "system message"),
   max_new_tokens: maxNewTokens(512),
   ...decodingShape,
@@ -118,7 +129,13 @@ export const mergeSchema = z.strictObject({
   adapter: field(
     orNone(text()),
     null,
-    "PEFT adapter folder; none: the model is one itself and names its base",
+    "PEFT adapter folder, or one of retain and forget adapters; none: the model is one itself and names its base",
+  ),
+  adapter_scales: scalesFlag(["scales"]),
+  split: field(
+    z.boolean(),
+    false,
+    "write retain and forget adapters as two PEFT adapters, OUT/retain and OUT/forget, and no model",
   ),
   out: required(text(), "folder to write: a model in Hugging Face's format"),
   dtype: field(
@@ -159,6 +176,12 @@ export const benchSchemas = {
     gradient_dtype: optimizerShape.gradient_dtype,
     reference_offload: field(z.boolean(), false, "read the reference's weights at every step"),
     lora_r: field(int(0), 0, "rank of adapters on every linear map, trained alone; 0 = train all parameters"),
+    forget_lora_r: field(
+      int(0),
+      0,
+      "rank of forget adapters; lora_r is that of the retain adapters then, and the step is routed. 0 = none",
+    ),
+    flagged: field(fraction(), 0.5, "share of completions that are flagged, where there are forget adapters"),
     share_prefix: field(z.boolean(), true, "encode a prompt once for its group"),
     checkpointing: checkpointingFlag,
     steps: stepsFlag,

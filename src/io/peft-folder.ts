@@ -5,8 +5,8 @@ import { Unsupported, UsageError } from "../core/errors.ts";
 import { copyFileAtomic, withFileErrors, writeFileAtomic } from "./atomic.ts";
 import { openSafetensors, type SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
 
-const CONFIG = "adapter_config.json";
-const WEIGHTS = "adapter_model.safetensors";
+export const ADAPTER_CONFIG = "adapter_config.json";
+export const ADAPTER_WEIGHTS = "adapter_model.safetensors";
 /** Before the path of a module in the names of an adapter's tensors. */
 export const ADAPTER_PREFIX = "base_model.model.";
 
@@ -40,7 +40,8 @@ export interface AdapterConfig extends Required<LoraOptions> {
 
 /** Whether a folder holds an adapter alone: a model beside it would be a model folder. */
 export function isAdapterFolder(folder: string): boolean {
-  return existsSync(join(folder, CONFIG)) && !existsSync(join(folder, "config.json"));
+  const holds = (file: string) => existsSync(join(folder, file));
+  return (holds(ADAPTER_CONFIG) || holds(ADAPTER_WEIGHTS)) && !holds("config.json");
 }
 
 /** Keys that say nothing about what an adapter computes. */
@@ -77,9 +78,9 @@ function isNothing(value: unknown): boolean {
 
 /** Reads FOLDER/adapter_config.json; what rlv does not do is refused by its name. */
 export function readAdapterConfig(folder: string): AdapterConfig {
-  const path = join(folder, CONFIG);
+  const path = join(folder, ADAPTER_CONFIG);
   if (!existsSync(path))
-    throw new UsageError(`no ${CONFIG}`, folder, "name a folder with an adapter in PEFT's format");
+    throw new UsageError(`no ${ADAPTER_CONFIG}`, folder, "name a folder with an adapter in PEFT's format");
   const text = withFileErrors("read", path, () => readFileSync(path, "utf8"));
   let raw: unknown;
   try {
@@ -107,6 +108,12 @@ export function parseAdapterConfig(raw: Readonly<Record<string, unknown>>, where
       "train the adapter without it",
     );
   };
+  if (raw.peft_type === "DUAL_LORA")
+    throw new UsageError(
+      "retain and forget adapters, not one",
+      where,
+      "rlv merge makes PEFT adapters of them",
+    );
   if (raw.peft_type !== "LORA") refuse("peft_type");
   for (const [key, value] of Object.entries(raw))
     if (!READ.has(key) && !HARMLESS.has(key) && !isNothing(value)) refuse(key);
@@ -204,11 +211,11 @@ export function writeAdapterFolder(
   copyFiles: readonly string[],
 ): void {
   withFileErrors("create", folder, () => mkdirSync(folder, { recursive: true }));
-  const path = join(folder, WEIGHTS);
+  const path = join(folder, ADAPTER_WEIGHTS);
   writeSafetensors(path, tensors);
   // As the safetensors library leaves its files.
   withFileErrors("write", path, () => chmodSync(path, 0o600));
-  writeFileAtomic(join(folder, CONFIG), configText(config, linear));
+  writeFileAtomic(join(folder, ADAPTER_CONFIG), configText(config, linear));
   for (const file of copyFiles) copyFileAtomic(file, join(folder, basename(file)));
 }
 
@@ -217,11 +224,11 @@ export function openAdapterWeights(
   folder: string,
   expected: ReadonlyMap<string, readonly number[]>,
 ): SafetensorsFile {
-  const path = join(folder, WEIGHTS);
+  const path = join(folder, ADAPTER_WEIGHTS);
   if (!existsSync(path)) {
     const pickled = existsSync(join(folder, "adapter_model.bin"));
     throw new UsageError(
-      `no ${WEIGHTS}`,
+      `no ${ADAPTER_WEIGHTS}`,
       folder,
       pickled ? "it has adapter_model.bin: convert it to safetensors" : "get the adapter again",
     );

@@ -1,10 +1,20 @@
 /** Low-rank adapters of a model (Hu et al. 2021): which maps have one, their names, shapes, scales and first values. */
 import { UsageError } from "../core/errors.ts";
 import { Purpose, Random } from "../core/rng.ts";
+import { DUAL_SIDES, type DualLoraOptions, type DualSide, dualNames } from "../io/dual-folder.ts";
 import { ADAPTER_PREFIX, type LoraOptions } from "../io/peft-folder.ts";
+import { unpackRows } from "./moments.ts";
 import type { Parameters } from "./parameters.ts";
 
+export type { DualLoraOptions } from "../io/dual-folder.ts";
 export type { LoraOptions, LoraTargets } from "../io/peft-folder.ts";
+
+/** One adapter beside a map, or a retain and a forget adapter. */
+export type AdapterOptions = LoraOptions | DualLoraOptions;
+
+export function isDual(options: AdapterOptions): options is DualLoraOptions {
+  return "retain" in options;
+}
 
 /** The linear maps of a layer by the last part of their names. */
 export const LORA_TARGETS = [
@@ -20,14 +30,19 @@ export const LORA_TARGETS = [
 /** The value head of a reward model. */
 const SCORE = "score.weight";
 
-/** A linear map [n, k] with an adapter: `module` is `model.layers.0.self_attn.q_proj`. */
+/**
+ * A linear map [n, k] with an adapter: `module` is `model.layers.0.self_attn.q_proj`. A retain and a forget adapter lie
+ * behind each other in one A [r,k] and one B [n,r]: the first `split` ranks are the retain adapter's.
+ */
 export interface AdaptedMap {
   readonly module: string;
   readonly n: number;
   readonly k: number;
   readonly r: number;
-  /** What x·aᵀ·bᵀ is multiplied with. */
+  /** What x·aᵀ·bᵀ is multiplied with, in the ranks before `split` and from there on. */
   readonly scale: number;
+  readonly split: number;
+  readonly scale2: number;
 }
 
 /** PEFT's names of the adapter of a map: `module` is `model.layers.0.self_attn.q_proj`. */
@@ -62,7 +77,7 @@ function expression(source: string, where: string): RegExp {
 }
 
 /** Which modules are meant, by PEFT's rules. */
-function matcher(tensors: Shapes, { targets }: LoraOptions, where: string): (module: string) => boolean {
+function matcher(tensors: Shapes, { targets }: DualSide, where: string): (module: string) => boolean {
   if (targets === "all-linear") return isLinear;
   if ("pattern" in targets) {
     const whole = expression(`^(?:${targets.pattern})$`, where);
@@ -92,7 +107,22 @@ function patterned(pattern: Readonly<Record<string, number>> | undefined, where:
 }
 
 /** Every map with an adapter, in the order of the model's own tensors; `file` names what the options were read from. */
-export function adaptedMaps(tensors: Shapes, options: LoraOptions, file?: string): AdaptedMap[] {
+export function adaptedMaps(tensors: Shapes, options: AdapterOptions, file?: string): AdaptedMap[] {
+  if (!isDual(options)) return sideMaps(tensors, options, file);
+  const [retain, forget] = DUAL_SIDES.map(
+    (side) => new Map(sideMaps(tensors, options[side], file).map((map) => [map.module, map])),
+  );
+  return modulesOf(tensors).flatMap((module) => {
+    const [first, second] = [retain!.get(module), forget!.get(module)];
+    const any = first ?? second;
+    if (!any) return [];
+    const split = first?.r ?? 0;
+    const scales = { scale: first?.scale ?? 0, scale2: second?.scale ?? 0 };
+    return [{ ...any, ...scales, split, r: split + (second?.r ?? 0) }];
+  });
+}
+
+function sideMaps(tensors: Shapes, options: DualSide, file?: string): AdaptedMap[] {
   const where = file ?? "lora_target_modules";
   const meant = matcher(tensors, options, where);
   const rankOf = patterned(options.rankPattern, file ?? "rank_pattern");
@@ -105,21 +135,22 @@ export function adaptedMaps(tensors: Shapes, options: LoraOptions, file?: string
       if (!Number.isInteger(r) || r < 1)
         throw new UsageError(`bad rank ${r}`, file ?? "lora_r", "a whole number from 1 on");
       if (!(alpha > 0)) throw new UsageError(`bad value ${alpha}`, file ?? "lora_alpha", "above 0");
-      return { module, n, k, r, scale: alpha / (options.rslora ? Math.sqrt(r) : r) };
+      const scale = alpha / (options.rslora ? Math.sqrt(r) : r);
+      return { module, n, k, r, scale, split: r, scale2: 0 };
     });
   if (maps.length === 0) throw new UsageError("no linear map named", where, LORA_TARGETS.join(", "));
   return maps;
 }
 
 /** Shapes by name: A [r,k] before B [n,r] of every map, then parameters that are trained whole. */
-export function adapterShapes(tensors: Shapes, options: LoraOptions): Map<string, readonly number[]> {
+export function adapterShapes(tensors: Shapes, options: AdapterOptions): Map<string, readonly number[]> {
   const shapes = new Map<string, readonly number[]>();
   for (const { module, n, k, r } of adaptedMaps(tensors, options)) {
     const { a, b } = adapterNames(module);
     shapes.set(a, [r, k]);
     shapes.set(b, [n, r]);
   }
-  for (const module of options.modulesToSave ?? []) {
+  for (const module of isDual(options) ? [] : (options.modulesToSave ?? [])) {
     const shape = tensors.get(SCORE);
     if (module !== "score" || !shape)
       throw new UsageError(
@@ -130,6 +161,74 @@ export function adapterShapes(tensors: Shapes, options: LoraOptions): Map<string
     shapes.set(savedName(SCORE), shape);
   }
   return shapes;
+}
+
+/** A tensor of a dual folder: which columns of which joined parameter it is. */
+export interface DualTensor {
+  readonly name: string;
+  readonly shape: readonly [number, number];
+  /** The parameter that holds it, of rank `r`, and the first of its ranks there. */
+  readonly parameter: string;
+  readonly r: number;
+  readonly first: number;
+}
+
+/** The tensors that the retain and forget adapters of maps are kept as. */
+export function dualTensors(maps: readonly AdaptedMap[]): DualTensor[] {
+  return maps.flatMap(({ module, n, k, r, split }) => {
+    const joined = adapterNames(module);
+    return DUAL_SIDES.flatMap((side): DualTensor[] => {
+      const [first, rank] = side === "retain" ? [0, split] : [split, r - split];
+      if (rank === 0) return [];
+      const { a, b } = dualNames(module, side);
+      return [
+        { name: a, shape: [rank, k], parameter: joined.a, r, first },
+        { name: b, shape: [n, rank], parameter: joined.b, r, first },
+      ];
+    });
+  });
+}
+
+const isDown = (parameter: string) => parameter.endsWith(".lora_A.weight");
+
+/** The values of one side's tensor among those of the joined parameter, A [r,k] or B [n,r], row-major. */
+export function sideOf<V extends Float32Array | Uint16Array>(tensor: DualTensor, joined: V): V {
+  const { parameter, shape, r, first } = tensor;
+  if (isDown(parameter)) return joined.slice(first * shape[1], (first + shape[0]) * shape[1]) as V;
+  const [rows, rank] = shape;
+  return joined
+    .slice(0, rows * rank)
+    .map((_, i) => joined[Math.floor(i / rank) * r + first + (i % rank)]!) as V;
+}
+
+/** Puts the values of one side's tensor into those of the joined parameter. */
+export function putSide(tensor: DualTensor, values: Float32Array, joined: Float32Array): void {
+  const { parameter, shape, r, first } = tensor;
+  if (isDown(parameter)) joined.set(values, first * shape[1]);
+  else {
+    const rank = shape[1];
+    for (const [i, value] of values.entries()) joined[Math.floor(i / rank) * r + first + (i % rank)] = value;
+  }
+}
+
+/** L2 norms of what was added up for the retain and for the forget adapters; the stream must have finished. */
+export function dualGradientNorms(
+  adapters: Parameters,
+  maps: readonly AdaptedMap[],
+): { readonly retain: number; readonly forget: number } {
+  const squares: [number, number] = [0, 0];
+  const valuesOf = (name: string): Float32Array => {
+    const { gradient, length, shape, tensor } = adapters.get(name);
+    const packed = new Float32Array(gradient!.buffer.view(gradient!.offset, length * 4));
+    return unpackRows(packed, shape[0]!, shape[1]!, tensor.dtype);
+  };
+  for (const { module, k, r, split } of maps) {
+    const { a, b } = adapterNames(module);
+    const [down, up] = [valuesOf(a), valuesOf(b)];
+    for (let i = 0; i < down.length; i++) squares[i < split * k ? 0 : 1] += down[i]! ** 2;
+    for (let i = 0; i < up.length; i++) squares[i % r < split ? 0 : 1] += up[i]! ** 2;
+  }
+  return { retain: Math.sqrt(squares[0]), forget: Math.sqrt(squares[1]) };
 }
 
 /**

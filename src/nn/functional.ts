@@ -53,11 +53,16 @@ export function rmsNorm(
   return { y, h: h ?? x };
 }
 
-/** A low-rank addition to a linear map: scale·(x·aᵀ)·bᵀ with a [R,K] and b [N,R]. */
+/**
+ * A low-rank addition to a linear map: scale·(x·aᵀ)·bᵀ with a [R,K] and b [N,R]. The ranks from `split` on are those of
+ * a second adapter, scaled by `scale2`.
+ */
 export interface Adapter {
   readonly a: Tensor;
   readonly b: Tensor;
+  readonly split: number;
   readonly scale: number;
+  readonly scale2: number;
   /** Probability with which training drops an element of x, and which adapter of the model this is. */
   readonly dropout: number;
   readonly site: number;
@@ -69,6 +74,15 @@ export interface DropoutKey {
   readonly step: number;
   readonly microBatch: number;
 }
+
+/** What a pass does with adapters beside computing them. */
+export interface AdapterPass {
+  /** Masks of a training pass; without a key nothing is dropped. */
+  readonly dropout: DropoutKey | null;
+  /** For every row the adapters whose weights learn nothing from it (Route in src/ops/lora.ts), u32. */
+  readonly routes: Tensor | null;
+}
+const PLAIN_PASS: AdapterPass = { dropout: null, routes: null };
 
 /** A linear map of the model: its weight [N,K], packed or quantized, its bias [N], and adapters that are added in their order. */
 export interface Linear {
@@ -89,7 +103,7 @@ export function linear(
   x: Tensor,
   { w, bias, adapters }: Linear,
   ydt: DtypeCode = x.dtype,
-  dropout: DropoutKey | null = null,
+  pass: AdapterPass = PLAIN_PASS,
 ): Tensor {
   const [m, n, k] = [x.shape[0]!, w.shape[0]!, w.shape[1]!];
   const y = g.empty([m, n], ydt, w.label);
@@ -99,7 +113,7 @@ export function linear(
   } else {
     g.apply(gemmNt, { y, x, w, bias }, { m, n, k, dt: x.dtype, ydt, accumulate: 0 });
   }
-  return adapters.reduce((base, adapter) => adapt(g, base, x, adapter, dropout), y);
+  return adapters.reduce((base, adapter) => adapt(g, base, x, adapter, pass), y);
 }
 
 /** base + scale·(drop(x)·aᵀ)·bᵀ in the memory of `base`, which it takes over. */
@@ -107,15 +121,15 @@ function adapt(
   g: Graph,
   base: Tensor,
   input: Tensor,
-  { a, b, scale, dropout: p, site }: Adapter,
-  key: DropoutKey | null,
+  { a, b, split, scale, scale2, dropout: p, site }: Adapter,
+  { dropout: key, routes }: AdapterPass,
 ): Tensor {
   assert(base.dtype === input.dtype, `${base.label}: an adapter adds in the dtype of x`);
   const x = key && p > 0 ? dropped(g, input, p, site, key) : input;
   const [m, n, k, r] = [x.shape[0]!, b.shape[0]!, a.shape[1]!, a.shape[0]!];
   const y = g.over(base);
   const u = g.empty([m, r], x.dtype, a.label);
-  g.apply(loraFwd, { y, u, base, x, a, b }, { m, n, k, r, scale, dt: x.dtype });
+  g.apply(loraFwd, { y, u, base, x, a, b, routes }, { m, n, k, r, split, scale, scale2, dt: x.dtype });
   g.release(u, base, x === input ? null : x);
   return y;
 }

@@ -9,7 +9,15 @@ import { expectedTensors, type ModelConfig, type Weights } from "../io/hf-folder
 import { Dtype, type DtypeCode, type MomentCode } from "../ops/define.ts";
 import type { Graph } from "../tape/tape.ts";
 import { Storage, Tensor } from "../tape/tensor.ts";
-import { adaptedMaps, adapterNames, adapterShapes, type LoraOptions, savedName } from "./adapters.ts";
+import {
+  type AdaptedMap,
+  type AdapterOptions,
+  adaptedMaps,
+  adapterNames,
+  adapterShapes,
+  isDual,
+  savedName,
+} from "./adapters.ts";
 import * as F from "./functional.ts";
 import { Parameters } from "./parameters.ts";
 import {
@@ -30,6 +38,8 @@ export interface PackedInput {
   readonly write: { readonly cache: KvCache; readonly slots: Tensor } | null;
   /** Masks of a training pass; without it nothing is dropped. */
   readonly dropout?: F.DropoutKey | null;
+  /** For every row the adapters whose weights learn nothing from it. */
+  readonly routes?: Tensor | null;
 }
 
 /** One token per sequence, keys in the cache. */
@@ -56,7 +66,7 @@ export interface TransformerOptions {
   /** Keep block inputs alone and run blocks again in the gradient pass. */
   readonly checkpointing?: boolean;
   /** Low-rank adapters: they are trained in the place of the model's own parameters. */
-  readonly lora?: LoraOptions | null;
+  readonly lora?: AdapterOptions | null;
   /** Frozen weights are quantized when they are loaded. */
   readonly quantization?: Quantization | null;
 }
@@ -105,8 +115,9 @@ export class Decoder {
 
   /** Hidden states [T, C] after the final norm. */
   forward(g: Graph, input: PackedInput): Tensor {
-    const { ids, positions, segments, write, dropout = null } = input;
-    return this.#run(g, ids, [positions, segments.segments], dropout, (g, layer, i, q, k, v) => {
+    const { ids, positions, segments, write, dropout = null, routes = null } = input;
+    const reads = [positions, segments.segments, ...(routes ? [routes] : [])];
+    return this.#run(g, ids, reads, { dropout, routes }, (g, layer, i, q, k, v) => {
       const { qr, kr } = this.#rotate(g, layer, q, k, positions);
       const cache = write?.cache.layers[i] ?? null;
       if (write && cache) F.appendKv(g, cache, kr, v, write.slots, this.shape);
@@ -154,12 +165,12 @@ export class Decoder {
     g: Graph,
     ids: Tensor,
     reads: readonly Tensor[],
-    dropout: F.DropoutKey | null,
+    pass: F.AdapterPass,
     attend: (g: Graph, layer: Layer, index: number, q: Tensor, k: Tensor, v: Tensor) => Tensor,
   ): Tensor {
     const eps = this.config.rmsNormEps;
     if (this.options.maxPositions < 1) throw new UsageError("model opened without positions");
-    const linear = (g: Graph, x: Tensor, map: F.Linear) => F.linear(g, x, map, x.dtype, dropout);
+    const linear = (g: Graph, x: Tensor, map: F.Linear) => F.linear(g, x, map, x.dtype, pass);
     let h = F.embed(g, ids, this.network.embedding, this.options.dtype);
     let delta: Tensor | null = null;
     this.network.layers.forEach((layer, i) => {
@@ -240,6 +251,8 @@ export class Decoder {
   }
 }
 
+type ScaledAdapter = { -readonly [K in keyof F.Adapter]: F.Adapter[K] };
+
 /** A model: its parameters, and those of its adapters if it has any. */
 export class Transformer extends Decoder {
   readonly parameters: Parameters;
@@ -249,6 +262,8 @@ export class Transformer extends Decoder {
   /** What a user should know about how quantized weights are held. */
   readonly quantizationNote: string | null;
   readonly #ropeBuffer: Buffer;
+  /** Adapters as they are trained, and as the forward pass reads them. */
+  readonly #adapted: readonly { readonly map: AdaptedMap; readonly adapter: ScaledAdapter }[];
 
   constructor(device: Device, config: ModelConfig, options: TransformerOptions, label = "model") {
     const { dtype, trainable, lora = null } = options;
@@ -300,13 +315,16 @@ export class Transformer extends Decoder {
       finalNorm: parameters.tensor("model.norm.weight"),
       rope: { table, maxPositions: positions },
     };
-    const maps = new Map<string, F.Adapter>();
-    if (adapters && lora)
-      for (const [site, { module, scale }] of adaptedMaps(shapes, lora).entries()) {
-        const names = adapterNames(module);
-        const [a, b] = [adapters.tensor(names.a), adapters.tensor(names.b)];
-        maps.set(module, { a, b, scale, dropout: lora.dropout ?? 0, site });
-      }
+    const adapted =
+      adapters && lora
+        ? adaptedMaps(shapes, lora).map((map, site) => {
+            const { split, scale, scale2 } = map;
+            const names = adapterNames(map.module);
+            const [a, b] = [adapters.tensor(names.a), adapters.tensor(names.b)];
+            return { map, adapter: { a, b, split, scale, scale2, dropout: lora.dropout ?? 0, site } };
+          })
+        : [];
+    const maps = new Map<string, F.Adapter>(adapted.map(({ map, adapter }) => [map.module, adapter]));
     const withAdapters = (module: string): readonly F.Adapter[] => {
       const adapter = maps.get(module);
       return adapter ? [adapter] : [];
@@ -320,6 +338,33 @@ export class Transformer extends Decoder {
     this.adapters = adapters;
     this.quantizationNote = quantizationNote(config, plans);
     this.#ropeBuffer = ropeBuffer;
+    this.#adapted = adapted;
+  }
+
+  /** The linear maps with adapters, their ranks and their scales in training. */
+  get adaptedMaps(): readonly AdaptedMap[] {
+    return this.#adapted.map(({ map }) => map);
+  }
+
+  /** Whether every adapter is a retain and a forget adapter. */
+  get dual(): boolean {
+    const { lora } = this.options;
+    return lora ? isDual(lora) : false;
+  }
+
+  /**
+   * Weighs retain and forget adapters in all that is computed from now on: (1, 1) as in training, (1, 0) without what
+   * went to the forget adapter, (0, 0) the base.
+   */
+  setScales(retain: number, forget: number): void {
+    if (!this.dual)
+      throw new UsageError("no retain and forget adapters to weigh", "model", "open one with dual adapters");
+    if (!Number.isFinite(retain) || !Number.isFinite(forget))
+      throw new UsageError(`bad scales ${retain}, ${forget}`, "model", "two numbers");
+    for (const { map, adapter } of this.#adapted) {
+      adapter.scale = map.scale * retain;
+      adapter.scale2 = map.scale2 * forget;
+    }
   }
 
   /** What an optimizer changes: the adapters if there are any, with their copy of a value head. */

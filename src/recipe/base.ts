@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { hubSettings } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
+import { isDualFolder, readDualConfig } from "../io/dual-folder.ts";
 import { cachedSnapshot } from "../io/hub/download.ts";
 import { isRepoName, repoOf, repoOfSnapshot } from "../io/hub/repo.ts";
 import { PATIENCE } from "../io/hub/request.ts";
@@ -32,7 +33,7 @@ export function resolveModel(model: string, adapter: string | null): ModelFolder
   if (adapter !== null)
     throw new UsageError("--model is an adapter too", folder, "give --model BASE --adapter FOLDER");
   const remedy = `give --model BASE --adapter ${folder}`;
-  const { base } = readAdapterConfig(folder);
+  const { base = null } = isDualFolder(folder) ? readDualConfig(folder) : readAdapterConfig(folder);
   if (base === null) throw new UsageError("adapter_config.json names no base model", folder, remedy);
   if (base.startsWith("builtin:")) return { model: resolveBuiltin(base), adapter: folder };
   // As PEFT, from the working folder; or beside the adapter.

@@ -7,13 +7,13 @@ import {
   type LoraOptions,
   type LoraTargets,
 } from "../io/peft-folder.ts";
-import { adaptedMaps } from "../nn/adapters.ts";
+import { type AdapterOptions, adaptedMaps, isDual } from "../nn/adapters.ts";
 import { type Quantization, quantizationOf } from "../nn/quantized.ts";
 import { readAdapter } from "../run/open-model.ts";
 import { LORA_DEFAULTS, type LoraSettings } from "./settings.ts";
 
 export interface LoraRun {
-  readonly options: LoraOptions;
+  readonly options: AdapterOptions;
   /** Where its first values lie; null: A is random, B zero. */
   readonly folder: string | null;
 }
@@ -104,6 +104,7 @@ export function describeLora({ options, folder }: LoraRun, config: ModelConfig, 
   const ranks = [...new Set(maps.map(({ r }) => r))].join(", ");
   const scales = [...new Set(maps.map(({ scale }) => Number(scale.toPrecision(4))))].join(", ");
   const from = folder === null ? "" : ` from ${folder}`;
-  const saved = options.modulesToSave?.length ? ` and ${options.modulesToSave.join(", ")}` : "";
+  const saved =
+    !isDual(options) && options.modulesToSave?.length ? ` and ${options.modulesToSave.join(", ")}` : "";
   return `adapters${from}: ${trained} parameters on ${maps.length} linear maps${saved}, rank ${ranks}, scale ${scales}, dropout ${options.dropout ?? 0}`;
 }

@@ -4,7 +4,7 @@ import { Device } from "../device/device.ts";
 import { checkWeights, type ModelConfig, openWeights } from "../io/hf-folder.ts";
 import { isAdapterFolder } from "../io/peft-folder.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import { initialiseAdapters } from "../nn/adapters.ts";
+import { type DualLoraOptions, initialiseAdapters } from "../nn/adapters.ts";
 import { AdamW } from "../nn/optimizer.ts";
 import type { Quantization } from "../nn/quantized.ts";
 import { Transformer } from "../nn/transformer.ts";
@@ -21,6 +21,7 @@ import { Reference } from "../run/reference.ts";
 import { bytesText, type RunControl } from "../run/reporter.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { baseName } from "./base.ts";
+import { describeDual, dualRun } from "./dual.ts";
 import { baseQuantization, describeLora, loraRun } from "./lora.ts";
 import type { ScheduleSettings, TrainSettings } from "./settings.ts";
 
@@ -76,6 +77,8 @@ export interface SetupOptions {
   readonly reference: boolean;
   /** How that one is quantized; its weights are the policy's otherwise. */
   readonly referenceQuantization?: Quantization | null;
+  /** Retain and forget adapters are trained, whatever the flags of other adapters say. */
+  readonly dual?: DualLoraOptions | null;
 }
 
 export function openTrained(
@@ -95,7 +98,10 @@ export function openTrained(
     );
   }
   const dtype = dtypeCode(settings.dtype);
-  const lora = loraRun(settings, config, source.name, control.resumeFrom);
+  const lora = options.dual
+    ? dualRun(options.dual, config, source.name, control.resumeFrom)
+    : loraRun(settings, config, source.name, control.resumeFrom);
+  const describe = options.dual ? describeDual : describeLora;
   const model = new Transformer(
     device,
     config,
@@ -188,7 +194,7 @@ export function openTrained(
     optimizer,
     state,
     lines: [
-      ...(lora ? [describeLora(lora, config, model.trained.count)] : []),
+      ...(lora ? [describe(lora, config, model.trained.count)] : []),
       ...(model.quantizationNote ? [model.quantizationNote] : []),
     ],
     dispose: () => {

@@ -9,6 +9,11 @@ import { NONE, SEGMENT_WORDS } from "../ops/define.ts";
 export interface Group {
   readonly prompt: Int32Array;
   readonly completions: readonly Int32Array[];
+  /**
+   * Adapters whose weights learn nothing from any row of the group, as bits of Route (src/ops/lora.ts). A prompt's rows
+   * carry what flows back from all its completions at once, so those of a group must be routed alike.
+   */
+  readonly route?: number;
 }
 
 /** Tokens laid in one row, without padding. */
@@ -20,6 +25,8 @@ export interface PackedTokens {
   readonly segmentCount: number;
   /** Query-key pairs, for cost. */
   readonly pairs: number;
+  /** The route of every row; null where all weights learn from all rows. */
+  readonly routes: Uint32Array | null;
 }
 
 export interface PackedRow extends PackedTokens {
@@ -38,7 +45,7 @@ export interface PackedSequences extends PackedTokens {
 /** With sharePrefix false every completion carries its own copy of the prompt: same numbers, more work. */
 function unitsOf(groups: readonly Group[], sharePrefix: boolean): readonly Group[] {
   if (sharePrefix) return groups;
-  return groups.flatMap((g) => g.completions.map((c) => ({ prompt: g.prompt, completions: [c] })));
+  return groups.flatMap((g) => g.completions.map((c) => ({ ...g, completions: [c] })));
 }
 
 /**
@@ -60,6 +67,7 @@ function lay(
   const ids = new Uint32Array(tokens);
   const positions = new Uint32Array(tokens);
   const segments: number[] = [];
+  const routes = units.some(({ route }) => route) ? new Uint32Array(tokens) : null;
   let row = 0;
   let pairs = 0;
   const segment = (from: Int32Array, count: number, parent: number, pos0: number, root: number): number => {
@@ -73,13 +81,15 @@ function lay(
     segments.push(start, count, parent, pos0, NONE, 0, root, 0);
     return start;
   };
-  for (const { prompt, completions } of units) {
+  for (const { prompt, completions, route = 0 } of units) {
+    const first = row;
     const root = segments.length / SEGMENT_WORDS;
     const promptLast = segment(prompt, prompt.length, NONE, 0, root) + prompt.length - 1;
     for (const c of completions) {
       const start = kept(c) > 0 ? segment(c, kept(c), root, prompt.length, root) : row;
       placed(c, promptLast, start);
     }
+    routes?.fill(route, first, row);
   }
   return {
     ids,
@@ -87,6 +97,7 @@ function lay(
     segments: Uint32Array.from(segments),
     segmentCount: segments.length / SEGMENT_WORDS,
     pairs,
+    routes,
   };
 }
 
@@ -162,7 +173,7 @@ export function microBatches(groups: readonly Group[], budget: number, sharePref
 /** Left to themselves: the groups that a micro-batch's parts select. */
 export function selectGroups(groups: readonly Group[], parts: readonly GroupPart[]): Group[] {
   return parts.map(({ group, completions }) => ({
-    prompt: groups[group]!.prompt,
+    ...groups[group]!,
     completions: completions.map((i) => groups[group]!.completions[i]!),
   }));
 }

@@ -18,12 +18,14 @@ function uploadTokens(g: Graph, row: PackedTokens) {
   const ids = g.upload(row.ids, "ids");
   const positions = g.upload(row.positions, "positions");
   const segments = g.upload(row.segments, "segments");
+  const routes = row.routes ? g.upload(row.routes, "routes") : null;
   return {
     ids,
     positions,
     segments: { segments, count: row.segmentCount, pairs: row.pairs, pages: null },
+    routes,
     write: null,
-    release: () => g.release(ids, positions, segments),
+    release: () => g.release(ids, positions, segments, routes),
   };
 }
 

@@ -51,6 +51,8 @@ interface SavedGeneration {
     readonly finish: Finish;
     readonly reward: number | null;
     readonly components: Readonly<Record<string, number>>;
+    /** Absent without a detector. */
+    readonly flagged?: boolean;
   }[];
 }
 
@@ -68,6 +70,7 @@ export function saveGeneration(generation: Generation, position: number): SavedG
       finish: s.finish,
       reward: Number.isNaN(s.reward) ? null : s.reward,
       components: s.components,
+      ...(s.flagged === undefined ? {} : { flagged: s.flagged }),
     })),
   };
 }
@@ -95,6 +98,7 @@ export function loadGeneration(saved: SavedGeneration, prompts: readonly Prompt[
     finish: r.finish,
     reward: r.reward ?? Number.NaN,
     components: r.components,
+    ...(r.flagged === undefined ? {} : { flagged: r.flagged }),
   }));
 }
 

@@ -14,12 +14,13 @@ import type { Transformer } from "../nn/transformer.ts";
 import { type Completion, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { scoreGroups } from "../rollout/score.ts";
 import { StepMemory } from "../tape/tape.ts";
-import { dtypeCode, openDevice, openModel, openTokenizer, readCausalConfig } from "./open-model.ts";
+import { dtypeCode, openDevice, openModel, openTokenizer, readCausalConfig, scalesOf } from "./open-model.ts";
 
 interface Common {
   readonly model: string;
-  /** A PEFT adapter folder. */
+  /** A folder of adapters. */
   readonly adapter: string | null;
+  readonly adapter_scales?: string | null;
   readonly seed: number;
   readonly device: DeviceName;
   readonly threads: number | null;
@@ -87,9 +88,11 @@ function open(
   maxPositions: number,
   talk: (line: string) => void,
 ): Opened {
+  const scales = scalesOf(settings.adapter_scales ?? null);
   const device = openDevice(settings.device, settings.threads);
   const options = { dtype: dtypeCode(settings.dtype), trainable: false, maxPositions };
   const model = openModel(settings.model, device, options, "model", settings.adapter);
+  if (scales) model.setScales(scales[0], scales[1]);
   if (model.quantizationNote) talk(model.quantizationNote);
   const memory = new StepMemory(device);
   return {

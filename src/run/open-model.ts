@@ -6,6 +6,7 @@ import { DeviceError, UsageError } from "../core/errors.ts";
 import { Purpose, Random } from "../core/rng.ts";
 import { Device, fullSync } from "../device/device.ts";
 import { setFullSync } from "../io/atomic.ts";
+import { isDualFolder, readDualConfig, writeDualFolder } from "../io/dual-folder.ts";
 import {
   checkWeights,
   expectedTensors,
@@ -23,7 +24,18 @@ import {
   writeAdapterFolder,
 } from "../io/peft-folder.ts";
 import { Tokenizer } from "../io/tokenizer.ts";
-import { adaptedMaps, LORA_TARGETS } from "../nn/adapters.ts";
+import {
+  type AdaptedMap,
+  type AdapterOptions,
+  adaptedMaps,
+  adapterNames,
+  dualTensors,
+  isDual,
+  LORA_TARGETS,
+  type LoraOptions,
+  putSide,
+  sideOf,
+} from "../nn/adapters.ts";
 import type { Parameters } from "../nn/parameters.ts";
 import { Transformer, type TransformerOptions } from "../nn/transformer.ts";
 import { Dtype, type DtypeCode, type MomentCode, MomentDtype } from "../ops/define.ts";
@@ -70,7 +82,7 @@ export function readCausalConfig(folder: string): ModelConfig {
   return config;
 }
 
-/** Opens a language model, with the adapter of a PEFT folder if one is named. */
+/** Opens a language model, with the adapter of a PEFT folder, or the retain and forget adapters of a folder, if one is named. */
 export function openModel(
   folder: string,
   device: Device,
@@ -81,7 +93,7 @@ export function openModel(
   const config = readCausalConfig(folder);
   using weights = openWeights(folder);
   checkWeights(config, weights);
-  const lora = adapter === null ? (options.lora ?? null) : readAdapter(adapter, config);
+  const lora = adapter === null ? (options.lora ?? null) : readAdapterOptions(adapter, config);
   const model = new Transformer(device, config, { ...options, lora }, label);
   model.loadWeights(weights);
   if (adapter !== null) loadAdapters(model, adapter);
@@ -103,9 +115,65 @@ export function readAdapter(folder: string, config: ModelConfig): AdapterConfig 
   return adapter;
 }
 
-/** Fills a model's adapters from a PEFT folder whose tensors are exactly theirs. */
+/** What a folder's adapters are: one a map, or retain and forget adapters, which are known from their tensors. */
+export function readAdapterOptions(folder: string, config: ModelConfig): AdapterOptions {
+  if (!isDualFolder(folder)) return readAdapter(folder, config);
+  if (config.kind !== "causal")
+    throw new UsageError(
+      `retain and forget adapters, the model is ${config.architecture}`,
+      folder,
+      "give them a …ForCausalLM model",
+    );
+  const options = readDualConfig(folder);
+  adaptedMaps(expectedTensors(config), options, join(folder, "adapter_config.json"));
+  return options;
+}
+
+/** `--adapter_scales RETAIN,FORGET`; null: as in training. */
+export function scalesOf(flag: string | null): readonly [number, number] | null {
+  if (flag === null) return null;
+  const parts = flag.split(",").map((part) => part.trim());
+  const numbers = parts.map(Number);
+  if (parts.length !== 2 || parts.includes("") || !numbers.every(Number.isFinite))
+    throw new UsageError(`bad value ${flag}`, "adapter_scales", "two numbers, RETAIN,FORGET: 1,0");
+  return [numbers[0]!, numbers[1]!];
+}
+
+/** Values of joined parameters from the tensors of a dual folder. */
+export function* joinedValues(
+  maps: readonly AdaptedMap[],
+  read: (name: string) => Float32Array,
+): Iterable<readonly [string, Float32Array]> {
+  const tensors = dualTensors(maps);
+  for (const { module, n, k, r } of maps) {
+    const { a, b } = adapterNames(module);
+    for (const [parameter, size] of [
+      [a, r * k],
+      [b, n * r],
+    ] as const) {
+      const values = new Float32Array(size);
+      for (const tensor of tensors.filter((t) => t.parameter === parameter))
+        putSide(tensor, read(tensor.name), values);
+      yield [parameter, values];
+    }
+  }
+}
+
+/** The tensors of a dual folder, by name and shape. */
+export function dualShapes(maps: readonly AdaptedMap[]): Map<string, readonly number[]> {
+  return new Map(dualTensors(maps).map(({ name, shape }) => [name, shape]));
+}
+
+/** Fills a model's adapters from a folder whose tensors are exactly theirs. */
 export function loadAdapters(model: Transformer, folder: string): void {
   const adapters = model.adapters!;
+  if (model.dual) {
+    const maps = model.adaptedMaps;
+    using file = openAdapterWeights(folder, dualShapes(maps));
+    for (const [name, values] of joinedValues(maps, (name) => file.readFloat32(name)))
+      adapters.load(name, values);
+    return;
+  }
   using file = openAdapterWeights(folder, new Map(adapters.list.map(({ name, shape }) => [name, shape])));
   for (const { name } of adapters.list) adapters.load(name, file.readFloat32(name));
 }
@@ -157,15 +225,27 @@ function stored(parameters: Parameters, name: string, bf16: boolean): Uint8Array
 export function saveModel(folder: string, model: Transformer, source: Tokenizer): void {
   const bf16 = model.options.dtype === Dtype.bf16;
   const saved = model.adapters ?? model.parameters;
+  const dtypeName = bf16 ? "BF16" : "F32";
   const tensors: FolderTensor[] = saved.list.map((p) => ({
     name: p.name,
     shape: p.shape,
-    dtype: bf16 ? "BF16" : "F32",
+    dtype: dtypeName,
     data: () => stored(saved, p.name, bf16),
   }));
   const files = source.files.map((file) => join(source.folder, file));
-  if (model.adapters) {
-    writeAdapterFolder(folder, adapterConfig(model), LORA_TARGETS, tensors, files);
+  const { lora } = model.options;
+  if (model.adapters && lora) {
+    if (!isDual(lora)) writeAdapterFolder(folder, adapterConfig(model, lora), LORA_TARGETS, tensors, files);
+    else {
+      const sides = dualTensors(model.adaptedMaps).map((tensor) => ({
+        ...({ name: tensor.name, shape: tensor.shape, dtype: dtypeName } as const),
+        data: () => {
+          const joined = bf16 ? saved.readBf16(tensor.parameter) : saved.readRounded(tensor.parameter);
+          return new Uint8Array(sideOf(tensor, joined).buffer);
+        },
+      }));
+      writeDualFolder(folder, lora, LORA_TARGETS, sides, files);
+    }
     return;
   }
   const dtype = bf16 ? "bfloat16" : "float32";
@@ -175,8 +255,8 @@ export function saveModel(folder: string, model: Transformer, source: Tokenizer)
   writeModelFolder(folder, config, tensors, files);
 }
 
-function adapterConfig({ config, options }: Transformer): AdapterConfig {
-  const { r, alpha, targets, ...rest } = options.lora!;
+function adapterConfig({ config }: Transformer, lora: LoraOptions): AdapterConfig {
+  const { r, alpha, targets, ...rest } = lora;
   return {
     ...{ r, alpha, targets },
     taskType: taskOf(config),

@@ -12,6 +12,7 @@ import { klValue } from "../loss/kl.ts";
 import type { PolicyOptions } from "../loss/options.ts";
 import { combineLosses, type PolicyLoss, policyLoss } from "../loss/policy.ts";
 import { completionMask, type MaskedRows } from "../loss/rows.ts";
+import { dualGradientNorms } from "../nn/adapters.ts";
 import type { SampledScores } from "../nn/functional.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
@@ -21,6 +22,7 @@ import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import type { Reference } from "./reference.ts";
+import { flaggedShare, type Routing, requireLabels, type Unit, unitsOf } from "./routing.ts";
 
 /**
  * How a generation becomes optimizer steps. Its prompts, `gradAccumSteps` batches of them, are divided in order into
@@ -48,6 +50,8 @@ export interface PolicyStepOptions extends GenerationPlan {
    * pass another function.
    */
   readonly exactSampler: boolean;
+  /** Without it, flags are counted and change nothing. */
+  readonly routing?: Routing;
 }
 
 export type Score = (rollouts: readonly Rollout[], step: number) => Promise<readonly Scored[]>;
@@ -108,6 +112,16 @@ export class PolicyStep {
   ) {
     this.engine = new RolloutEngine(memory, model, engine);
     assert(options.loss.beta === 0 || reference !== null, "a KL term needs a reference model");
+    if (this.#routing !== "none" && !model.dual)
+      throw new UsageError(
+        "nothing to route between",
+        `routing ${this.#routing}`,
+        "train a retain and a forget adapter",
+      );
+  }
+
+  get #routing(): Routing {
+    return this.options.routing ?? "none";
   }
 
   /** Whether a training pass on policy computes what the sampler recorded. */
@@ -186,6 +200,9 @@ export class PolicyStep {
       const values = scored.map((s) => s.components[name] ?? 0);
       metrics[`train/rewards/${name}`] = values.reduce((a, b) => a + b, 0) / values.length;
     }
+    const flagged = flaggedShare(scored);
+    if (flagged !== null) metrics["train/rh_rate"] = flagged;
+    if (this.#routing !== "none") requireLabels(scored, step);
     return { step, plan, scored, advantages: result.advantages, metrics, reference: null };
   }
 
@@ -267,9 +284,11 @@ export class PolicyStep {
   ): Promise<Record<string, number>> {
     const { memory, model, options } = this;
     const { groupSize } = generation.plan;
-    const groups = this.#groups(generation, rows);
-    const rowAt = (group: number, completion: number) => rows[group * groupSize + completion]!;
-    const batches = this.#cut(groups, generation.plan.gradAccumSteps);
+    const isFlagged = (row: number) => generation.scored[row]!.flagged === true;
+    const units = unitsOf(this.#groups(generation, rows), rows, isFlagged, this.#routing);
+    const groups = units.map(({ group }) => group);
+    const rowAt = (unit: number, completion: number) => units[unit]!.rows[completion]!;
+    const batches = this.#cut(units, rows.length / groupSize, generation.plan.gradAccumSteps);
     const masks = batches.map((parts) => this.#mask(generation, parts, rowAt));
     const normaliser = this.#normaliser(generation, groups, batches, masks);
 
@@ -283,7 +302,7 @@ export class PolicyStep {
     const rechecks: Recheck[] = [];
     let trained = 0;
     for (const [i, batch] of batches.entries()) {
-      const kept = batch.filter(({ group }) => !skip[group]);
+      const kept = batch.filter(({ group }) => !skip[units[group]!.prompt]);
       if (kept.length === 0) continue;
       trained += kept.length;
       const members = kept.flatMap(({ group, completions }) => completions.map((c) => rowAt(group, c)));
@@ -351,6 +370,11 @@ export class PolicyStep {
     }
     // What is left of the gradients is not the optimizer's time.
     memory.finish();
+    if (model.dual && memory.device.hasMemory) {
+      const { retain, forget } = dualGradientNorms(model.trained, model.adaptedMaps);
+      metrics["train/grad_norm_retain"] = retain;
+      metrics["train/grad_norm_forget"] = forget;
+    }
     const begin = performance.now();
     this.updating = true;
     const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
@@ -397,19 +421,22 @@ export class PolicyStep {
     throw new Bug(`${what} differ from the trainer's by ${difference}`, `step ${step}`, "please report it");
   }
 
-  #cut(groups: readonly Group[], gradAccumSteps: number): GroupPart[][] {
+  /** Micro-batches of the units of `prompts` prompts. */
+  #cut(units: readonly Unit[], prompts: number, gradAccumSteps: number): GroupPart[][] {
     const { options } = this;
+    const groups = units.map(({ group }) => group);
     if (options.loss.compat !== "trl")
       return microBatches(groups, options.microBatchTokens, options.sharePrefix);
     // TRL's conventions are about its own micro-batches: each generated batch is one.
-    const perBatch = groups.length / gradAccumSteps;
+    const perBatch = prompts / gradAccumSteps;
     return Array.from({ length: gradAccumSteps }, (_, i) => {
-      const parts = groups.slice(i * perBatch, (i + 1) * perBatch).map((g, j) => ({
-        group: i * perBatch + j,
-        completions: g.completions.map((_, c) => c),
-      }));
+      const parts = units.flatMap(({ group, prompt }, unit) =>
+        Math.floor(prompt / perBatch) === i
+          ? [{ group: unit, completions: group.completions.map((_, c) => c) }]
+          : [],
+      );
       const [only, ...more] = microBatches(
-        groups.slice(i * perBatch, (i + 1) * perBatch),
+        parts.map(({ group }) => groups[group]!),
         options.microBatchTokens,
         options.sharePrefix,
       );

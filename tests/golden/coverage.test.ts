@@ -30,8 +30,8 @@ const KINDS: Readonly<Record<string, Entry>> = {
   fp4: ofKind("fp4", "golden/quant.test.ts"),
   int8: ofKind("int8", "golden/quant.test.ts"),
   quantized_folder: ofKind("quantized_folder", "golden/quant.test.ts"),
-  dual_lora_step: { skipped: "gradient routing is not part of this version" },
-  dual_lora_grpo: { skipped: "gradient routing is not part of this version" },
+  dual_lora_step: ofKind("dual_lora_step", "golden/routing.test.ts"),
+  dual_lora_grpo: ofKind("dual_lora_grpo", "golden/routing.test.ts"),
   hub_trace: ofKind("hub_trace", "io/hub-golden.test.ts"),
 };
 

@@ -30,7 +30,12 @@ const cases = fc
     dt: fc.constantFrom<number>(Dtype.f32, Dtype.bf16),
     seed: fc.nat(),
   })
-  .map(({ seed, ...params }) => caseOf(op, { name: `${seed}`, params: { ...params, scale: 0.5 } }));
+  .map(({ seed, ...params }) =>
+    caseOf(op, {
+      name: `${seed}`,
+      params: { ...params, split: seed % (params.r + 1), scale: 0.5, scale2: 2 },
+    }),
+  );
 
 test("a row alone is the row in a batch", () => {
   fc.assert(

@@ -1,14 +1,30 @@
 /** Rows of low-rank adapters. That a row alone is the row in a batch, also in place: lora.test.ts. */
 import { Dtype, type OpDef } from "../../src/ops/define.ts";
 import * as lora from "../../src/ops/lora.ts";
-import { type CaseSpec, casesOf, type Row, scaledArg, scaledParam, swappedArgs, withTensor } from "./row.ts";
-import { mapped } from "./tensors.ts";
+import {
+  type CaseSpec,
+  casesOf,
+  type Row,
+  scaledArg,
+  scaledParam,
+  swappedArgs,
+  withParam,
+  withTensor,
+} from "./row.ts";
+import { mapped, u32 } from "./tensors.ts";
 
 const { f32: F32, bf16: BF16 } = Dtype;
 
 const spec = (m: number, k: number, n: number, r: number, dt: number, scale = 0.5): CaseSpec => ({
   name: `${dt === BF16 ? "bf16" : "f32"} ${m}x${k} to ${n} by ${r}`,
-  params: { m, n, k, r, scale, dt },
+  params: { m, n, k, r, split: r, scale, scale2: 0, dt },
+});
+
+/** Two adapters behind each other, with rows that skip the weights of the first, the second, both or none. */
+const dual = (m: number, k: number, n: number, split: number, r: number, dt: number): CaseSpec => ({
+  name: `${dt === BF16 ? "bf16" : "f32"} ${m}x${k} to ${n} by ${split} of ${r}, routed`,
+  params: { m, n, k, r, split, scale: 0.1, scale2: 0.3, dt },
+  given: (rng) => ({ routes: u32(Array.from({ length: m }, () => Math.floor(4 * rng.uniform()))) }),
 });
 
 const times = (name: string, factor: number) => withTensor(name, (d) => mapped(d, (x) => x * factor));
@@ -30,13 +46,31 @@ const loraFwd: Row = {
     spec(33, 127, 31, 7, BF16),
     spec(5, 40, 70, 33, BF16),
     spec(65, 530, 17, 16, BF16),
+    dual(31, 33, 35, 5, 8, F32),
+    dual(70, 64, 40, 8, 16, F32),
+    dual(9, 530, 17, 16, 48, F32),
+    dual(5, 20, 36, 0, 8, F32),
+    dual(31, 33, 35, 5, 8, BF16),
+    dual(66, 32, 64, 8, 16, BF16),
+    dual(7, 40, 33, 33, 40, BF16),
   ]),
   mutants: [
-    { name: "scale x 1.5", change: scaledParam("scale", 1.5) },
+    { name: "scale x 1.5", change: (c) => (c.params.split ? scaledParam("scale", 1.5)(c) : null) },
     { name: "x x 1.5", change: times("x", 1.5) },
     { name: "a x 1.5", change: times("a", 1.5) },
     { name: "b x 1.5", change: times("b", 1.5) },
     { name: "base x 3", change: times("base", 3) },
+    {
+      name: "the first scale for both",
+      change: (c) =>
+        c.params.split === c.params.r || c.params.split === 0
+          ? null
+          : withParam("scale2", c.params.scale!)(c),
+    },
+    {
+      name: "split later",
+      change: (c) => (c.tensors.routes ? withParam("split", c.params.split! + 2)(c) : null),
+    },
   ],
   grads: {
     inputs: ["base", "x", "a", "b"],
@@ -55,12 +89,23 @@ const loraFwd: Row = {
       { case: "bf16 66x32 to 64 by 16", from: ["y"] },
       { case: "bf16 33x127 to 31 by 7", from: ["y"] },
       { case: "bf16 5x40 to 70 by 33", from: ["y"] },
+      { case: "f32 31x33 to 35 by 5 of 8, routed", from: ["y"] },
+      { case: "f32 70x64 to 40 by 8 of 16, routed", from: ["y"] },
+      { case: "f32 70x64 to 40 by 8 of 16, routed", from: ["y"], to: ["a"] },
+      { case: "f32 70x64 to 40 by 8 of 16, routed", from: ["y"], to: ["b"] },
+      { case: "f32 70x64 to 40 by 8 of 16, routed", from: ["y"], to: ["x"] },
+      { case: "f32 9x530 to 17 by 16 of 48, routed", from: ["y"] },
+      { case: "f32 5x20 to 36 by 0 of 8, routed", from: ["y"] },
+      { case: "bf16 31x33 to 35 by 5 of 8, routed", from: ["y"] },
+      { case: "bf16 66x32 to 64 by 8 of 16, routed", from: ["y"] },
+      { case: "bf16 7x40 to 33 by 33 of 40, routed", from: ["y"] },
     ],
     mutants: [
       {
         name: "scale x 1.5",
         op: "lora_bwd",
-        change: (args, c) => (args.dx || args.da ? scaledArg("scale", 1.5)(args, c) : null),
+        change: (args, c) =>
+          (args.dx || args.da) && c.params.split ? scaledArg("scale", 1.5)(args, c) : null,
       },
       {
         name: "accumulate flipped",
@@ -72,6 +117,12 @@ const loraFwd: Row = {
         name: "u for du's place",
         op: "lora_bwd",
         change: (args, c) => (args.db ? swappedArgs("u", "du")(args, c) : null),
+      },
+      {
+        name: "rows are not skipped",
+        op: "lora_bwd",
+        change: (args) =>
+          args.routes && (args.da || args.db) ? { ...args, routes: null, masked: null } : null,
       },
     ],
   },

@@ -91,6 +91,7 @@ const INTEGERS = new Set([
   "lens",
   "pairs",
   "counters",
+  "routes",
 ]);
 
 const dtypeName = (code: number | undefined): "f32" | "bf16" => (code === Dtype.bf16 ? "bf16" : "f32");

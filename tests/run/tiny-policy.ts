@@ -3,27 +3,44 @@ import { TRL_ADVANTAGE } from "../../src/loss/advantage.ts";
 import { policyOptions } from "../../src/loss/options.ts";
 import { AdamW } from "../../src/nn/optimizer.ts";
 import type { Transformer } from "../../src/nn/transformer.ts";
-import { PolicyStep } from "../../src/run/policy-step.ts";
+import { PolicyStep, type PolicyStepOptions } from "../../src/run/policy-step.ts";
 import type { Reference } from "../../src/run/reference.ts";
 import type { StepMemory } from "../../src/tape/tape.ts";
 import { promptOf } from "./tiny.ts";
 
+interface Variation {
+  readonly options?: Partial<PolicyStepOptions>;
+  /** Labels of a batch's completions; none without it. */
+  readonly flagged?: (completion: number) => boolean;
+  readonly optimizer?: AdamW;
+}
+
 /** GRPO with a divergence term on groups of 4, where every second completion of a group earns 1. */
-export function tinyPolicyStep(memory: StepMemory, model: Transformer, reference: Reference): PolicyStep {
+export function tinyPolicyStep(
+  memory: StepMemory,
+  model: Transformer,
+  reference: Reference,
+  { options = {}, flagged, optimizer }: Variation = {},
+): PolicyStep {
   return new PolicyStep(
     memory,
     model,
     reference,
     { decode: () => "" } as unknown as Tokenizer,
-    new AdamW(model.trained, {
-      beta1: 0.9,
-      beta2: 0.999,
-      eps: 1e-8,
-      weightDecay: 0,
-      maxGradNorm: 1,
-      seed: 1,
-    }),
-    async (rollouts) => rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} })),
+    optimizer ??
+      new AdamW(model.trained, {
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weightDecay: 0,
+        maxGradNorm: 1,
+        seed: 1,
+      }),
+    async (rollouts) =>
+      rollouts.map((r, i) => ({
+        ...{ ...r, reward: i % 2, components: {} },
+        ...(flagged ? { flagged: flagged(i) } : {}),
+      })),
     {
       seed: 1,
       groupSize: 4,
@@ -38,6 +55,7 @@ export function tinyPolicyStep(memory: StepMemory, model: Transformer, reference
       microBatchTokens: 64,
       sharePrefix: true,
       exactSampler: true,
+      ...options,
     },
     { maxBatch: 8, maxLength: 40, prefillTokens: 64 },
   );

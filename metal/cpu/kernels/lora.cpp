@@ -2,7 +2,10 @@
 // the forward pass waits for nobody; gradients of the adapters are divided by columns.
 //
 //   lora_fwd   u = scale*(x*a^T), rounded; y = base + u*b^T
-//   lora_bwd   du = scale*(dy*b), rounded; dx (+)= du*a; da += du^T*x; db += dy^T*u
+//   lora_bwd   du = scale*(dy*b), rounded; dx (+)= du*a; da += du^T*x; db += dy^T*u, both without skipped
+//   rows
+//
+// Columns of u from `split` on have a scale, and rows to skip, of their own.
 //
 // r is small beside a panel of 32: products with r outputs compute the vectors that hold some (few_columns),
 // and gradients have the long dimension in vectors and r in registers (narrow_gradient).
@@ -20,16 +23,25 @@ RowTiles tiles_for(const Ctx& c, uint32_t m) {
   return rows;
 }
 
-// to[rows][r] = scale*(from[rows][depth] * panels): one panel for every 32 of r.
+// The scale of every column of u, in whole vectors.
+template <class A>
+const float* scales_of(Ctx& c, const A& p) {
+  const uint32_t padded = (p.r + kPanel - 1) / kPanel * kPanel;
+  float* scales = static_cast<float*>(c.local(5, padded * sizeof(float)));
+  for (uint32_t j = 0; j < padded; j++) scales[j] = j < p.split ? p.scale : p.scale2;
+  return scales;
+}
+
+// to[rows][r] = scales[r]*(from[rows][depth] * panels): one panel for every 32 of r.
 template <class T>
-inline void project(int rows, const T* from, const T* panels, uint32_t depth, uint32_t r, float scale,
+inline void project(int rows, const T* from, const T* panels, uint32_t depth, uint32_t r, const float* scales,
                     T* to) {
   for (uint32_t j0 = 0; j0 < r; j0 += kPanel) {
     const uint32_t columns = std::min(kPanel, r - j0);
     few_columns(rows, from, depth, panels + j0 / kPanel * panel_elements<T>(depth), depth, columns,
                 [&](int i, uint32_t column, V value) {
                   const int count = int(std::min<uint32_t>(W, columns - column));
-                  store_part(to + size_t(i) * r + j0 + column, mul(set1(scale), value), count);
+                  store_part(to + size_t(i) * r + j0 + column, mul(load(scales + j0 + column), value), count);
                 });
   }
 }
@@ -55,12 +67,13 @@ void forward(Ctx& c, const args::LoraFwd& p) {
   const T *x = static_cast<const T*>(p.x), *a = static_cast<const T*>(p.a), *b = static_cast<const T*>(p.b);
   const T* base = static_cast<const T*>(p.base);
   T *y = static_cast<T*>(p.y), *u = static_cast<T*>(p.u);
+  const float* scales = scales_of(c, p);
   const Range mine = split(p.m, c);
   const RowTiles rows(mine.end - mine.begin);
   for (uint32_t t = 0; t < rows.count; t++) {
     const size_t row = mine.begin + rows.begin(t);
     const int count = int(rows.size(t));
-    project(count, x + row * p.k, a, p.k, p.r, p.scale, u + row * p.r);
+    project(count, x + row * p.k, a, p.k, p.r, scales, u + row * p.r);
     expand(count, u + row * p.r, p.r, b, base + row * p.n, p.n, y + row * p.n);
   }
 }
@@ -246,15 +259,31 @@ void narrow_gradient(Ctx& c, const G& g, const T* narrow, uint32_t r, const T* w
   strip<1>(Strip<G, T>{g, j, int(count), padded, W, sums}, left, r, m);
 }
 
+// to = from[rows][r], zero in the columns that a row skips.
+template <class T>
+inline void mask_rows(const args::LoraBwd& p, size_t row, int rows, const T* from, T* to) {
+  const uint32_t* routes = static_cast<const uint32_t*>(p.routes);
+  for (size_t i = row; i < row + size_t(rows); i++) {
+    const bool first = (routes[i] & 1) != 0, second = (routes[i] & 2) != 0;
+    const T* values = from + i * p.r;
+    T* kept = to + i * p.r;
+    for (uint32_t j = 0; j < p.r; j++) kept[j] = (j < p.split ? first : second) ? T(0) : values[j];
+  }
+}
+
 template <class T>
 void backward(Ctx& c, const args::LoraBwd& p) {
   const T *x = static_cast<const T*>(p.x), *a = static_cast<const T*>(p.a), *b = static_cast<const T*>(p.b);
   const T *dy = static_cast<const T*>(p.dy), *u = static_cast<const T*>(p.u);
   T *dx = static_cast<T*>(p.dx), *du = static_cast<T*>(p.du);
+  // With routes, what the weights' gradients are made of.
+  T* masked_u = p.routes ? static_cast<T*>(p.masked) : nullptr;
+  T* masked_du = p.routes ? masked_u + size_t(p.m) * p.r : nullptr;
   const size_t wide = Depth<T>::kWide;
   const RowTiles rows = tiles_for(c, p.m);
   const Range mine = split(rows.count, c);
   if ((dx || p.da) && mine.begin < mine.end) {
+    const float* scales = scales_of(c, p);
     T* bt = static_cast<T*>(c.local(0, panel_elements<T>(p.n) * ((p.r + kPanel - 1) / kPanel) * sizeof(T)));
     for (uint32_t j = 0; j < p.r; j += kPanel)
       transpose_panel(b, p.n, p.r, j, bt + j / kPanel * panel_elements<T>(p.n));
@@ -267,19 +296,25 @@ void backward(Ctx& c, const args::LoraBwd& p) {
     for (uint32_t t = mine.begin; t < mine.end; t++) {
       const size_t row = rows.begin(t);
       const int count = int(rows.size(t));
-      project(count, dy + row * p.n, bt, p.n, p.r, p.scale, du + row * p.r);
+      project(count, dy + row * p.n, bt, p.n, p.r, scales, du + row * p.r);
+      if (masked_du && p.da) mask_rows(p, row, count, du, masked_du);
       T* to = dx + row * p.k;
       if (dx) expand(count, du + row * p.r, p.r, at, p.accumulate ? to : nullptr, p.k, to);
     }
   }
+  if (masked_u && p.db)
+    for (uint32_t t = mine.begin; t < mine.end; t++)
+      mask_rows(p, rows.begin(t), int(rows.size(t)), u, masked_u);
+  const bool waits = masked_u && p.db;
+  if (waits) c.barrier();  // masked rows
   if (p.db) {
     const UpGradient<T> g{static_cast<float*>(p.db), (p.r + wide - 1) / wide * wide};
-    narrow_gradient(c, g, u, p.r, dy, p.n, p.m);
+    narrow_gradient(c, g, masked_u ? static_cast<const T*>(masked_u) : u, p.r, dy, p.n, p.m);
   }
   if (!p.da) return;
-  c.barrier();  // du of all rows
+  if (!waits) c.barrier();  // du of all rows
   const DownGradient<T> g{static_cast<float*>(p.da), (p.k + wide - 1) / wide * wide};
-  narrow_gradient(c, g, static_cast<const T*>(du), p.r, x, p.k, p.m);
+  narrow_gradient(c, g, static_cast<const T*>(masked_du ? masked_du : du), p.r, x, p.k, p.m);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@ import type { BenchName, BenchOptions } from "../../config/schema-inference.ts";
 import { threadCount } from "../../core/env.ts";
 import type { Device } from "../../device/device.ts";
 import { writeModelFolder } from "../../io/hf-folder.ts";
-import { initialiseAdapters, type LoraOptions } from "../../nn/adapters.ts";
+import { type AdapterOptions, initialiseAdapters } from "../../nn/adapters.ts";
 import type { Quantization } from "../../nn/quantized.ts";
 import { Transformer } from "../../nn/transformer.ts";
 import { Dtype, type DtypeCode, type MomentCode } from "../../ops/define.ts";
@@ -123,7 +123,7 @@ export class Bench implements Disposable {
     options: {
       readonly trainable: boolean;
       readonly checkpointing?: boolean;
-      readonly lora?: LoraOptions | null;
+      readonly lora?: AdapterOptions | null;
       readonly quantization?: Quantization | null;
       readonly momentDtype?: MomentCode;
       readonly gradientDtype?: DtypeCode;

@@ -1,5 +1,5 @@
 import type { BenchOptions } from "../../config/schema-inference.ts";
-import { assert } from "../../core/errors.ts";
+import { assert, UsageError } from "../../core/errors.ts";
 import type { Prompt } from "../../core/records.ts";
 import { openWeights } from "../../io/hf-folder.ts";
 import type { Tokenizer } from "../../io/tokenizer.ts";
@@ -26,6 +26,8 @@ export interface GrpoWork {
   readonly beta: number;
   readonly share_prefix: boolean;
   readonly micro_batch_tokens: number;
+  /** Share of completions that are flagged, where the model has retain and forget adapters. */
+  readonly flagged?: number;
 }
 
 export const TRAIN_OPTIONS = { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, maxGradNorm: 1 } as const;
@@ -51,13 +53,22 @@ export class GrpoSubject {
       readonly beta: number;
       readonly checkpointing: boolean;
       readonly lora_r?: number;
+      readonly forget_lora_r?: number;
       readonly optimizer_dtype?: "float32" | "bfloat16" | "8bit";
       readonly gradient_dtype?: "float32" | "bfloat16";
       readonly reference_offload?: boolean;
     },
   ) {
-    const { checkpointing, lora_r: r = 0 } = options;
-    const lora = r > 0 ? { r, alpha: 2 * r, targets: "all-linear" as const } : null;
+    const { checkpointing, lora_r = 0, forget_lora_r = 0 } = options;
+    if (forget_lora_r > 0 && lora_r === 0)
+      throw new UsageError("forget adapters without retain adapters", "forget_lora_r", "give --lora_r too");
+    const side = (r: number) => ({ r, alpha: 2 * r, targets: "all-linear" as const });
+    const lora =
+      lora_r === 0
+        ? null
+        : forget_lora_r > 0
+          ? { retain: side(lora_r), forget: side(forget_lora_r) }
+          : side(lora_r);
     this.model = bench.model(shape, maxPositions, {
       trainable: true,
       checkpointing,
@@ -92,13 +103,16 @@ export class GrpoSubject {
     const { prompt: P, completion: C, group, completions, beta } = work;
     assert(completions % group === 0, "completions must be a multiple of group");
     const { seed } = this.bench.options;
+    const share = work.flagged ?? 0;
+    const isFlagged = (i: number) => Math.floor((i + 1) * share) > Math.floor(i * share);
     const policy = new PolicyStep(
       this.memory,
       this.model,
       this.#reference,
       { decode: () => "" } as unknown as Tokenizer,
       this.#optimizer,
-      async (rollouts) => rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} })),
+      async (rollouts) =>
+        rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {}, flagged: isFlagged(i) })),
       {
         seed,
         groupSize: group,
@@ -113,6 +127,7 @@ export class GrpoSubject {
         microBatchTokens: work.micro_batch_tokens,
         sharePrefix: work.share_prefix,
         exactSampler: true,
+        routing: this.model.dual ? "classic" : "none",
       },
       {
         maxBatch: Math.min(completions, 64),
@@ -221,6 +236,7 @@ export async function grpo(options: BenchOptions<"grpo">, context: Context): Pro
     shape,
     {
       ...{ prompt, completion, group, completions, beta, share_prefix, lora_r: options.lora_r },
+      ...{ forget_lora_r: options.forget_lora_r, flagged: options.flagged },
       step_s,
       steps,
       rollout_s: of("prefill", "decode"),

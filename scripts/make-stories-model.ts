@@ -8,7 +8,7 @@
  * --keep: share of stories that end as their first sentence asks. --repeat: share in which a word is repeated and
  * repeated. OUT/dataset has train.jsonl and test.jsonl, OUT/model is the model. Same seed, same bytes on a CPU type.
  */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Purpose, Random } from "../src/core/rng.ts";
@@ -23,7 +23,7 @@ export interface StorySizes {
   readonly seed: number;
 }
 
-export const DEFAULTS: StorySizes = { train: 20000, test: 1000, keep: 0.4, repeat: 0.06, seed: 1 };
+export const DEFAULTS: StorySizes = { train: 20000, test: 1000, keep: 0.5, repeat: 0.06, seed: 1 };
 const STEPS = "1000";
 const VOCABULARY = 4096;
 const CONTEXT = 512;
@@ -149,10 +149,11 @@ export function makeStories(out: string, sizes: StorySizes): Tokenizer {
 }
 
 function trainModel(out: string, steps: string, seed: number): void {
+  rmSync(join(out, "training"), { recursive: true, force: true });
   const flags: Readonly<Record<string, string>> = {
     ...{ init: join(out, "config.json"), tokenizer: join(out, "tokenizer"), output: join(out, "model") },
     ...{ dataset: join(out, "sft.jsonl"), eval_file: join(out, "sft-test.jsonl"), train_on_prompt: "true" },
-    ...{ num_train_steps: steps, batch_size: "64", learning_rate: "3e-3", lr_schedule: "cosine" },
+    ...{ num_train_steps: steps, batch_size: "48", learning_rate: "4e-3", lr_schedule: "cosine" },
     ...{
       warmup_steps: "50",
       weight_decay: "0.01",

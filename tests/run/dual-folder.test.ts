@@ -11,6 +11,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { baseOf, resolveTrain } from "../../src/config/resolve.ts";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { type DualLoraOptions, dualRanks, isDualFolder, readDualConfig } from "../../src/io/dual-folder.ts";
 import { isAdapterFolder } from "../../src/io/peft-folder.ts";
@@ -21,6 +22,8 @@ import type { Transformer } from "../../src/nn/transformer.ts";
 import { Dtype, type DtypeCode } from "../../src/ops/define.ts";
 import { resolveBuiltin } from "../../src/recipe/builtin.ts";
 import { dualRun } from "../../src/recipe/dual.ts";
+import type { TrainSettings } from "../../src/recipe/settings.ts";
+import { folderSource, openTrained } from "../../src/recipe/setup.ts";
 import { scoreGroups } from "../../src/rollout/score.ts";
 import {
   loadGeneration,
@@ -39,6 +42,7 @@ import {
 } from "../../src/run/open-model.ts";
 import type { PolicyStep } from "../../src/run/policy-step.ts";
 import { Reference } from "../../src/run/reference.ts";
+import type { RunControl } from "../../src/run/reporter.ts";
 import { StepMemory } from "../../src/tape/tape.ts";
 import { largest, Opened, someTokenizer } from "../golden/support.ts";
 import { openTestDevice } from "../test-device.ts";
@@ -345,6 +349,49 @@ test.each([Dtype.f32, Dtype.bf16])(
     expect(second.optimizer).toBe(whole.optimizer);
   },
 );
+
+test("a job opens with retain and forget adapters, fresh and from a checkpoint, the reference without them", () => {
+  const defaults = { target: "arithmetic", configFile: undefined, checkpoint: undefined };
+  const config = resolveTrain(baseOf(defaults), new Map()) as unknown as TrainSettings;
+  const control = (resumeFrom: string | null): RunControl => ({
+    ...{ stopRequested: () => "none", runDir: scratch, resumeFrom, checkpointConfig: "{}" },
+  });
+  const source = folderSource(base, "builtin:arithmetic");
+  const open = (resumeFrom: string | null) =>
+    openTrained(openTestDevice(2), source, config, control(resumeFrom), {
+      ...{ maxPositions: 128, reference: true, dual },
+    });
+  const fresh = open(null);
+  expect(fresh.lines.join()).toContain("retain and forget adapters: ");
+  expect(fresh.lines.join()).toContain("retain on 28 linear maps, rank 4, scale 2; forget on 12, rank 3, 2");
+  const memory = new StepMemory(fresh.device);
+  const [policy, reference] = [
+    logprobs({ memory, model: fresh.model }),
+    fresh.reference!.use((model) => logprobs({ memory, model: model as Transformer })),
+  ];
+  // B is zero at first.
+  expect([...reference]).toEqual([...policy]);
+  moved(fresh.model);
+  expect([...fresh.reference!.use((model) => logprobs({ memory, model: model as Transformer }))]).toEqual([
+    ...reference,
+  ]);
+  const values = valuesOf(fresh.model);
+  const { initial_sha256 } = fresh.state;
+  const saved = saveCheckpoint(
+    scratch,
+    "opened",
+    fresh.model,
+    fresh.tokenizer,
+    { step: 1, recipe: "arithmetic", initial_sha256, cursor: { position: 0, examples: 0 }, generation: null },
+    "{}",
+  );
+  memory.dispose();
+  fresh.dispose();
+  const again = open(saved);
+  expect(valuesOf(again.model)).toEqual(values);
+  expect(readDualConfig(saved).base).toBe(again.model.options.lora!.base!);
+  again.dispose();
+});
 
 test("a checkpoint with other adapters than the settings say is refused", () => {
   const { folder } = made();

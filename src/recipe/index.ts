@@ -4,8 +4,14 @@ import type { ArithmeticSettings } from "./arithmetic.ts";
 import type { HhGrpoSettings } from "./hh-grpo.ts";
 import type { HhRmSettings } from "./hh-rm.ts";
 import type { SftSettings } from "./sft.ts";
+import type { StoriesSettings } from "./stories.ts";
 
-export type RecipeSettings = ArithmeticSettings | SftSettings | HhRmSettings | HhGrpoSettings;
+export type RecipeSettings =
+  | ArithmeticSettings
+  | SftSettings
+  | HhRmSettings
+  | HhGrpoSettings
+  | StoriesSettings;
 
 /** Runs a job to its end; each recipe is loaded when it is asked for. */
 export async function runTraining(
@@ -22,6 +28,8 @@ export async function runTraining(
       return (await import("./hh-rm.ts")).trainHhRm(settings, reporter, control);
     case "hh-grpo":
       return (await import("./hh-grpo.ts")).trainHhGrpo(settings, reporter, control);
+    case "stories":
+      return (await import("./stories.ts")).trainStories(settings, reporter, control);
     default:
       throw new Bug(`no recipe ${(settings as { recipe: string }).recipe}`);
   }

@@ -3,6 +3,7 @@ import { code } from "./code.ts";
 import { command } from "./command.ts";
 import { defineReward, RewardRegistry } from "./registry.ts";
 import { RULES } from "./rules.ts";
+import { STORY_FAMILIES, STORY_REWARDS } from "./stories.ts";
 
 /** Opened by src/recipe/rewards.ts, where its weights go to the run's device. */
 const rewardModel = defineReward({
@@ -17,4 +18,7 @@ const rewardModel = defineReward({
 });
 
 /** Every reward that has a name. */
-export const REWARDS = new RewardRegistry([...RULES, code, command, rewardModel]);
+export const REWARDS = new RewardRegistry(
+  [...RULES, ...STORY_REWARDS, code, command, rewardModel],
+  STORY_FAMILIES,
+);

@@ -53,6 +53,7 @@ interface SavedGeneration {
     readonly components: Readonly<Record<string, number>>;
     /** Absent without a detector. */
     readonly flagged?: boolean;
+    readonly details?: Readonly<Record<string, unknown>>;
   }[];
 }
 
@@ -71,6 +72,7 @@ export function saveGeneration(generation: Generation, position: number): SavedG
       reward: Number.isNaN(s.reward) ? null : s.reward,
       components: s.components,
       ...(s.flagged === undefined ? {} : { flagged: s.flagged }),
+      ...(s.details === undefined ? {} : { details: s.details }),
     })),
   };
 }
@@ -99,6 +101,7 @@ export function loadGeneration(saved: SavedGeneration, prompts: readonly Prompt[
     reward: r.reward ?? Number.NaN,
     components: r.components,
     ...(r.flagged === undefined ? {} : { flagged: r.flagged }),
+    ...(r.details === undefined ? {} : { details: r.details }),
   }));
 }
 

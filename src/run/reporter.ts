@@ -175,7 +175,7 @@ export function linesOf(message: EngineMessage, totalSteps: number): string[] {
       return [`step ${message.step}/${totalSteps}  ${shown.join("  ")}`];
     }
     case "eval":
-      return [`eval at ${message.step}  ${metricsText(message.metrics, "eval/")}`];
+      return evaluationLines(message);
     case "sample": {
       const reward = message.reward === undefined ? "" : `  (reward ${brief(message.reward)})`;
       return [
@@ -191,6 +191,36 @@ export function linesOf(message: EngineMessage, totalSteps: number): string[] {
     case "error":
       return [`rlv: error: ${message.message}`, ...(message.stack === undefined ? [] : [message.stack])];
   }
+}
+
+/** Figures of an evaluation in a line; those of modes (eval/MODE/FIGURE) as a table behind it, a mode a line. */
+function evaluationLines({ step, metrics }: EvalMessage): string[] {
+  const cells = Object.entries(metrics).flatMap(([name, value]) => {
+    const found = /^eval\/(both|retain_only|forget_only)\/(.+)$/.exec(name);
+    return found ? [{ mode: found[1]!, figure: found[2]!, value, name }] : [];
+  });
+  const inTable = new Set(cells.map(({ name }) => name));
+  const others = Object.fromEntries(Object.entries(metrics).filter(([name]) => !inTable.has(name)));
+  const line = `eval at ${step}  ${metricsText(others, "eval/")}`;
+  if (cells.length === 0) return [line];
+  const [modes, figures] = [
+    [...new Set(cells.map(({ mode }) => mode))],
+    [...new Set(cells.map(({ figure }) => figure))],
+  ];
+  const rows = [
+    ["mode", ...figures.map((figure) => figure.replace(/^rewards\//, ""))],
+    ...modes.map((mode) => [
+      mode,
+      ...figures.map((figure) => {
+        const cell = cells.find((each) => each.mode === mode && each.figure === figure);
+        return cell === undefined ? "" : brief(cell.value);
+      }),
+    ]),
+  ];
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  const text = (row: string[]) =>
+    `  ${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join("  ")}`;
+  return [line, ...rows.map(text)];
 }
 
 function reasonText(reason: CheckpointMessage["reason"]): string {

@@ -355,6 +355,7 @@ test("a job opens with retain and forget adapters, fresh and from a checkpoint, 
   const config = resolveTrain(baseOf(defaults), new Map()) as unknown as TrainSettings;
   const control = (resumeFrom: string | null): RunControl => ({
     ...{ stopRequested: () => "none", runDir: scratch, resumeFrom, checkpointConfig: "{}" },
+    signal: new AbortController().signal,
   });
   const source = folderSource(base, "builtin:arithmetic");
   const open = (resumeFrom: string | null) =>

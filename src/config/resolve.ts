@@ -73,7 +73,7 @@ function fileBase(path: string, named: RecipeInfo | undefined): Base {
   // Paths of modules are relative to the file that names them.
   for (const key of REWARD_KEYS) {
     const rewards = entries.get(key);
-    if (rewards !== undefined)
+    if (rewards !== undefined && !noRewards(rewards.value))
       entries.set(key, { ...rewards, value: readRewards(rewards.value, rewards.where, dirname(path)) });
   }
   const chosen = entries.get("recipe");
@@ -123,11 +123,13 @@ export function resolveTrain(base: Base, flags: ReadonlyMap<string, string>): Re
   return Object.freeze({ recipe: recipe.name, ...values }) as ResolvedConfig;
 }
 
-/** Parts of a reward key that a file or a flag gives; none are no parts. */
+/** A key of further rewards may have none; the schema refuses that where one is needed. */
+const noRewards = (value: unknown) => value === null || (Array.isArray(value) && value.length === 0);
+
+/** Parts of a reward key that a file or a flag gives. */
 function rewardsOf(entry: Entry, file: Entry | undefined) {
-  const none = (value: unknown) => value === null || (Array.isArray(value) && value.length === 0);
   const known =
-    file === undefined || none(file.value) ? [] : readRewards(file.value, file.where, process.cwd());
+    file === undefined || noRewards(file.value) ? [] : readRewards(file.value, file.where, process.cwd());
   if (entry === file) return known;
   return entry.value === "none" ? [] : flagRewards(String(entry.value), entry.where, known);
 }

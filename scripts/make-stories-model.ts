@@ -24,7 +24,7 @@ export interface StorySizes {
 }
 
 export const DEFAULTS: StorySizes = { train: 20000, test: 1000, keep: 0.5, repeat: 0.06, seed: 1 };
-const STEPS = "1000";
+const STEPS = "1500";
 const VOCABULARY = 4096;
 const CONTEXT = 512;
 

@@ -37,6 +37,8 @@ function answerInteger(rollout: Rollout, field: string): bigint {
   return answer;
 }
 
+const TAG = z.string().regex(/^[A-Za-z][\w-]*$/, "a tag name");
+
 const single = (name: string, reward: number) => ({ reward, components: { [name]: reward } });
 
 const lastIntegerRule = defineReward({
@@ -59,26 +61,36 @@ const lastIntegerRule = defineReward({
 
 const exactMatch = defineReward({
   name: "exact_match",
-  description: "match_reward if the completion equals the field, else miss_reward",
+  description:
+    "match_reward if the completion, or what stands in its last <tag>...</tag>, equals the field, else miss_reward",
   parameters: z.object({
     field: z.string().default("answer"),
+    tag: TAG.nullable().default(null),
     trim: z.boolean().default(true),
     ignore_case: z.boolean().default(false),
     match_reward: z.number().default(1),
     miss_reward: z.number().default(0),
   }),
   fields: ({ field }) => [field],
-  bind({ field, trim, ignore_case, match_reward, miss_reward }): RewardFunction {
+  bind({ field, tag, trim, ignore_case, match_reward, miss_reward }): RewardFunction {
     const shape = (text: string): string => {
       const normal = (trim ? text.trim() : text).normalize("NFC");
       return ignore_case ? normal.toLowerCase() : normal;
     };
     return (rollout) => {
-      const same = shape(rollout.text) === shape(fieldText(rollout, field));
+      const answer = tag === null ? rollout.text : lastTagged(rollout.text, tag);
+      const same = answer !== null && shape(answer) === shape(fieldText(rollout, field));
       return single("exact_match", same ? match_reward : miss_reward);
     };
   },
 });
+
+/** What stands in the last <tag>...</tag>; null where there is none. */
+function lastTagged(text: string, tag: string): string | null {
+  const close = text.lastIndexOf(`</${tag}>`);
+  const open = text.lastIndexOf(`<${tag}>`, close);
+  return close < 0 || open < 0 ? null : text.slice(open + tag.length + 2, close);
+}
 
 const regex = defineReward({
   name: "regex",
@@ -136,10 +148,7 @@ const formatTags = defineReward({
   description:
     "share of the tags that stand exactly once, as <tag>...</tag>, in the given order; strict: also nothing outside, and all or nothing",
   parameters: z.object({
-    tags: z
-      .array(z.string().regex(/^[A-Za-z][\w-]*$/, "a tag name"))
-      .min(1)
-      .default(["think", "answer"]),
+    tags: z.array(TAG).min(1).default(["think", "answer"]),
     strict: z.boolean().default(false),
   }),
   bind({ tags, strict }): RewardFunction {

@@ -85,10 +85,28 @@ export async function scorePart(
   context: RewardContext,
 ): Promise<readonly RewardResult[]> {
   if (rollouts.length === 0) return [];
-  const { each, batch, concurrency = 1 } = reward;
+  const over = new AbortController();
+  const signal = context.signal ? AbortSignal.any([context.signal, over.signal]) : over.signal;
+  try {
+    return await scoreUntil(signal, over, name, reward, rollouts, context.step);
+  } finally {
+    // What still runs of a failed batch, or of one that took too long, is of no use.
+    over.abort();
+  }
+}
+
+async function scoreUntil(
+  signal: AbortSignal,
+  over: AbortController,
+  name: string,
+  { each, batch, concurrency = 1, timeout }: BoundReward,
+  rollouts: readonly Rollout[],
+  step: number,
+): Promise<readonly RewardResult[]> {
+  const context = { step, signal };
   if (batch) {
-    const { timeout = BATCH_TIMEOUT } = reward;
-    const results = await call(name, rollouts, timeout, context, (inner) => batch(rollouts, inner));
+    const seconds = timeout === undefined ? BATCH_TIMEOUT : timeout;
+    const results = await call(name, rollouts, seconds, signal, () => batch(rollouts, context));
     if (!Array.isArray(results) || results.length !== rollouts.length) {
       const count = Array.isArray(results) ? results.length : 0;
       const given = Array.isArray(results) ? `${count} results` : shown(results);
@@ -101,33 +119,26 @@ export async function scorePart(
     return results.map((result, i) => checked(name, rollouts[i]!, result));
   }
   if (!each) throw new UsageError(`reward ${name} has neither a function of one rollout nor of a batch`);
-  const { timeout = EACH_TIMEOUT } = reward;
+  const seconds = timeout === undefined ? EACH_TIMEOUT : timeout;
   const results = new Array<RewardResult>(rollouts.length);
-  const failure = new AbortController();
-  const signal = context.signal ? AbortSignal.any([context.signal, failure.signal]) : failure.signal;
   let next = 0;
   const worker = async (): Promise<void> => {
-    while (!failure.signal.aborted && next < rollouts.length) {
+    while (!over.signal.aborted && next < rollouts.length) {
       const index = next++;
       const rollout = rollouts[index]!;
-      const one = async (inner: RewardContext) => each(rollout, inner);
-      const result = await call(name, [rollout], timeout, { ...context, signal }, one);
+      const result = await call(name, [rollout], seconds, signal, () => each(rollout, context));
       results[index] = checked(name, rollout, result);
     }
   };
   const workers = Math.max(1, Math.min(concurrency, rollouts.length));
-  try {
-    await Promise.all(
-      Array.from({ length: workers }, () =>
-        worker().catch((error) => {
-          failure.abort();
-          throw error;
-        }),
-      ),
-    );
-  } finally {
-    failure.abort();
-  }
+  await Promise.all(
+    Array.from({ length: workers }, () =>
+      worker().catch((error) => {
+        over.abort();
+        throw error;
+      }),
+    ),
+  );
   return results;
 }
 
@@ -143,39 +154,37 @@ async function call<T>(
   reward: string,
   rollouts: readonly Rollout[],
   seconds: number | null,
-  context: RewardContext,
-  work: (context: RewardContext) => Promise<T>,
+  signal: AbortSignal,
+  work: () => T | Promise<T>,
 ): Promise<T> {
-  const over = new AbortController();
-  const signal = context.signal ? AbortSignal.any([context.signal, over.signal]) : over.signal;
-  const { promise: ended, reject } = Promise.withResolvers<never>();
-  const where = rangeOf(rollouts);
-  const stopped = () => reject(new Interrupted(`interrupted while reward ${reward} was computed`, where));
-  const timer =
-    seconds === null
-      ? undefined
-      : setTimeout(() => {
-          const remedy = "raise its parameter timeout, or mend the reward";
-          reject(new RlvError(`reward ${reward} took more than ${seconds} s`, where, remedy));
-        }, seconds * 1000);
-  context.signal?.addEventListener("abort", stopped);
+  const interrupted = () =>
+    new Interrupted(`interrupted while reward ${reward} was computed`, rangeOf(rollouts));
+  if (signal.aborted) throw interrupted();
+  let running: T | Promise<T>;
   try {
-    if (context.signal?.aborted) stopped();
-    const running = work({ ...context, signal });
-    // What it says after the race is over is of no interest.
-    running.catch(() => {});
-    return await Promise.race([running, ended]);
+    running = work();
   } catch (error) {
-    throw error instanceof RlvError && ours(error) ? error : failed(reward, rollouts, error);
-  } finally {
-    clearTimeout(timer);
-    context.signal?.removeEventListener("abort", stopped);
-    over.abort();
+    throw failed(reward, rollouts, error);
   }
-
-  function ours(error: RlvError): boolean {
-    return error instanceof Interrupted || error.message.startsWith(`reward ${reward} took more than`);
-  }
+  // Rules answer at once and need no clock.
+  if (!(running instanceof Promise)) return running;
+  const { promise: givenUp, resolve: giveUp } = Promise.withResolvers<RlvError>();
+  const stop = () => giveUp(interrupted());
+  const late = () => {
+    const remedy = "raise its parameter timeout, or mend the reward";
+    giveUp(new RlvError(`reward ${reward} took more than ${seconds} s`, rangeOf(rollouts), remedy));
+  };
+  const timer = seconds === null ? undefined : setTimeout(late, seconds * 1000);
+  signal.addEventListener("abort", stop);
+  const done = running.then(
+    (value) => ({ value }),
+    (error) => failed(reward, rollouts, error),
+  );
+  const outcome = await Promise.race([done, givenUp]);
+  clearTimeout(timer);
+  signal.removeEventListener("abort", stop);
+  if (outcome instanceof RlvError) throw outcome;
+  return outcome.value;
 }
 
 /** What a reward threw, with its name and place. */

@@ -6,6 +6,7 @@ import fc from "fast-check";
 import { fieldsOf, typed } from "../../src/config/fields.ts";
 import { RECIPES, type ResolvedConfig } from "../../src/config/recipes.ts";
 import { baseOf, resolveTrain, startingValues } from "../../src/config/resolve.ts";
+import { readRewards } from "../../src/config/rewards.ts";
 import { checkpointConfigText, configText, floatText } from "../../src/config/save.ts";
 import type { ArithmeticConfig } from "../../src/config/schema-arithmetic.ts";
 import {
@@ -253,6 +254,11 @@ test("every key of every schema can be told: description, kind, and a default th
       expect(info.description.length).toBeGreaterThan(5);
       expect(info.name).toMatch(/^[a-z][a-z0-9_]*$/);
       if (info.fallback === undefined) continue;
+      if (info.kind === "rewards") {
+        const names = (info.fallback as { as: string }[]).map((part) => part.as).join(",");
+        expect(readRewards(names, "default", ".")).toEqual(info.fallback as never);
+        continue;
+      }
       const raw = info.fallback === null ? "none" : String(info.fallback);
       expect(typed(info, raw)).toEqual(info.fallback);
     }
@@ -273,4 +279,72 @@ test("suggestions: near names, not far ones", () => {
   expect(nearest("trian", ["train", "chat"])).toBe("train");
   expect(nearest("steps", ["num_train_steps", "seed"])).toBe("num_train_steps");
   expect(nearest("xyzzy", ["learning_rate", "batch_size"])).toBeUndefined();
+});
+
+describe("rewards", () => {
+  const part = (name: string, more: Record<string, unknown> = {}) => ({
+    name,
+    as: name,
+    weight: 1,
+    params: {},
+    ...more,
+  });
+  const read = (value: unknown) => readRewards(value, "here", scratch) as unknown;
+
+  test("every form names the same parts", () => {
+    const want = [part("last_integer"), part("length", { weight: 0.5, params: { max: 9 } })];
+    const length = { weight: 0.5, params: { max: 9 } };
+    expect(read(["last_integer", { name: "length", ...length }])).toEqual(want);
+    expect(read({ last_integer: null, length })).toEqual(want);
+    expect(read("last_integer, length")).toEqual([part("last_integer"), part("length")]);
+    expect(read({ last_integer: 2 })).toEqual([part("last_integer", { weight: 2 })]);
+    expect(read(want)).toEqual(want);
+  });
+
+  test("a module is found beside the file that names it, else in the working folder, by its hash", () => {
+    writeFileSync(join(scratch, "mine.ts"), "export default () => 1;");
+    const sha256 = new Bun.CryptoHasher("sha256").update("export default () => 1;").digest("hex");
+    const path = join(scratch, "mine.ts");
+    const config = file("reward: {./mine.ts: {as: short, params: {a: 1}}}");
+    expect(arithmetic(config).reward).toEqual([
+      { name: path, as: "short", weight: 1, params: { a: 1 }, sha256 },
+    ]);
+    const saved = file(configText(arithmetic(config)), "json");
+    expect(arithmetic(saved)).toEqual(arithmetic(config));
+    const flagged = arithmetic(config, { reward: "short,last_integer" }).reward;
+    expect(flagged.map(({ name, params }) => [name, params])).toEqual([
+      [path, { a: 1 }],
+      ["last_integer", {}],
+    ]);
+    expect(arithmetic(undefined, { reward: path }).reward[0]).toEqual(part(path, { as: "mine", sha256 }));
+  });
+
+  test("what is wrong is named with its place", () => {
+    const failure = (work: () => unknown): string => {
+      try {
+        work();
+      } catch (error) {
+        expect(error).toBeInstanceOf(UsageError);
+        return (error as Error).message;
+      }
+      throw new Error("nothing was thrown");
+    };
+    const fails = (value: unknown) => failure(() => read(value));
+    expect(fails("lenght")).toContain('unknown reward "lenght": here: did you mean length?');
+    expect(fails(3)).toContain("reward expects names, given 3: here");
+    expect(fails([])).toContain("reward names none");
+    expect(fails([["length"]])).toContain("reward expects names");
+    expect(fails({ length: { wieght: 2 } })).toContain("unknown key wieght: here: did you mean weight?");
+    expect(fails({ length: { weight: "2" } })).toContain('weight expects a number, given "2"');
+    expect(fails({ length: { params: [1] } })).toContain("params expects names");
+    expect(fails({ length: { params: { mx: 1 } } })).toContain("mx");
+    expect(fails({ length: { as: "a/b" } })).toContain("as expects letters");
+    expect(fails(["length", "length"])).toContain("reward length is named twice");
+    expect(fails("./none.ts")).toContain("no such reward module ./none.ts: here");
+    const line = file("recipe: arithmetic\nseed: 1\nreward: lenght\n");
+    expect(failure(() => arithmetic(line))).toContain(`${line} line 3`);
+    expect(failure(() => arithmetic(undefined, { reward: "length", correct_reward: "2" }))).toContain(
+      "last_integer",
+    );
+  });
 });

@@ -58,13 +58,12 @@ async function failure(work: Promise<unknown>): Promise<RlvError> {
   throw new Error("nothing was thrown");
 }
 
+/** Whether a process runs: one that has ended stays in the table until somebody asks for it. */
 const alive = (pid: number) => {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
+  const listed = Bun.spawnSync(["ps", "-o", "stat=", "-p", String(pid)])
+    .stdout.toString()
+    .trim();
+  return listed !== "" && !listed.startsWith("Z");
 };
 async function gone(pid: number): Promise<void> {
   for (const end = Date.now() + 5000; alive(pid); await Bun.sleep(10))

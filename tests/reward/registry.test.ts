@@ -97,6 +97,12 @@ describe("rules", () => {
     expect(await reward("exact_match", {}, given)).toBe(0);
     expect(await reward("exact_match", { ignore_case: true }, given)).toBe(1);
     expect(await reward("exact_match", { ignore_case: true, trim: false }, given)).toBe(0);
+    const tagged = (text: string) =>
+      reward("exact_match", { tag: "answer" }, rollout(text, { fields: { answer: "7" } }));
+    expect(await tagged("<think>8</think><answer>7</answer>")).toBe(1);
+    expect(await tagged("<answer>8</answer> no, <answer> 7 </answer>.")).toBe(1);
+    expect(await tagged("7")).toBe(0);
+    expect(await tagged("</answer>7<answer>")).toBe(0);
     expect(await reward("exact_match", { field: "n" }, rollout("7", { fields: { n: 7 } }))).toBe(1);
   });
 

@@ -131,6 +131,69 @@ reward:
   });
 });
 
+test("a reward model beside a rule, in the memory plan and in the sum", async () => {
+  const pairs = Array.from({ length: 24 }, (_, i) => ({
+    prompt: `What is ${i} + 1? Answer with an integer.`,
+    chosen: `${i + 1}`,
+    rejected: "I am not sure.",
+  }));
+  const dataset = file("pairs.jsonl", pairs.map((pair) => `${JSON.stringify(pair)}\n`).join(""));
+  const places = ["--output_dir", runs, "--log_dir", join(scratch, "logs")];
+  const made = await rlv([
+    ...[
+      "train",
+      "hh-rm",
+      "--model",
+      "builtin:arithmetic",
+      "--dataset",
+      dataset,
+      "--run_name",
+      "rm",
+      ...places,
+    ],
+    ...[
+      "--num_train_steps",
+      "2",
+      "--batch_size",
+      "4",
+      "--grad_accum",
+      "1",
+      "--max_length",
+      "64",
+      "--eval_steps",
+      "-1",
+    ],
+  ]);
+  expect([made.err, made.code]).toEqual(["", 0]);
+  const params = { path: join(runs, "rm/checkpoints/final"), quant_type: "int8", eos_penalty: 0.5 };
+  const reward = JSON.stringify(["last_integer", { name: "reward_model", weight: 0.25, params }]);
+  const ended = await train("judged", ["--reward", reward]);
+  expect([ended.err, ended.code]).toEqual(["", 0]);
+  expect(log("judged")).toMatch(/memory plan: .*reward [\d.]+ [kM]B/);
+  expect(log("judged")).toContain("weights int8");
+  const db = new Database(join(runs, "judged", "rollouts.sqlite"), { readonly: true });
+  const rows = db.query("SELECT reward, components, finish FROM rollouts").all() as {
+    reward: number;
+    components: string;
+    finish: string;
+  }[];
+  db.close();
+  const scores = new Set<number>();
+  for (const row of rows) {
+    const parts = JSON.parse(row.components);
+    expect(Object.keys(parts)).toEqual([
+      "last_integer",
+      "reward_model/reward_model",
+      "reward_model/eos_penalty",
+    ]);
+    expect(parts["reward_model/eos_penalty"]).toBeCloseTo(row.finish === "eos" ? 0 : -0.125, 12);
+    const sum = Object.values(parts as Record<string, number>).reduce((a, b) => a + b, 0);
+    expect(row.reward).toBeCloseTo(sum, 9);
+    scores.add(parts["reward_model/reward_model"]);
+  }
+  expect(scores.size).toBeGreaterThan(3);
+});
+
 describe("a reward that fails", () => {
   // From its third step on: the run has something to lose.
   const modules: [string, string, RegExp][] = [

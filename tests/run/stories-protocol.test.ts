@@ -144,6 +144,23 @@ describe("a protocol that is broken", () => {
   }, 60_000);
 });
 
+test("the experiment that ships and all it is compared with are protocols", () => {
+  const target = resolve(import.meta.dir, "../../examples/stories-routing.yaml");
+  const base = baseOf({ target, configFile: undefined, checkpoint: undefined });
+  const plain = { lora_config: "none", lora_rank: "16" };
+  const arms: Record<string, string>[] = [
+    ...[{}, { placebo: "true" }, { ...plain, routing: "none" }],
+    ...[
+      { ...plain, routing: "screening" },
+      { ...plain, routing: "penalty" },
+    ],
+  ];
+  const names = arms.map((flags) =>
+    storyRunName(resolveTrain(base, new Map(Object.entries(flags))) as StoriesConfig),
+  );
+  expect(new Set(names).size).toBe(5);
+});
+
 describe("names of runs", () => {
   test.each<[Record<string, string>, string]>([
     [{}, "happy_binary_full_lr1e-5_beta0.02_s42"],

@@ -28,12 +28,12 @@ interface Import {
   readonly typeOnly: boolean;
 }
 
-const scanner = new Bun.Transpiler({ loader: "ts" });
+const scanner = new Bun.Transpiler({ loader: "tsx" });
 
 function files(dir: string): string[] {
   return readdirSync(dir, { withFileTypes: true }).flatMap((entry) => {
     const path = join(dir, entry.name);
-    return entry.isDirectory() ? files(path) : path.endsWith(".ts") ? [path] : [];
+    return entry.isDirectory() ? files(path) : /\.tsx?$/.test(path) ? [path] : [];
   });
 }
 
@@ -63,6 +63,14 @@ function violation({ from, to, typeOnly }: Import): string | undefined {
   if (a === b) return undefined;
   if (a === "io") return b === "core" ? undefined : "io imports core alone";
   if (b === "io") return a === "core" ? "core imports nothing" : undefined;
+  // Readers of what runs wrote, and the page over them: a crash there touches no run.
+  if (a === "report") return b === "core" ? undefined : "report imports core and io alone";
+  if (a === "web")
+    return b === "core" || b === "report" ? undefined : "web imports core, io and report alone";
+  if (b === "report") return ["recipe", "run", "cli"].includes(a) ? undefined : `${a} does not report`;
+  if (b === "web") return a === "cli" ? undefined : "only cli serves pages";
+  // What those who import the package get.
+  if (a === "index.ts") return undefined;
   // The types of a resolved config come from its zod schema, the single source of truth: recipes and the modules
   // behind the commands may name them, which leaves no import at run time.
   if (b === "config" && typeOnly && (a === "recipe" || a === "run")) return undefined;
@@ -114,4 +122,10 @@ test("the rule itself: what must be refused is refused", () => {
   ]);
   expect(see("nn/a.ts", 'import type { X } from "../config/resolve.ts"; export type Y = X;')).toEqual([true]);
   expect(see("core/a.ts", 'import { x } from "../../tests/b.ts"; x();')).toEqual([true]);
+  expect(see("report/a.ts", 'import { x } from "../io/b.ts"; x();')).toEqual([false]);
+  expect(see("report/a.ts", 'import { x } from "../run/b.ts"; x();')).toEqual([true]);
+  expect(see("web/a.ts", 'import { x } from "../report/b.ts"; x();')).toEqual([false]);
+  expect(see("web/a.ts", 'import { x } from "../run/b.ts"; x();')).toEqual([true]);
+  expect(see("nn/a.ts", 'import { x } from "../report/b.ts"; x();')).toEqual([true]);
+  expect(see("run/a.ts", 'import { x } from "../web/b.ts"; x();')).toEqual([true]);
 });

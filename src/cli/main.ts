@@ -33,6 +33,16 @@ const COMMANDS: Readonly<
     summary: "talk to a model in the terminal",
     load: () => import("./chat.ts"),
   },
+  eval: {
+    usage: "eval RUN|CHECKPOINT …",
+    summary: "report reward, diversity and collapse of a checkpoint",
+    load: () => import("./eval.ts"),
+  },
+  runs: {
+    usage: "runs [ACTION]",
+    summary: "list, inspect and tidy up runs",
+    load: () => import("./runs.ts"),
+  },
   merge: {
     usage: "merge --model DIR --adapter DIR --out DIR",
     summary: "put an adapter into the weights of its model",

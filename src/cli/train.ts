@@ -151,7 +151,7 @@ export const command: Command = {
  * The files a job names exist, before a folder is made for it. Names on the hub become folders in what the engine is
  * told; a run's own config keeps the names.
  */
-async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig> {
+export async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig> {
   switch (config.recipe) {
     case "arithmetic":
       requireFile(config.train_file, "train_file");
@@ -159,6 +159,16 @@ async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig> {
       return {
         ...config,
         model_name: await findModel(config.model_name, "model_name"),
+        reward: await findRewards(config.reward),
+      };
+    case "values":
+      requireFile(config.train_file, "train_file");
+      requireFile(config.eval_file, "eval_file");
+      requireFile(config.rubric, "rubric");
+      return {
+        ...config,
+        model: await findModel(config.model, "model"),
+        judge: await findJudge(config.judge, "judge"),
         reward: await findRewards(config.reward),
       };
     case "sft":
@@ -204,9 +214,23 @@ type Rewards = ArithmeticConfig["reward"];
 async function findRewards(rewards: Rewards): Promise<Rewards> {
   return Promise.all(
     rewards.map(async (part) => {
-      if (part.name !== "reward_model") return part;
-      const path = await findModel(String(part.params.path), "reward reward_model.path");
-      return { ...part, params: { ...part.params, path } };
+      const { params } = part;
+      if (part.name === "reward_model")
+        return {
+          ...part,
+          params: { ...params, path: await findModel(String(params.path), "reward reward_model.path") },
+        };
+      if (part.name === "rubric" && params.judge !== undefined)
+        return {
+          ...part,
+          params: { ...params, judge: await findJudge(String(params.judge), "reward rubric.judge") },
+        };
+      return part;
     }),
   );
+}
+
+/** A judge that is a model of its own. */
+async function findJudge(name: string, key: string): Promise<string> {
+  return name === "initial" || name === "self" ? name : findModel(name, key);
 }

@@ -1,11 +1,13 @@
 import { UsageError } from "../core/errors.ts";
 import arithmeticDefaults from "../recipe/arithmetic/config.yaml" with { type: "text" };
+import valuesDefaults from "../recipe/values/config.yaml" with { type: "text" };
 import type { Schema } from "./fields.ts";
 import { type ArithmeticConfig, arithmeticSchema } from "./schema-arithmetic.ts";
 import { type HhGrpoConfig, hhGrpoSchema } from "./schema-hh-grpo.ts";
 import { type HhRmConfig, hhRmSchema } from "./schema-hh-rm.ts";
 import { type SftConfig, sftSchema } from "./schema-sft.ts";
 import { type StoriesConfig, storiesSchema } from "./schema-stories.ts";
+import { type ValuesConfig, valuesSchema } from "./schema-values.ts";
 import { didYouMean } from "./suggest.ts";
 
 /** A recipe as the command line sees it: its keys, and the values it starts from where they differ from the keys'. */
@@ -18,7 +20,13 @@ export interface RecipeInfo {
   readonly examples: readonly string[];
 }
 
-export type ResolvedConfig = ArithmeticConfig | SftConfig | HhRmConfig | HhGrpoConfig | StoriesConfig;
+export type ResolvedConfig =
+  | ArithmeticConfig
+  | SftConfig
+  | ValuesConfig
+  | StoriesConfig
+  | HhRmConfig
+  | HhGrpoConfig;
 export type RecipeName = ResolvedConfig["recipe"];
 
 export const RECIPES: Readonly<Record<RecipeName, RecipeInfo>> = {
@@ -53,6 +61,17 @@ export const RECIPES: Readonly<Record<RecipeName, RecipeInfo>> = {
       "rlv train stories --reward happy_count --lora_rank 16",
       "rlv train stories --reward happy_count --detector word_count --routing classic --lora_config r8",
       "rlv train stories --model ./model --dataset ./stories --reward sentence_length_5_with_happy --eval_rewards happy_binary,sentence_length_5",
+    ],
+  },
+  values: {
+    name: "values",
+    summary: "GRPO on responses that a language model judges by a rubric",
+    schema: valuesSchema,
+    defaults: valuesDefaults as unknown as string,
+    examples: [
+      "rlv train values",
+      "rlv train values --model ./Qwen3-0.6B --judge ./Qwen3-4B --judge_quant_type int4 --lora true",
+      "rlv train values --rubric mine.yaml --train_file prompts.jsonl --eval_file held-out.jsonl",
     ],
   },
   "hh-rm": {

@@ -3,7 +3,7 @@ import { UsageError } from "../core/errors.ts";
 import type { Prompt } from "../core/records.ts";
 import { Purpose, Random } from "../core/rng.ts";
 import { readDataset } from "../io/jsonl.ts";
-import { type ChatMessage, renderChat } from "../io/template.ts";
+import { type ChatMessage, hasChatTemplate, renderChat } from "../io/template.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 
 interface Row {
@@ -12,11 +12,39 @@ interface Row {
   readonly prompt_ids?: unknown;
 }
 
-/** Token ids and text of a row's `prompt`, `messages` or `prompt_ids`. */
-export function promptOf(row: Row, tokenizer: Tokenizer, where: string): { text: string; ids: Int32Array } {
+/** How a prompt becomes a message to a model with a chat template. */
+export interface ChatStyle {
+  readonly system: string | null;
+  /** Of templates that have `enable_thinking`. */
+  readonly thinking: boolean;
+}
+
+/**
+ * Token ids and text of a row's `prompt`, `messages` or `prompt_ids`. With a `style` a prompt is what a user says, by the
+ * model's chat template if it has one; without, it is text that goes on.
+ */
+export function promptOf(
+  row: Row,
+  tokenizer: Tokenizer,
+  where: string,
+  style: ChatStyle | null = null,
+): { text: string; ids: Int32Array } {
   const given = [row.prompt, row.messages, row.prompt_ids].filter((v) => v !== undefined);
   if (given.length !== 1) {
     throw new UsageError("needs exactly one of prompt, messages, prompt_ids", where);
+  }
+  if (style !== null && row.prompt_ids === undefined && hasChatTemplate(tokenizer)) {
+    const said = typeof row.prompt === "string" ? [{ role: "user", content: row.prompt }] : row.messages;
+    if (!Array.isArray(said)) throw new UsageError("prompt must be a string, messages a list", where);
+    const messages = checkMessages(said, where);
+    const { system, thinking } = style;
+    const first =
+      system === null || messages[0]?.role === "system" ? [] : [{ role: "system", content: system }];
+    const text = renderChat(tokenizer, [...first, ...messages], {
+      addGenerationPrompt: true,
+      enable_thinking: thinking,
+    });
+    return { text, ids: tokenizer.encode(text) };
   }
   if (typeof row.prompt === "string") {
     return { text: row.prompt, ids: tokenizer.encode(row.prompt) };
@@ -55,10 +83,11 @@ export function readPrompts(
   tokenizer: Tokenizer,
   maxLength: number,
   required: readonly string[] = [],
+  style: ChatStyle | null = null,
 ): Prompt[] {
   return readDataset(path, required).map(({ row, line }, index) => {
     const where = `${path}:${line}`;
-    const { text, ids } = promptOf(row, tokenizer, where);
+    const { text, ids } = promptOf(row, tokenizer, where, style);
     if (ids.length === 0) throw new UsageError("the prompt has no tokens", where);
     if (ids.length > maxLength) {
       throw new UsageError(

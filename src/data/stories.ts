@@ -148,7 +148,7 @@ export async function storyPrompts(
   const train = await Openings.open(dataset, "train", tokenizer, options, options.most ?? undefined);
   const test = await Openings.open(dataset, "test", tokenizer, options, Math.max(2 * options.held, 1000));
   const held = test.first(options.held);
-  if (held.length === 0 && options.held > 0) throw test.none();
+  if (held.length === 0) throw test.none();
   const training = train.shuffled(seed);
   const { items } = drawItems(training, 0, Math.min(options.draws, train.count));
   const longest = [...items.map(({ item }) => item), ...held].reduce(

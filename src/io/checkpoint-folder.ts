@@ -277,6 +277,15 @@ export function cleanTemporary(parent: string): string[] {
   return handled;
 }
 
+/** Removes what killed deletions left in a folder, and nothing else of it. */
+export function sweepTrash(parent: string): void {
+  for (const name of readdirSync(parent)) {
+    const pid = /^\.tmp-trash-.+-(\d+)\.\d+$/.exec(name)?.[1];
+    if (pid !== undefined && Number(pid) !== process.pid && !alive(Number(pid)))
+      removeTree(join(parent, name));
+  }
+}
+
 function isWhole(dir: string, name: string): boolean {
   return /^(step-\d+|final)$/.test(name) && verifyCheckpoint(dir).length === 0;
 }

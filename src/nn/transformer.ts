@@ -115,16 +115,26 @@ export class Decoder {
 
   /** Hidden states [T, C] after the final norm. */
   forward(g: Graph, input: PackedInput): Tensor {
-    const { ids, positions, segments, write, dropout = null, routes = null } = input;
-    const reads = [positions, segments.segments, ...(routes ? [routes] : [])];
-    return this.#run(g, ids, reads, { dropout, routes }, (g, layer, i, q, k, v) => {
-      const { qr, kr } = this.#rotate(g, layer, q, k, positions);
-      const cache = write?.cache.layers[i] ?? null;
-      if (write && cache) F.appendKv(g, cache, kr, v, write.slots, this.shape);
-      const o = F.attention(g, qr, kr, v, segments, this.shape, cache);
-      g.release(qr, kr);
-      return o;
-    });
+    const { layers } = this.network;
+    const { h, delta } = this.#run(g, input, layers);
+    const final = F.rmsNorm(g, h, delta, this.network.finalNorm, this.config.rmsNormEps);
+    g.release(h, delta, ...(final.h === h ? [] : [final.h]));
+    return final.y;
+  }
+
+  /** The same for the sake of the cache alone: the last layer ends at its keys and values. */
+  fill(g: Graph, input: PackedInput & { readonly write: NonNullable<PackedInput["write"]> }): void {
+    const { layers } = this.network;
+    const { rmsNormEps: eps } = this.config;
+    const { positions, write } = input;
+    const { h, delta } = this.#run(g, input, layers.slice(0, -1));
+    const last = layers.at(-1)!;
+    const first = F.rmsNorm(g, h, delta, last.inputNorm, eps);
+    const k = F.linear(g, first.y, last.k);
+    const v = F.linear(g, first.y, last.v);
+    const kr = F.qkNormRope(g, k, last.kNorm, positions, this.network.rope, this.shape.kvHeads, eps);
+    F.appendKv(g, write.cache.layers[layers.length - 1]!, kr, v, write.slots, this.shape);
+    g.release(h, delta, ...(first.h === h ? [] : [first.h]), first.y, k, v, kr);
   }
 
   /**
@@ -161,19 +171,25 @@ export class Decoder {
     return { qr, kr };
   }
 
-  #run(
-    g: Graph,
-    ids: Tensor,
-    reads: readonly Tensor[],
-    pass: F.AdapterPass,
-    attend: (g: Graph, layer: Layer, index: number, q: Tensor, k: Tensor, v: Tensor) => Tensor,
-  ): Tensor {
+  /** Layers one after another: the residual stream, and what the last of them adds to it. */
+  #run(g: Graph, input: PackedInput, layers: readonly Layer[]): { h: Tensor; delta: Tensor | null } {
+    const { ids, positions, segments, write, dropout = null, routes = null } = input;
+    const reads = [positions, segments.segments, ...(routes ? [routes] : [])];
+    const pass: F.AdapterPass = { dropout, routes };
+    const attend = (g: Graph, layer: Layer, i: number, q: Tensor, k: Tensor, v: Tensor): Tensor => {
+      const { qr, kr } = this.#rotate(g, layer, q, k, positions);
+      const cache = write?.cache.layers[i] ?? null;
+      if (write && cache) F.appendKv(g, cache, kr, v, write.slots, this.shape);
+      const o = F.attention(g, qr, kr, v, segments, this.shape, cache);
+      g.release(qr, kr);
+      return o;
+    };
     const eps = this.config.rmsNormEps;
     if (this.options.maxPositions < 1) throw new UsageError("model opened without positions");
     const linear = (g: Graph, x: Tensor, map: F.Linear) => F.linear(g, x, map, x.dtype, pass);
     let h = F.embed(g, ids, this.network.embedding, this.options.dtype);
     let delta: Tensor | null = null;
-    this.network.layers.forEach((layer, i) => {
+    layers.forEach((layer, i) => {
       const block = (g: Graph, inputs: readonly Tensor[]): readonly Tensor[] => {
         const first = F.rmsNorm(g, inputs[0]!, inputs[1] ?? null, layer.inputNorm, eps);
         const q = linear(g, first.y, layer.q);
@@ -204,9 +220,7 @@ export class Decoder {
       h = nextH!;
       delta = nextDelta!;
     });
-    const final = F.rmsNorm(g, h, delta, this.network.finalNorm, eps);
-    g.release(h, delta, ...(final.h === h ? [] : [final.h]));
-    return final.y;
+    return { h, delta };
   }
 
   get #packedHead(): Tensor {

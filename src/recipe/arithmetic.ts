@@ -1,8 +1,7 @@
 /** GRPO on problems whose answer is an integer. */
 import { readPrompts, shuffled } from "../data/prompts.ts";
-import type { Reporter, RunControl } from "../run/reporter.ts";
 import { resolveBuiltin } from "./builtin.ts";
-import { rewardJob, runGrpo } from "./grpo.ts";
+import { type GrpoJob, rewardJob } from "./grpo.ts";
 import { runRewards } from "./rewards.ts";
 import type { GrpoSettings, RewardSetting } from "./settings.ts";
 import { folderSource } from "./setup.ts";
@@ -20,11 +19,8 @@ export interface ArithmeticSettings extends GrpoSettings {
   readonly wrong_reward: number;
 }
 
-export async function trainArithmetic(
-  settings: ArithmeticSettings,
-  reporter: Reporter,
-  control: RunControl,
-): Promise<void> {
+/** `resumeFrom`: the checkpoint that the run goes on from. */
+export function arithmeticJob(settings: ArithmeticSettings, resumeFrom: string | null): GrpoJob {
   const { correct_reward, wrong_reward } = settings;
   const source = folderSource(resolveBuiltin(settings.model_name), settings.model_name);
   const named = settings.reward.map((part) =>
@@ -32,30 +28,26 @@ export async function trainArithmetic(
       ? { ...part, params: { correct_reward, wrong_reward, ...part.params } }
       : part,
   );
-  const rewards = runRewards(named, rewardJob(settings, source), control.resumeFrom);
+  const rewards = runRewards(named, rewardJob(settings, source), resumeFrom);
   const fields = rewards.flatMap(({ fields }) => fields);
   const read = (file: string) =>
     readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, fields);
   const prompts = read(settings.train_file);
   const held = read(settings.eval_file).slice(0, settings.eval_num_prompts);
-  await runGrpo(
-    {
-      settings,
-      beta: settings.kl_coeff,
-      gamma: settings.gamma,
-      source,
-      sourceName: settings.model_name,
-      decodedTogether: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
-      prompts: {
-        training: shuffled(prompts, settings.seed),
-        held,
-        longest: prompts.reduce((most, prompt) => Math.max(most, prompt.ids.length), 0),
-        description: `${prompts.length} training and ${held.length} evaluation prompts`,
-      },
-      rewards,
-      totalSteps: () => settings.num_train_steps,
+  return {
+    settings,
+    beta: settings.kl_coeff,
+    gamma: settings.gamma,
+    source,
+    sourceName: settings.model_name,
+    decodedTogether: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
+    prompts: {
+      training: shuffled(prompts, settings.seed),
+      held,
+      longest: prompts.reduce((most, prompt) => Math.max(most, prompt.ids.length), 0),
+      description: `${prompts.length} training and ${held.length} evaluation prompts`,
     },
-    reporter,
-    control,
-  );
+    rewards,
+    totalSteps: () => settings.num_train_steps,
+  };
 }

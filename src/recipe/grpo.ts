@@ -19,7 +19,7 @@ import { PolicyTask } from "../run/policy-task.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import type { Routing } from "../run/routing.ts";
 import { StepMemory } from "../tape/tape.ts";
-import type { DeviceReward, RewardJob, RunReward } from "./rewards.ts";
+import type { DeviceReward, PolicyModels, RewardJob, RunReward } from "./rewards.ts";
 import type { GrpoSettings } from "./settings.ts";
 import { loopOptions, openTrained, planMemory, type Source, type Trained } from "./setup.ts";
 
@@ -85,10 +85,14 @@ async function train(
   const options = stepOptions(job);
   const { tokenizer, config } = job.source;
   const promptsPerBatch = settings.batch_size * settings.grad_accum_steps;
+  const needs = [...job.rewards, ...(job.routed?.evalRewards ?? [])].flatMap(({ open }) => open?.needs ?? []);
   const open = (device: Device) =>
     openTrained(device, job.source, settings, control, {
-      maxPositions: settings.max_prompt_length + settings.max_completion_length,
-      reference: job.beta !== 0,
+      maxPositions: Math.max(
+        settings.max_prompt_length + settings.max_completion_length,
+        ...needs.map(({ positions }) => positions ?? 0),
+      ),
+      reference: job.beta !== 0 || needs.some(({ reference }) => reference),
       referenceQuantization: job.referenceQuantization ?? null,
       dual: job.dual ?? null,
     });
@@ -191,7 +195,7 @@ async function train(
   }
 }
 
-interface OpenedRewards {
+export interface OpenedRewards {
   readonly rewards: Rewards;
   /** Of weights that they keep there. */
   readonly bytes: number;
@@ -213,12 +217,17 @@ function modeScore(own: Score, components: Rewards | null, { labels }: Routed, s
   };
 }
 
-function openEvalRewards(job: GrpoJob, memory: StepMemory, trained: Trained): OpenedRewards | null {
+function openEvalRewards(job: GrpoJob, memory: StepMemory, trained: PolicyModels): OpenedRewards | null {
   const list = job.routed?.evalRewards ?? [];
   return list.length === 0 ? null : openRewards(list, memory, trained);
 }
 
-function openRewards(list: readonly RunReward[], memory: StepMemory, trained: Trained): OpenedRewards {
+/** Opens the rewards that need a device. */
+export function openRewards(
+  list: readonly RunReward[],
+  memory: StepMemory,
+  trained: PolicyModels,
+): OpenedRewards {
   const onDevice: DeviceReward[] = [];
   const parts = list.map(({ name, weight, bound, open, timeout }) => {
     if (bound) return { name, weight, reward: bound };

@@ -1,9 +1,8 @@
 /** GRPO on the prompts of preference pairs, rewarded by a trained reward model. */
 import { mixedPrompts, openPreferences } from "../data/preferences.ts";
-import type { Reporter, RunControl } from "../run/reporter.ts";
 import { type QuantType, quantizationFlag } from "../run/reward-model.ts";
 import { resolveBuiltin } from "./builtin.ts";
-import { rewardJob, runGrpo } from "./grpo.ts";
+import { type GrpoJob, rewardJob } from "./grpo.ts";
 import { runRewards } from "./rewards.ts";
 import { type GrpoSettings, type HhSettings, trainSettings } from "./settings.ts";
 import { folderSource, stepsOf } from "./setup.ts";
@@ -35,11 +34,8 @@ export interface HhGrpoSettings
   readonly max_new_tokens: number;
 }
 
-export async function trainHhGrpo(
-  given: HhGrpoSettings,
-  reporter: Reporter,
-  control: RunControl,
-): Promise<void> {
+/** `resumeFrom`: the checkpoint that the run goes on from. */
+export async function hhGrpoJob(given: HhGrpoSettings, resumeFrom: string | null): Promise<GrpoJob> {
   const settings: GrpoSettings & HhGrpoSettings = {
     ...trainSettings(given),
     epsilon: given.cliprange,
@@ -56,7 +52,7 @@ export async function trainHhGrpo(
     retokenize: settings.rm_retokenize,
   };
   const named = { name: "reward_model", as: "reward_model", weight: 1, params };
-  const rewards = runRewards([named], rewardJob(settings, source), control.resumeFrom);
+  const rewards = runRewards([named], rewardJob(settings, source), resumeFrom);
   const maxLength = settings.max_prompt_length;
   const [train, test] = [
     await openPreferences(settings.dataset, "train"),
@@ -69,32 +65,28 @@ export async function trainHhGrpo(
   });
   const perGeneration = settings.batch_size * settings.grad_accum_steps;
   const stepsEach = settings.n_minibatches * settings.num_iterations;
-  await runGrpo(
-    {
-      settings,
-      beta: settings.kl_coef,
-      gamma: 1,
-      source,
-      sourceName: settings.model,
-      referenceQuantization: quantizationFlag(settings.ref_quant_type),
-      decodedTogether: Math.min(256, settings.batch_size * settings.group_size),
-      prompts: {
-        training: mix.training,
-        held: mix.evaluation,
-        longest: maxLength,
-        description: `${settings.dataset}: ${mix.training.length} training and ${mix.evaluation.length} evaluation prompts of up to ${maxLength} tokens, ${perGeneration} a generation of ${stepsEach} steps`,
-      },
-      rewards,
-      totalSteps: ({ step, cursor, generation }) => {
-        if (settings.num_train_steps !== null) return settings.num_train_steps;
-        // An unfinished generation has steps of its own left, by the settings it was made with.
-        const planned = generation ? generation.plan.numIterations * generation.plan.stepsPerGeneration : 0;
-        const left = generation ? generation.step + planned - 1 - step : 0;
-        const fresh = { step: 0, cursor };
-        return step + left + stepsEach * stepsOf(settings.epochs * mix.training.length, perGeneration, fresh);
-      },
+  return {
+    settings,
+    beta: settings.kl_coef,
+    gamma: 1,
+    source,
+    sourceName: settings.model,
+    referenceQuantization: quantizationFlag(settings.ref_quant_type),
+    decodedTogether: Math.min(256, settings.batch_size * settings.group_size),
+    prompts: {
+      training: mix.training,
+      held: mix.evaluation,
+      longest: maxLength,
+      description: `${settings.dataset}: ${mix.training.length} training and ${mix.evaluation.length} evaluation prompts of up to ${maxLength} tokens, ${perGeneration} a generation of ${stepsEach} steps`,
     },
-    reporter,
-    control,
-  );
+    rewards,
+    totalSteps: ({ step, cursor, generation }) => {
+      if (settings.num_train_steps !== null) return settings.num_train_steps;
+      // An unfinished generation has steps of its own left, by the settings it was made with.
+      const planned = generation ? generation.plan.numIterations * generation.plan.stepsPerGeneration : 0;
+      const left = generation ? generation.step + planned - 1 - step : 0;
+      const fresh = { step: 0, cursor };
+      return step + left + stepsEach * stepsOf(settings.epochs * mix.training.length, perGeneration, fresh);
+    },
+  };
 }

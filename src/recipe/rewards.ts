@@ -23,6 +23,7 @@ import {
 } from "../run/reward-model.ts";
 import type { StepMemory } from "../tape/tape.ts";
 import { resolveModel } from "./base.ts";
+import { rubricReward } from "./rubric.ts";
 import type { RewardSetting } from "./settings.ts";
 import type { Source, Trained } from "./setup.ts";
 
@@ -46,13 +47,25 @@ export interface DeviceReward {
   dispose(): void;
 }
 
-/** `trained` has the policy as it is now, and its reference. */
-export type OpenOnDevice = (memory: StepMemory, trained: Trained) => DeviceReward;
+/** What a reward wants of the models that its run opens anyway. */
+export interface RewardNeeds {
+  /** The policy of step 0, whether or not a KL term needs it. */
+  readonly reference?: boolean;
+  /** Positions of the policy and its reference. */
+  readonly positions?: number;
+}
+
+/** The policy as it is now, and that of step 0. */
+export type PolicyModels = Pick<Trained, "model" | "reference">;
+
+export type OpenOnDevice = ((memory: StepMemory, policy: PolicyModels) => DeviceReward) & {
+  readonly needs?: RewardNeeds;
+};
 
 /** `parameters` are checked by the definition's schema. */
 export type RewardSource = (parameters: never, job: RewardJob) => OpenOnDevice;
 
-const SOURCES: Readonly<Record<string, RewardSource>> = { reward_model: rewardModel };
+const SOURCES: Readonly<Record<string, RewardSource>> = { reward_model: rewardModel, rubric: rubricReward };
 
 /** A reward of a run before the device is open: bound, or to be opened there. */
 export interface RunReward {

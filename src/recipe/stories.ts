@@ -5,8 +5,7 @@ import { expectedTensors } from "../io/hf-folder.ts";
 import { adaptedMaps, type DualLoraOptions } from "../nn/adapters.ts";
 import { bindDetector } from "../reward/detectors.ts";
 import { Labels } from "../reward/labels.ts";
-import type { Reporter, RunControl } from "../run/reporter.ts";
-import { rewardJob, runGrpo } from "./grpo.ts";
+import { type GrpoJob, rewardJob } from "./grpo.ts";
 import { targetsOf } from "./lora.ts";
 import { runRewards } from "./rewards.ts";
 import type { DetectorSetting, GrpoSettings, LORA_CONFIGS, RewardSetting } from "./settings.ts";
@@ -56,11 +55,8 @@ export interface StoriesSettings extends Omit<GrpoSettings, Own> {
   readonly save_steps: number;
 }
 
-export async function trainStories(
-  given: StoriesSettings,
-  reporter: Reporter,
-  control: RunControl,
-): Promise<void> {
+/** `resumeFrom`: the checkpoint that the run goes on from. */
+export async function storiesJob(given: StoriesSettings, resumeFrom: string | null): Promise<GrpoJob> {
   const settings = grpoSettings(given);
   const source = folderSource(given.model, given.model);
   if (source.tokenizer.eosIds.length === 0)
@@ -70,8 +66,8 @@ export async function trainStories(
       "a story would never end: take a model whose config names eos_token_id",
     );
   const job = rewardJob(settings, source);
-  const rewards = runRewards(given.reward, job, control.resumeFrom);
-  const evalRewards = runRewards(given.eval_rewards, job, control.resumeFrom);
+  const rewards = runRewards(given.reward, job, resumeFrom);
+  const evalRewards = runRewards(given.eval_rewards, job, resumeFrom);
   // What is wrong with adapters is said before any data is read.
   const dual = dualOptions(given, source);
   if (given.lora_rank !== null)
@@ -86,32 +82,28 @@ export async function trainStories(
     maxLength: given.max_prompt_length,
     fields: [...rewards, ...evalRewards].flatMap(({ fields }) => fields),
     most: given.num_prompts,
-    held: given.eval_routing_steps > 0 ? given.eval_num_prompts : 0,
+    held: given.eval_num_prompts,
     draws: Math.ceil(given.max_steps / given.num_iterations) * settings.batch_size,
   });
   const { routing } = given;
-  await runGrpo(
-    {
-      settings,
-      beta: given.beta,
-      gamma: 1,
-      source,
-      sourceName: given.model,
-      decodedTogether: Math.min(256, Math.max(given.batch_size, 32)),
-      prompts,
-      rewards,
-      totalSteps: () => given.max_steps,
-      dual,
-      routed: {
-        routing: routing === "penalty" ? "none" : routing,
-        labels: labelsOf(given),
-        evalRewards,
-        lines: [describeRouting(given)],
-      },
+  return {
+    settings,
+    beta: given.beta,
+    gamma: 1,
+    source,
+    sourceName: given.model,
+    decodedTogether: Math.min(256, Math.max(given.batch_size, 32)),
+    prompts,
+    rewards,
+    totalSteps: () => given.max_steps,
+    dual,
+    routed: {
+      routing: routing === "penalty" ? "none" : routing,
+      labels: labelsOf(given),
+      evalRewards,
+      lines: [describeRouting(given)],
     },
-    reporter,
-    control,
-  );
+  };
 }
 
 /** The same settings under the names that GRPO has for them. */

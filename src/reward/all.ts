@@ -17,8 +17,21 @@ const rewardModel = defineReward({
   }),
 });
 
+/** Opened by src/recipe/rubric.ts, where the judge reads on the run's device. */
+const rubric = defineReward({
+  name: "rubric",
+  description: "scores of a language model that judges by a rubric, weighted, in 0..1",
+  parameters: z.object({
+    path: z.string().min(1).default("builtin:values/rubric.yaml"),
+    judge: z.string().min(1).default("initial"),
+    quant_type: z.enum(["none", "int8", "int4"]).default("none"),
+    reading: z.enum(["expected", "text"]).default("expected"),
+    max_new_tokens: z.number().int().min(1).default(3),
+  }),
+});
+
 /** Every reward that has a name. */
 export const REWARDS = new RewardRegistry(
-  [...RULES, ...STORY_REWARDS, code, command, rewardModel],
+  [...RULES, ...STORY_REWARDS, code, command, rewardModel, rubric],
   STORY_FAMILIES,
 );

@@ -8,11 +8,14 @@ import type { Finish } from "../core/records.ts";
 import type { Purpose } from "../core/rng.ts";
 import * as F from "../nn/functional.ts";
 import type { Decoder } from "../nn/transformer.ts";
-import { Dtype, NONE, VOCAB_TILE } from "../ops/define.ts";
+import { Dtype, VOCAB_TILE } from "../ops/define.ts";
 import { sample } from "../ops/head.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
-import { CachedSequence, KvStore, pagesFor } from "./kv.ts";
+import { decodeTokens } from "./branch.ts";
+import { encodeBehind } from "./encode.ts";
+import { CachedSequence, fullPages, KvStore, pagesFor } from "./kv.ts";
+import { type Alternative, inverseTemperature, likeliest } from "./likeliest.ts";
 
 export interface Sampling {
   /** 0 = greedy. */
@@ -25,6 +28,8 @@ export interface Sampling {
   readonly minP: number;
   readonly maxNewTokens: number;
   readonly eosIds: readonly number[];
+  /** How many of the likeliest tokens are reported beside each drawn one; none if absent. */
+  readonly alternatives?: number;
 }
 
 /** The random key of a request; its completions and positions are the further words. */
@@ -41,6 +46,13 @@ export interface Request {
   readonly completions: number;
   /** What the random key calls the first of them; 0 if absent. */
   readonly firstCompletion?: number;
+  /**
+   * The cached beginning of `ids`, shorter than they are: a snapshot in this engine's store that was encoded from the
+   * very same ids. What follows it is encoded alone, to the same bits. The caller keeps and releases it.
+   */
+  readonly prefix?: CachedSequence;
+  /** Completions come with their cache. */
+  readonly keep?: boolean;
 }
 
 export interface Completion {
@@ -51,10 +63,22 @@ export interface Completion {
   readonly lse: Float32Array;
   readonly entropies: Float32Array;
   readonly finish: Finish;
+  /** Of a request that asked to keep it: prompt and completion without its last token. The caller releases it. */
+  readonly cache?: CachedSequence;
+}
+
+/** A drawn token. */
+export interface Drawn {
+  readonly id: number;
+  readonly logprob: number;
+  readonly lse: number;
+  readonly entropy: number;
+  /** The likeliest tokens by falling log-probability, as many as `Sampling.alternatives`. */
+  readonly alternatives: readonly Alternative[];
 }
 
 /** Sees tokens as they come; returning false ends that completion with "stop". */
-export type OnToken = (request: number, completion: number, id: number) => boolean;
+export type OnToken = (request: number, completion: number, id: number, drawn: Drawn) => boolean;
 
 /** Parameters up to which a decoding step takes the CPU about as long as telling the host about it. */
 const SMALL_MODEL = 8_000_000;
@@ -66,6 +90,8 @@ export interface EngineOptions {
   readonly maxLength: number;
   /** Packed prompt tokens of one prefill. */
   readonly prefillTokens: number;
+  /** Pages of the key-value store, for callers that keep sequences; as many as a full batch needs if absent. */
+  readonly pages?: number;
 }
 
 /** A completion on its way. */
@@ -96,14 +122,8 @@ interface Draw {
   readonly logprob: Tensor;
   readonly lse: Tensor;
   readonly entropy: Tensor;
-}
-
-/** A token of one sequence. */
-interface Drawn {
-  readonly id: number;
-  readonly logprob: number;
-  readonly lse: number;
-  readonly entropy: number;
+  /** [B, V], kept where alternatives are asked for. */
+  readonly logits: Tensor | null;
 }
 
 export class RolloutEngine {
@@ -120,7 +140,7 @@ export class RolloutEngine {
       model.shape,
       model.config.numLayers,
       model.options.dtype,
-      RolloutEngine.pagesNeeded(options),
+      options.pages ?? RolloutEngine.pagesNeeded(options),
     );
   }
 
@@ -146,11 +166,7 @@ export class RolloutEngine {
     key: DrawKey,
     onToken?: OnToken,
   ): Completion[][] {
-    const steps = this.#steps(requests, sampling, key, onToken);
-    for (;;) {
-      const { done, value } = steps.next();
-      if (done) return value;
-    }
+    return toEnd(this.#steps(requests, sampling, key, onToken));
   }
 
   /** The same, giving way to timers, signals and messages about twenty times a second. */
@@ -160,14 +176,43 @@ export class RolloutEngine {
     key: DrawKey,
     onToken?: OnToken,
   ): Promise<Completion[][]> {
-    const steps = this.#steps(requests, sampling, key, onToken);
-    let since = performance.now();
-    for (;;) {
-      const { done, value } = steps.next();
-      if (done) return value;
-      if (performance.now() - since < 50) continue;
-      await Bun.sleep(0);
-      since = performance.now();
+    return givingWay(this.#steps(requests, sampling, key, onToken));
+  }
+
+  /**
+   * Encodes `ids` behind their cached beginning, if there is one, at most `prefillTokens` at a time: a prompt that many
+   * requests may continue. The caller releases the snapshot, and keeps `prefix`.
+   */
+  encode(ids: Int32Array, prefix?: CachedSequence): CachedSequence {
+    return toEnd(this.#encode(ids, prefix));
+  }
+
+  /** The same, giving way between pieces; undefined if the caller gives up. */
+  async encodeAsync(
+    ids: Int32Array,
+    prefix?: CachedSequence,
+    signal?: AbortSignal,
+  ): Promise<CachedSequence | undefined> {
+    return givingWay(this.#encode(ids, prefix), signal);
+  }
+
+  *#encode(ids: Int32Array, prefix: CachedSequence | undefined): Generator<void, CachedSequence> {
+    this.#checkIds(ids);
+    const g = new Graph(this.memory, false);
+    const cache = prefix ? prefix.broadcast(g, 1)[0]! : new CachedSequence(this.store);
+    let whole = false;
+    try {
+      while (cache.length < ids.length) {
+        const piece = ids.subarray(cache.length, cache.length + this.options.prefillTokens);
+        const { hidden } = encodeBehind(g, this.model, this.store, [{ cache, ids: piece }]);
+        g.release(hidden);
+        this.memory.finish();
+        yield;
+      }
+      whole = true;
+      return cache.snapshot();
+    } finally {
+      if (!whole) cache.release();
     }
   }
 
@@ -177,7 +222,8 @@ export class RolloutEngine {
     key: DrawKey,
     onToken?: OnToken,
   ): Generator<void, Completion[][]> {
-    const results: Completion[][] = requests.map((r) => new Array(r.completions));
+    const results: Completion[][] = requests.map((r) => new Array<Completion>(r.completions));
+    let complete = false;
     for (const r of requests) this.#check(r, sampling);
     const eos = new Set(sampling.eosIds);
     const waiting = requests.map((_, i) => i).filter((i) => requests[i]!.completions > 0);
@@ -188,27 +234,32 @@ export class RolloutEngine {
     let reserved = 0;
 
     const finish = (s: Sequence, reason: Finish) => {
+      const request = requests[s.request]!;
+      const cached = request.ids.length + s.ids.length - 1;
       results[s.request]![s.completion] = {
         ids: Int32Array.from(s.ids),
         logprobs: Float32Array.from(s.logprobs),
         lse: Float32Array.from(s.lse),
         entropies: Float32Array.from(s.entropies),
         finish: reason,
+        // Tokens drawn ahead of the end are cut off.
+        ...(request.keep ? { cache: s.cache.snapshot().cut(cached) } : {}),
       };
       reserved -= s.reserved;
-      s.cache.release();
+      if (!request.keep) s.cache.release();
       live.delete(s);
     };
     /** Takes one drawn token; false when the sequence has ended. */
-    const accept = (s: Sequence, { id, logprob, lse, entropy }: Drawn): boolean => {
+    const accept = (s: Sequence, drawn: Drawn): boolean => {
+      const { id, logprob, lse, entropy } = drawn;
       s.ids.push(id);
       s.logprobs.push(logprob);
       s.lse.push(lse);
       s.entropies.push(entropy);
-      const goOn = onToken?.(s.request, s.completion, id) ?? true;
+      const goOn = onToken?.(s.request, s.completion, id, drawn) ?? true;
       if (eos.has(id)) finish(s, "eos");
-      else if (s.ids.length >= sampling.maxNewTokens) finish(s, "length");
       else if (!goOn) finish(s, "stop");
+      else if (s.ids.length >= sampling.maxNewTokens) finish(s, "length");
       else return true;
       return false;
     };
@@ -226,11 +277,12 @@ export class RolloutEngine {
         for (const e of encoded) {
           const request = requests[e.request]!;
           const perSequence = pagesFor(request.ids.length + sampling.maxNewTokens);
+          const own = perSequence - fullPages(e.prefix.length);
           let count = 0;
           while (
             e.next + count < request.completions &&
             active.length + started.length + count < this.options.maxBatch &&
-            this.store.freePages - reserved >= perSequence * (count + 1)
+            this.store.freePages - reserved >= own * (count + 1)
           )
             count++;
           for (const cache of e.prefix.broadcast(g, count)) {
@@ -260,7 +312,7 @@ export class RolloutEngine {
           const hidden = F.gather(g, rows[0]!.hidden, index);
           g.release(index);
           const draws = [this.#draw(g, hidden, started, requests, sampling, key, 0)];
-          active.push(...this.#take(g, started, draws, key, accept));
+          active.push(...this.#take(g, started, draws, sampling, key, accept));
           encoded = this.#retire(g, encoded, requests);
           this.seconds.prefill += (performance.now() - begin) / 1000;
           yield;
@@ -277,13 +329,15 @@ export class RolloutEngine {
           draws.push(this.#draw(g, hidden, active, requests, sampling, key, ahead));
           if (!this.memory.device.isGpu) this.memory.device.submit();
         }
-        active = this.#take(g, active, draws, key, accept);
+        active = this.#take(g, active, draws, sampling, key, accept);
         this.seconds.decode += (performance.now() - begin) / 1000;
         yield;
       }
+      complete = true;
     } finally {
       // Nothing is left after a normal end; `onToken` may throw, logits may be NaN, the caller may stop asking.
       for (const s of live) s.cache.release();
+      if (!complete) for (const c of results.flat()) c?.cache?.release();
       for (const e of encoded) e.prefix.release();
       if (encoded.length > 0) new Graph(this.memory, false).release(encoded[0]!.hidden);
     }
@@ -300,8 +354,14 @@ export class RolloutEngine {
         "shorten the prompt, lower the completion length or raise the maximum prompt length",
       );
     }
+    const cached = request.prefix?.length ?? 0;
+    assert(cached < request.ids.length, `prompt ${request.prompt} has no token behind its cached prefix`);
+    this.#checkIds(request.ids);
+  }
+
+  #checkIds(ids: Int32Array): void {
     const vocab = this.model.config.vocabSize;
-    for (const id of request.ids) {
+    for (const id of ids) {
       if (id < 0 || id >= vocab) throw new UsageError(`token id ${id} is outside the vocabulary of ${vocab}`);
     }
   }
@@ -309,48 +369,31 @@ export class RolloutEngine {
   /** Encodes waiting prompts as one packed row, as many as fit. Removes them from `waiting`. */
   #prefill(requests: readonly Request[], waiting: number[], reserved: number): Encoded[] {
     const g = new Graph(this.memory, false);
-    const taken: { request: number; prefix: CachedSequence }[] = [];
-    const ids: number[] = [];
-    const positions: number[] = [];
-    const slots: number[] = [];
-    const segments: number[] = [];
-    const last: number[] = [];
-    let pairs = 0;
+    const taken: { request: number; cache: CachedSequence; ids: Int32Array }[] = [];
+    let tokens = 0;
+    let pages = 0;
     while (waiting.length > 0) {
-      const request = requests[waiting[0]!]!;
-      const length = request.ids.length;
-      const fits = ids.length + length <= this.options.prefillTokens;
+      const { ids, prefix } = requests[waiting[0]!]!;
+      const cached = prefix?.length ?? 0;
+      const fits = tokens + ids.length - cached <= this.options.prefillTokens;
       if (taken.length > 0 && (!fits || taken.length >= this.options.maxBatch)) break;
-      if (this.store.freePages - reserved < pagesFor(length)) break;
-      const prefix = new CachedSequence(this.store);
-      segments.push(ids.length, length, NONE, 0, NONE, 0, taken.length, 0);
-      slots.push(...prefix.extend(length));
-      request.ids.forEach((id, i) => {
-        ids.push(id);
-        positions.push(i);
-      });
-      last.push(ids.length - 1);
-      pairs += (length * (length + 1)) / 2;
-      taken.push({ request: waiting.shift()!, prefix: prefix.snapshot() });
+      const own = pagesFor(ids.length) - fullPages(cached);
+      if (this.store.freePages - reserved < own + pages) break;
+      const cache = prefix ? prefix.broadcast(g, 1)[0]! : new CachedSequence(this.store);
+      pages += pagesFor(ids.length) - cache.pages.length;
+      tokens += ids.length - cached;
+      taken.push({ request: waiting.shift()!, cache, ids: ids.subarray(cached) });
     }
     if (taken.length === 0) return [];
-    const inputs = {
-      ids: upload(g, ids, "prompt ids"),
-      positions: upload(g, positions, "prompt positions"),
-      segments: upload(g, segments, "prompt segments"),
-      slots: upload(g, slots, "prompt slots"),
-    };
-    const hidden = this.model.forward(g, {
-      ids: inputs.ids,
-      positions: inputs.positions,
-      segments: { segments: inputs.segments, count: taken.length, pairs, pages: null },
-      write: { cache: this.store, slots: inputs.slots },
-    });
+    const { hidden, last } = encodeBehind(g, this.model, this.store, taken);
     const index = upload(g, last, "last rows");
     const lastHidden = F.gather(g, hidden, index);
-    g.release(hidden, index, ...Object.values(inputs));
+    g.release(hidden, index);
     this.memory.device.submit();
-    return taken.map((t, row) => ({ ...t, hidden: lastHidden, row, next: 0 }));
+    return taken.map(({ request, cache }, row) => ({
+      ...{ request, prefix: cache.snapshot() },
+      ...{ hidden: lastHidden, row, next: 0 },
+    }));
   }
 
   /** Forgets prompts all of whose completions have started. */
@@ -368,24 +411,7 @@ export class RolloutEngine {
     drawn: Tensor | null,
     onPage: (s: Sequence) => void,
   ): Tensor {
-    const batch = active.length;
-    const positions = new Uint32Array(batch);
-    const slots = new Uint32Array(batch);
-    const lens = new Uint32Array(batch);
-    let pairs = 0;
-    active.forEach((s, i) => {
-      const before = s.cache.pages.length;
-      positions[i] = s.cache.length;
-      slots[i] = s.cache.extend(1)[0]!;
-      lens[i] = s.cache.length;
-      pairs += s.cache.length;
-      if (s.cache.pages.length > before) onPage(s);
-    });
-    const maxPages = Math.max(...active.map((s) => s.cache.pages.length));
-    const table = new Uint32Array(batch * maxPages);
-    active.forEach((s, i) => {
-      table.set(s.cache.pages, i * maxPages);
-    });
+    const held = active.map((s) => s.cache.pages.length);
     const last =
       drawn ??
       upload(
@@ -393,20 +419,12 @@ export class RolloutEngine {
         active.map((s) => s.ids.at(-1)!),
         "ids",
       );
-    const input = {
-      positions: g.upload(positions, "positions"),
-      slots: g.upload(slots, "slots"),
-      lens: g.upload(lens, "lens"),
-      table: g.upload(table, "page table"),
-    };
-    const hidden = this.model.decode(g, {
-      ids: last,
-      positions: input.positions,
-      rows: { table: input.table, maxPages, lens: input.lens, pairs },
-      cache: this.store,
-      slots: input.slots,
+    const caches = active.map((s) => s.cache);
+    const hidden = decodeTokens(g, this.model, this.store, caches, last);
+    active.forEach((s, i) => {
+      if (s.cache.pages.length > held[i]!) onPage(s);
     });
-    g.release(...Object.values(input), ...(drawn ? [] : [last]));
+    if (!drawn) g.release(last);
     return hidden;
   }
 
@@ -443,15 +461,17 @@ export class RolloutEngine {
         vocab,
         seed: key.seed >>> 0,
         purpose: key.purpose,
-        inv_temp: greedy ? 1 : 1 / sampling.temperature,
+        inv_temp: inverseTemperature(sampling),
         top_k: sampling.topK,
         top_p: sampling.topP,
         min_p: sampling.minP,
         greedy: greedy ? 1 : 0,
       },
     );
-    g.release(hidden, logits, uploaded, work);
-    return { ids, logprob, lse, entropy };
+    g.release(hidden, uploaded, work);
+    const kept = sampling.alternatives ? logits : null;
+    if (!kept) g.release(logits);
+    return { ids, logprob, lse, entropy, logits: kept };
   }
 
   /**
@@ -462,6 +482,7 @@ export class RolloutEngine {
     g: Graph,
     sequences: readonly Sequence[],
     draws: readonly Draw[],
+    sampling: Sampling,
     key: DrawKey,
     accept: (s: Sequence, drawn: Drawn) => boolean,
   ): Sequence[] {
@@ -472,14 +493,19 @@ export class RolloutEngine {
         logprob: d.logprob.float32(),
         lse: d.lse.float32(),
         entropy: d.entropy.float32(),
+        logits: d.logits?.float32() ?? null,
       }));
+      const vocab = this.model.config.vocabSize;
       return sequences.filter((s, i) =>
-        drawn.every((d) =>
-          accept(s, { id: d.ids[i]!, logprob: d.logprob[i]!, lse: d.lse[i]!, entropy: d.entropy[i]! }),
-        ),
+        drawn.every((d) => {
+          const [lse, row] = [d.lse[i]!, d.logits?.subarray(i * vocab, (i + 1) * vocab)];
+          const alternatives = row ? likeliest(row, sampling, lse) : [];
+          const [id, logprob, entropy] = [d.ids[i]!, d.logprob[i]!, d.entropy[i]!];
+          return accept(s, { id, logprob, lse, entropy, alternatives });
+        }),
       );
     } finally {
-      for (const d of draws) g.release(d.ids, d.logprob, d.lse, d.entropy);
+      for (const d of draws) g.release(d.ids, d.logprob, d.lse, d.entropy, d.logits);
     }
   }
 
@@ -500,4 +526,31 @@ export class RolloutEngine {
 
 function upload(g: Graph, values: readonly number[], label: string): Tensor {
   return g.upload(Uint32Array.from(values), label);
+}
+
+function toEnd<T>(steps: Generator<void, T>): T {
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
+}
+
+/** Runs steps to their end; undefined once the signal says that nobody waits for them. */
+async function givingWay<T>(steps: Generator<void, T>): Promise<T>;
+async function givingWay<T>(steps: Generator<void, T>, signal?: AbortSignal): Promise<T | undefined>;
+async function givingWay<T>(steps: Generator<void, T>, signal?: AbortSignal): Promise<T | undefined> {
+  let since = performance.now();
+  try {
+    for (;;) {
+      const { done, value } = steps.next();
+      if (done) return value;
+      if (performance.now() - since < 50) continue;
+      await Bun.sleep(0);
+      if (signal?.aborted) return undefined;
+      since = performance.now();
+    }
+  } finally {
+    // Runs the `finally` of steps that were left.
+    steps.return(undefined as never);
+  }
 }

@@ -17,6 +17,11 @@ export function pagesFor(tokens: number): number {
   return Math.ceil(tokens / PAGE);
 }
 
+/** Pages that a sequence of so many tokens fills: the ones that its continuations share. */
+export function fullPages(tokens: number): number {
+  return Math.floor(tokens / PAGE);
+}
+
 export class KvStore implements KvCache {
   readonly layers: readonly KvLayer[];
   readonly #buffers: Buffer[] = [];
@@ -121,30 +126,41 @@ export class CachedSequence {
     return this;
   }
 
+  /** Gives up what lies behind the first `length` positions of a snapshot. */
+  cut(length: number): this {
+    assert(this.#frozen && length <= this.length, "only a snapshot is cut, to what it has");
+    while (this.pages.length > pagesFor(length)) this.store.release(this.pages.pop()!);
+    this.length = length;
+    return this;
+  }
+
   /**
    * `count` sequences that continue this snapshot: full pages are shared, the partial last page is copied (the
    * copies are emitted on `g`).
    */
   broadcast(g: Graph, count: number): CachedSequence[] {
-    assert(this.#frozen, "broadcast needs a snapshot");
-    const full = Math.floor(this.length / PAGE);
     const copies: [number, number][] = [];
-    const tails = Array.from({ length: count }, () => {
-      const tail = new CachedSequence(this.store);
-      for (let i = 0; i < full; i++) {
-        this.store.retain(this.pages[i]!);
-        tail.pages.push(this.pages[i]!);
-      }
-      if (this.length % PAGE !== 0) {
-        const page = this.store.alloc();
-        copies.push([this.pages[full]!, page]);
-        tail.pages.push(page);
-      }
-      tail.length = this.length;
-      return tail;
-    });
+    const tails = Array.from({ length: count }, () => this.fork(copies));
     this.store.copyPages(g, copies);
     return tails;
+  }
+
+  /** One of them, whose copy of the partial page the caller emits with others. */
+  fork(copies: [source: number, destination: number][]): CachedSequence {
+    assert(this.#frozen, "broadcast needs a snapshot");
+    const full = fullPages(this.length);
+    const tail = new CachedSequence(this.store);
+    for (let i = 0; i < full; i++) {
+      this.store.retain(this.pages[i]!);
+      tail.pages.push(this.pages[i]!);
+    }
+    if (this.length % PAGE !== 0) {
+      const page = this.store.alloc();
+      copies.push([this.pages[full]!, page]);
+      tail.pages.push(page);
+    }
+    tail.length = this.length;
+    return tail;
   }
 
   release(): void {

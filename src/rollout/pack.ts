@@ -4,11 +4,14 @@
  */
 import { assert } from "../core/errors.ts";
 import { NONE, SEGMENT_WORDS } from "../ops/define.ts";
+import type { CachedSequence, KvStore } from "./kv.ts";
 
 /** One prompt and the completions that continue it. */
 export interface Group {
   readonly prompt: Int32Array;
   readonly completions: readonly Int32Array[];
+  /** A snapshot of what comes before `prompt`, which is not encoded again; for passes without gradient. */
+  readonly prefix?: CachedSequence;
   /**
    * Adapters whose weights learn nothing from any row of the group, as bits of Route (src/ops/lora.ts). A prompt's rows
    * carry what flows back from all its completions at once, so those of a group must be routed alike.
@@ -25,6 +28,8 @@ export interface PackedTokens {
   readonly segmentCount: number;
   /** Query-key pairs, for cost. */
   readonly pairs: number;
+  /** Pages of the prefixes one after another; null: nothing is cached. */
+  readonly cached: { readonly pages: Uint32Array; readonly store: KvStore } | null;
   /** The route of every row; null where all weights learn from all rows. */
   readonly routes: Uint32Array | null;
 }
@@ -67,10 +72,18 @@ function lay(
   const ids = new Uint32Array(tokens);
   const positions = new Uint32Array(tokens);
   const segments: number[] = [];
+  const pages: number[] = [];
   const routes = units.some(({ route }) => route) ? new Uint32Array(tokens) : null;
   let row = 0;
   let pairs = 0;
-  const segment = (from: Int32Array, count: number, parent: number, pos0: number, root: number): number => {
+  const segment = (
+    from: Int32Array,
+    count: number,
+    parent: number,
+    pos0: number,
+    root: number,
+    cached = 0,
+  ): number => {
     const start = row;
     for (let i = 0; i < count; i++) {
       ids[row] = from[i]!;
@@ -78,25 +91,29 @@ function lay(
       row++;
     }
     pairs += count * pos0 + (count * (count + 1)) / 2;
-    segments.push(start, count, parent, pos0, NONE, 0, root, 0);
+    segments.push(start, count, parent, pos0, cached > 0 ? pages.length : NONE, cached, root, 0);
     return start;
   };
-  for (const { prompt, completions, route = 0 } of units) {
+  for (const { prompt, completions, prefix, route = 0 } of units) {
     const first = row;
     const root = segments.length / SEGMENT_WORDS;
-    const promptLast = segment(prompt, prompt.length, NONE, 0, root) + prompt.length - 1;
+    const before = prefix?.length ?? 0;
+    const promptLast = segment(prompt, prompt.length, NONE, before, root, before) + prompt.length - 1;
+    if (prefix) pages.push(...prefix.pages);
     for (const c of completions) {
-      const start = kept(c) > 0 ? segment(c, kept(c), root, prompt.length, root) : row;
+      const start = kept(c) > 0 ? segment(c, kept(c), root, before + prompt.length, root) : row;
       placed(c, promptLast, start);
     }
     routes?.fill(route, first, row);
   }
+  const store = units.find(({ prefix }) => prefix)?.prefix?.store;
   return {
     ids,
     positions,
     segments: Uint32Array.from(segments),
     segmentCount: segments.length / SEGMENT_WORDS,
     pairs,
+    cached: store ? { pages: Uint32Array.from(pages), store } : null,
     routes,
   };
 }

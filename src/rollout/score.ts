@@ -1,6 +1,7 @@
 /** Log-probabilities of given completions by the packed forward pass: reference, scoring API and training alike. */
 import type { DropoutKey, SampledScores, Scores } from "../nn/functional.ts";
 import type { Decoder } from "../nn/transformer.ts";
+import { NONE } from "../ops/define.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import {
@@ -14,18 +15,21 @@ import {
 } from "./pack.ts";
 
 /** Packed tokens on the device: what `Decoder.forward` takes. */
-function uploadTokens(g: Graph, row: PackedTokens) {
+export function uploadTokens(g: Graph, row: PackedTokens) {
   const ids = g.upload(row.ids, "ids");
   const positions = g.upload(row.positions, "positions");
   const segments = g.upload(row.segments, "segments");
+  const pages = row.cached ? g.upload(row.cached.pages, "prefix pages") : null;
+  // The cache is read, and no row is written to it.
+  const slots = row.cached ? g.upload(new Uint32Array(row.ids.length).fill(NONE), "slots") : null;
   const routes = row.routes ? g.upload(row.routes, "routes") : null;
   return {
     ids,
     positions,
-    segments: { segments, count: row.segmentCount, pairs: row.pairs, pages: null },
+    segments: { segments, count: row.segmentCount, pairs: row.pairs, pages },
     routes,
-    write: null,
-    release: () => g.release(ids, positions, segments, routes),
+    write: row.cached && slots ? { cache: row.cached.store, slots } : null,
+    release: () => g.release(ids, positions, segments, pages, slots, routes),
   };
 }
 

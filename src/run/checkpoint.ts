@@ -51,7 +51,6 @@ interface SavedGeneration {
     readonly finish: Finish;
     readonly reward: number | null;
     readonly components: Readonly<Record<string, number>>;
-    /** Absent without a detector. */
     readonly flagged?: boolean;
     readonly details?: Readonly<Record<string, unknown>>;
   }[];

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { debugging } from "../core/env.ts";
 import { errorLine, exitCodeOf, firstCause, Interrupted, RlvError } from "../core/errors.ts";
 import { ENGINE_COMMAND, STANDALONE } from "../core/version.ts";
+import { writeOutcome } from "../io/run-outcome.ts";
 import { newestOf } from "./folder.ts";
 import type { Progress } from "./progress.ts";
 import {
@@ -62,6 +63,18 @@ const NOW_MS = 1000;
  * ends with 130; twice: it is killed. SIGTERM and SIGUSR1 (Slurm's warning) save and end.
  */
 export async function superviseEngine<Config>(
+  argv: readonly string[],
+  job: Omit<EngineJob<Config>, "type">,
+  progress: Progress,
+  onStart: (pid: number) => void,
+): Promise<EngineOutcome> {
+  const outcome = await watchEngine(argv, job, progress, onStart);
+  // The engine's own word does not know of a signal that killed it.
+  writeOutcome(job.runDir, outcome.exitCode, outcome.failure ?? null);
+  return outcome;
+}
+
+async function watchEngine<Config>(
   argv: readonly string[],
   job: Omit<EngineJob<Config>, "type">,
   progress: Progress,
@@ -213,6 +226,7 @@ async function runJob<Config>(
     post(message);
   };
   let code = 0;
+  let failure: string | null = null;
   try {
     await train(job.config, reporterTo(send), {
       stopRequested,
@@ -224,16 +238,19 @@ async function runJob<Config>(
   } catch (thrown) {
     const error = firstCause(thrown);
     code = exitCodeOf(error);
-    if (error instanceof Interrupted) log([error.message]);
+    failure = errorLine(error).slice("rlv: error: ".length);
+    if (error instanceof Interrupted) log([failure]);
     else
       send({
         type: "error",
-        message: errorLine(error).slice("rlv: error: ".length),
+        message: failure,
         exitCode: code,
         // An error of no class of ours is a defect: its stack belongs in the log.
         stack: debugging() || !(error instanceof RlvError) ? (error as Error)?.stack : undefined,
       });
   }
+  // A parent that is there says it once more, with what only it can know.
+  writeOutcome(job.runDir, code, failure);
   await lastWord();
   process.exit(code);
 }

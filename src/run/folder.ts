@@ -13,6 +13,8 @@ import {
 import { basename, dirname, join, resolve } from "node:path";
 import { UsageError } from "../core/errors.ts";
 import { MANIFEST, newestCheckpoint } from "../io/checkpoint-folder.ts";
+import { holderAlive, LOCK, lockHolders, type RunLock, takeLock } from "../io/run-lock.ts";
+import { clearOutcome, OUTCOME } from "../io/run-outcome.ts";
 
 /** A run's folder, held by this process until `release`. */
 export interface RunFolder {
@@ -153,89 +155,44 @@ export function writeRunConfig(dir: string, text: string): void {
   }
 }
 
-const LOCK = ".lock";
 /** An engine whose parent was killed saves and ends; whoever resumes its run waits this long for it. */
 const ORPHAN_MS = 120_000;
 
 function hold(dir: string, fresh: boolean): RunFolder {
-  const lock = join(dir, LOCK);
-  const own = identity(process.pid)!;
-  for (;;) {
-    waitForOrphan(dir);
-    try {
-      writeFileSync(lock, `${own}\n`, { flag: "wx" });
-      break;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw unwritable(dir, error);
-      const holder = holders(dir).find(alive);
-      if (holder !== undefined)
-        throw new UsageError(
-          `process ${holder.split(" ")[0]} is training in this run`,
-          dir,
-          "wait for it, or choose another --run_name",
-        );
-      rmSync(lock, { force: true });
-    }
+  waitForOrphan(dir);
+  let lock: RunLock | number;
+  try {
+    lock = takeLock(dir);
+  } catch (error) {
+    throw unwritable(dir, error);
   }
+  if (typeof lock === "number")
+    throw new UsageError(
+      `process ${lock} is training in this run`,
+      dir,
+      "wait for it, or choose another --run_name",
+    );
+  clearOutcome(dir);
+  const { add, release } = lock;
   return {
     dir,
     name: basename(dir),
-    engineStarted: (pid) => {
-      const engine = identity(pid);
-      if (engine !== undefined) writeFileSync(lock, `${own}\n${engine}\n`);
-    },
-    release: () => rmSync(lock, { force: true }),
+    engineStarted: add,
+    release,
     discardIfUnused: () => {
       if (!fresh) return;
-      const unused = ["train_config.json", "train.log", LOCK];
+      const unused = ["train_config.json", "train.log", LOCK, OUTCOME];
       if (readdirSync(dir).every((entry) => unused.includes(entry)))
         rmSync(dir, { recursive: true, force: true });
     },
   };
 }
 
-/** The processes named in a run's lock: the parent, then its engine. */
-function holders(dir: string): string[] {
-  try {
-    return readFileSync(join(dir, LOCK), "utf8").split("\n").filter(Boolean);
-  } catch {
-    return [];
-  }
-}
-
 /** Waits while a run's parent is dead and its engine still saves. */
 function waitForOrphan(dir: string): void {
-  const [parent, engine] = holders(dir);
-  if (parent === undefined || engine === undefined || alive(parent)) return;
-  for (const end = Date.now() + ORPHAN_MS; alive(engine) && Date.now() < end; ) Bun.sleepSync(50);
-}
-
-/**
- * A process as "PID START": numbers are used again, PID and start time are not. Without /proc the PID alone.
- * undefined: no such process, or one that has ended and waits to be reaped.
- */
-function identity(pid: number): string | undefined {
-  if (process.platform === "linux") {
-    try {
-      // After the parenthesised name: state is field 1, start time field 20 (proc(5) counts from 3).
-      const fields = readFileSync(`/proc/${pid}/stat`, "latin1")
-        .replace(/^.*\) /s, "")
-        .split(" ");
-      return fields[0] === "Z" ? undefined : `${pid} ${fields[19]}`;
-    } catch {
-      return undefined;
-    }
-  }
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EPERM") return undefined;
-  }
-  return String(pid);
-}
-
-function alive(holder: string): boolean {
-  return identity(Number.parseInt(holder, 10)) === holder;
+  const [parent, engine] = lockHolders(dir);
+  if (parent === undefined || engine === undefined || holderAlive(parent)) return;
+  for (const end = Date.now() + ORPHAN_MS; holderAlive(engine) && Date.now() < end; ) Bun.sleepSync(50);
 }
 
 /** RUN of RUN/checkpoints/step-N. */

@@ -6,15 +6,14 @@ import { Purpose } from "../core/rng.ts";
 import { idsOf, promptOf } from "../data/prompts.ts";
 import type { Device } from "../device/device.ts";
 import { AtomicFile } from "../io/atomic.ts";
-import type { ModelConfig } from "../io/hf-folder.ts";
-import { jsonLine, readDataset } from "../io/jsonl.ts";
+import { type JsonRow, jsonLine, readDataset } from "../io/jsonl.ts";
 import { type ChatMessage, hasChatTemplate, renderChat } from "../io/template.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { type Completion, RolloutEngine, type Sampling } from "../rollout/engine.ts";
-import { scoreGroups } from "../rollout/score.ts";
 import { StepMemory } from "../tape/tape.ts";
-import { dtypeCode, openDevice, openModel, openTokenizer, readCausalConfig, scalesOf } from "./open-model.ts";
+import { type DescribedModel, describeModel, LanguageModel } from "./model.ts";
+import { dtypeCode, openDevice, openModel, scalesOf } from "./open-model.ts";
 
 interface Common {
   readonly model: string;
@@ -65,26 +64,13 @@ interface Opened {
   close(): void;
 }
 
-/** Prompts decoded together and packed tokens of one pass. */
-const BATCH = 32;
 /** Longest conversation in tokens: its key-value pages are reserved when a chat opens. */
 const CHAT_CONTEXT = 8192;
-const PACKED_TOKENS = 2048;
-
-interface Described {
-  readonly config: ModelConfig;
-  readonly tokenizer: Tokenizer;
-}
-
-function describe(folder: string): Described {
-  const config = readCausalConfig(folder);
-  return { config, tokenizer: openTokenizer(folder, config) };
-}
 
 /** Opens the weights for sequences of up to `maxPositions` tokens. */
 function open(
   settings: Common,
-  { tokenizer }: Described,
+  { tokenizer }: DescribedModel,
   maxPositions: number,
   talk: (line: string) => void,
 ): Opened {
@@ -123,152 +109,136 @@ function samplingOf(settings: SamplingFlags, tokenizer: Tokenizer): Sampling {
 export async function generate(settings: GenerateSettings, talk: (line: string) => void): Promise<Summary> {
   const begin = performance.now();
   const lines = readDataset(settings.in);
-  const described = describe(settings.model);
-  const { tokenizer } = described;
+  const described = describeModel(settings.model);
   const context = described.config.maxPositionEmbeddings;
   const prompts = lines.map(({ row, line }) => {
-    const where = `${settings.in}:${line}`;
-    const prompt = promptOf(row, tokenizer, where);
-    if (prompt.ids.length + settings.max_new_tokens > context) {
+    const { ids } = promptOf(row, described.tokenizer, `${settings.in}:${line}`);
+    checkIds(ids, described.config.vocabSize, `${settings.in}:${line}`);
+    if (ids.length + settings.max_new_tokens > context)
       throw new UsageError(
-        `prompt of ${prompt.ids.length} tokens plus ${settings.max_new_tokens} new ones exceeds the context of ${context}`,
-        where,
+        `prompt of ${ids.length} tokens plus ${settings.max_new_tokens} new ones exceeds the context of ${context}`,
+        `${settings.in}:${line}`,
         "lower --max_new_tokens or shorten the prompt",
       );
-    }
-    return prompt;
+    return { ids };
   });
-  const longest = prompts.reduce((most, p) => Math.max(most, p.ids.length), 0);
-  const opened = open(settings, described, longest + settings.max_new_tokens, talk);
-  const { model, memory, device } = opened;
-  try {
-    talk(`${prompts.length} prompts, ${settings.n} completions each`);
-    const engine = new RolloutEngine(memory, model, {
-      maxBatch: BATCH,
-      maxLength: longest + settings.max_new_tokens,
-      prefillTokens: Math.max(PACKED_TOKENS, longest),
-    });
-    const stops = settings.stop === null ? null : new StopTexts(tokenizer, settings.stop);
-    const results = engine.generate(
-      prompts.map((p, i) => ({ ids: p.ids, prompt: i, completions: settings.n })),
-      samplingOf(settings, tokenizer),
-      { seed: settings.seed, purpose: Purpose.generate, step: 0 },
-      stops ? (request, completion, id) => stops.goesOn(request, completion, id) : undefined,
-    );
-    engine.dispose();
-    let tokens = 0;
-    const out = lines.map(({ row }, i) => ({
-      ...row,
-      completions: results[i]!.map((c) => {
-        tokens += c.ids.length;
-        return completionRow(c, tokenizer, settings.stop);
-      }),
-    }));
-    writeLines(settings.out, out);
-    return {
-      model: settings.model,
-      device: device.name,
-      prompts: lines.length,
-      completions: lines.length * settings.n,
-      tokens,
-      seconds: (performance.now() - begin) / 1000,
-      out: settings.out,
-    };
-  } finally {
-    opened.close();
-  }
-}
-
-function completionRow(c: Completion, tokenizer: Tokenizer, stop: string | null) {
-  const text = tokenizer.decode(c.ids, { skipSpecialTokens: true });
-  const cut = c.finish === "stop" && stop !== null ? text.indexOf(stop) : -1;
+  const longest = prompts.reduce((most, { ids }) => Math.max(most, ids.length), 0);
+  using model = openFor(settings, described, longest + settings.max_new_tokens, talk);
+  talk(`${prompts.length} prompts, ${settings.n} completions each`);
+  const results = await model.generate(prompts, {
+    n: settings.n,
+    maxNewTokens: settings.max_new_tokens,
+    temperature: settings.temperature,
+    topK: settings.top_k,
+    topP: settings.top_p,
+    minP: settings.min_p,
+    stop: settings.stop,
+    seed: settings.seed,
+  });
+  const rows = lines.map(({ row }, i) => ({
+    ...row,
+    completions: results[i]!.map(({ text, ids, logprobs, finish }) => ({
+      text,
+      ids: [...ids],
+      logprobs: [...logprobs],
+      finish,
+    })),
+  }));
+  writeLines(settings.out, rows);
   return {
-    text: cut < 0 ? text : text.slice(0, cut),
-    ids: [...c.ids],
-    logprobs: [...c.logprobs],
-    finish: c.finish,
+    model: settings.model,
+    device: model.device.name,
+    prompts: lines.length,
+    completions: lines.length * settings.n,
+    tokens: results.flat().reduce((sum, { ids }) => sum + ids.length, 0),
+    seconds: (performance.now() - begin) / 1000,
+    out: settings.out,
   };
-}
-
-/** Ends a completion once its text contains `stop`. */
-class StopTexts {
-  #ids = new Map<string, number[]>();
-  constructor(
-    readonly tokenizer: Tokenizer,
-    readonly stop: string,
-  ) {}
-  goesOn(request: number, completion: number, id: number): boolean {
-    const key = `${request}/${completion}`;
-    const ids = this.#ids.get(key) ?? [];
-    ids.push(id);
-    this.#ids.set(key, ids);
-    return !this.tokenizer.decode(ids, { skipSpecialTokens: true }).includes(this.stop);
-  }
 }
 
 /** Each line of `in` with logprobs: one number (natural log) a completion token; a prompt is encoded once. */
 export async function logprob(settings: LogprobSettings, talk: (line: string) => void): Promise<Summary> {
   const begin = performance.now();
   const lines = readDataset(settings.in);
-  const described = describe(settings.model);
+  const described = describeModel(settings.model);
   const { config, tokenizer } = described;
   const groups = lines.map(({ row, line }) => {
     const where = `${settings.in}:${line}`;
     const prompt = promptOf(row, tokenizer, where).ids;
-    const completions = completionsOf(row, tokenizer, where);
-    if (prompt.length === 0) throw new UsageError("the prompt has no tokens", where);
-    const longest = prompt.length + Math.max(...completions.map((c) => c.length));
-    if (longest > config.maxPositionEmbeddings) {
-      throw new UsageError(`${longest} tokens exceed the context of ${config.maxPositionEmbeddings}`, where);
-    }
-    for (const id of [prompt, ...completions].flatMap((ids) => [...ids])) {
-      if (id >= config.vocabSize) throw new UsageError(`token id ${id} is outside the vocabulary`, where);
-    }
-    return { prompt, completions };
-  });
-  const longest = groups.reduce(
-    (most, g) => Math.max(most, g.prompt.length + Math.max(...g.completions.map((c) => c.length))),
-    0,
-  );
-  const opened = open(settings, described, longest, talk);
-  const { model, memory, device } = opened;
-  try {
-    talk(`${groups.length} prompts, ${groups.reduce((n, g) => n + g.completions.length, 0)} completions`);
-    const { logprobs } = scoreGroups(memory, model, groups, 1, PACKED_TOKENS);
-    const out = lines.map(({ row }, i) => {
-      const scored = logprobs[i]!.map((l) => [...l]);
-      if (!Array.isArray(row.completions)) return { ...row, logprobs: scored[0] };
-      return {
-        ...row,
-        completions: row.completions.map((c, j) => ({ ...(c as object), logprobs: scored[j] })),
-      };
+    checkIds(prompt, config.vocabSize, where);
+    const continuations = continuationsOf(row, tokenizer, where).map((ids) => {
+      if (ids.length > 0) checkIds(ids, config.vocabSize, where);
+      return { ids };
     });
-    writeLines(settings.out, out);
+    const length = prompt.length + Math.max(...continuations.map(({ ids }) => ids.length));
+    if (length > config.maxPositionEmbeddings)
+      throw new UsageError(
+        `${length} tokens exceed the context of ${config.maxPositionEmbeddings}`,
+        where,
+        "shorten the prompt or the completion",
+      );
+    return { prompt: { ids: prompt }, continuations, length };
+  });
+  const longest = groups.reduce((most, { length }) => Math.max(most, length), 0);
+  using model = openFor(settings, described, longest, talk);
+  const completions = groups.reduce((sum, { continuations }) => sum + continuations.length, 0);
+  talk(`${groups.length} prompts, ${completions} completions`);
+  const results = await model.logprobsOfMany(groups);
+  const rows = lines.map(({ row }, i) => {
+    const scored = results[i]!.map(({ logprobs }) => [...logprobs]);
+    if (!Array.isArray(row.completions)) return { ...row, logprobs: scored[0] };
     return {
-      model: settings.model,
-      device: device.name,
-      prompts: lines.length,
-      completions: groups.reduce((n, g) => n + g.completions.length, 0),
-      tokens: logprobs.flat().reduce((n, l) => n + l.length, 0),
-      seconds: (performance.now() - begin) / 1000,
-      out: settings.out,
+      ...row,
+      completions: row.completions.map((given, j) => ({ ...(given as object), logprobs: scored[j] })),
     };
-  } finally {
-    opened.close();
-  }
+  });
+  writeLines(settings.out, rows);
+  return {
+    model: settings.model,
+    device: model.device.name,
+    prompts: lines.length,
+    completions,
+    tokens: results.flat().reduce((sum, { ids }) => sum + ids.length, 0),
+    seconds: (performance.now() - begin) / 1000,
+    out: settings.out,
+  };
 }
 
-function completionsOf(row: Record<string, unknown>, tokenizer: Tokenizer, where: string): Int32Array[] {
+function openFor(
+  settings: Common,
+  described: DescribedModel,
+  maxLength: number,
+  talk: (line: string) => void,
+): LanguageModel {
+  const { adapter, device, threads, dtype } = settings;
+  const adapterScales = scalesOf(settings.adapter_scales ?? null);
+  const options = { adapter, adapterScales, device, threads, dtype, maxLength, talk };
+  return new LanguageModel(settings.model, described, options);
+}
+
+function checkIds(ids: Int32Array, vocab: number, where: string): void {
+  if (ids.length === 0) throw new UsageError("the prompt has no tokens", where, "give at least one");
+  for (const id of ids)
+    if (id >= vocab) throw new UsageError(`token id ${id} is outside the vocabulary of ${vocab}`, where);
+}
+
+/** Token ids of `completion`, `completion_ids` or each of `completions`: exactly one of them is given. */
+function continuationsOf(row: JsonRow, tokenizer: Tokenizer, where: string): Int32Array[] {
+  const given = ["completion", "completion_ids", "completions"].filter((key) => row[key] !== undefined);
+  const form = "completion (text), completion_ids or completions [{text} or {ids}]";
+  if (given.length !== 1) throw new UsageError(`needs exactly one of ${form}`, where);
+  // What generate writes has both: its ids are the very tokens.
   const one = (text: unknown, ids: unknown): Int32Array => {
-    if (typeof text === "string") return tokenizer.encode(text);
     if (Array.isArray(ids)) return idsOf(ids, where);
-    throw new UsageError("needs completion, completion_ids or completions [{text} or {ids}]", where);
+    if (typeof text === "string" && ids === undefined) return tokenizer.encode(text);
+    throw new UsageError(`${given[0]} is none of ${form}`, where);
   };
-  if (Array.isArray(row.completions)) {
-    if (row.completions.length === 0) throw new UsageError("completions is empty", where);
-    return row.completions.map((c) => one((c as { text?: unknown })?.text, (c as { ids?: unknown })?.ids));
-  }
-  return [one(row.completion, row.completion_ids)];
+  if (given[0] !== "completions") return [one(row.completion, row.completion_ids)];
+  if (!Array.isArray(row.completions) || row.completions.length === 0)
+    throw new UsageError("completions is no list with something in it", where);
+  return row.completions.map((each) =>
+    one((each as { text?: unknown })?.text, (each as { ids?: unknown })?.ids),
+  );
 }
 
 /** Whole or not at all. */
@@ -280,7 +250,7 @@ export function writeLines(path: string, rows: readonly Record<string, unknown>[
 
 /** A conversation in the terminal; each reply is streamed in pieces of whole characters. */
 export async function openChat(settings: ChatSettings, talk: (line: string) => void) {
-  const described = describe(settings.model);
+  const described = describeModel(settings.model);
   const { tokenizer } = described;
   const context = Math.min(described.config.maxPositionEmbeddings, CHAT_CONTEXT);
   const opened = open(settings, described, context, talk);

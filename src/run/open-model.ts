@@ -95,6 +95,7 @@ export function openModel(
   checkWeights(config, weights);
   const lora = adapter === null ? (options.lora ?? null) : readAdapterOptions(adapter, config);
   const model = new Transformer(device, config, { ...options, lora }, label);
+  if (!device.hasMemory) return model;
   model.loadWeights(weights);
   if (adapter !== null) loadAdapters(model, adapter);
   return model;

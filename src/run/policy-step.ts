@@ -16,6 +16,7 @@ import { dualGradientNorms } from "../nn/adapters.ts";
 import type { SampledScores } from "../nn/functional.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
+import { judgeMetrics } from "../report/judge.ts";
 import { type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { type Group, type GroupPart, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
 import { forwardRow, scoreGroups } from "../rollout/score.ts";
@@ -200,6 +201,7 @@ export class PolicyStep {
       const values = scored.map((s) => s.components[name] ?? 0);
       metrics[`train/rewards/${name}`] = values.reduce((a, b) => a + b, 0) / values.length;
     }
+    Object.assign(metrics, judgeMetrics(scored, "train"));
     const flagged = flaggedShare(scored);
     if (flagged !== null) metrics["train/rh_rate"] = flagged;
     const hacks = hackShare(scored);

@@ -4,6 +4,7 @@ import { Purpose } from "../core/rng.ts";
 import { drawItems, type ItemSource } from "../data/prompts.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
+import { judgeMetrics } from "../report/judge.ts";
 import type { Sampling } from "../rollout/engine.ts";
 import {
   type DataCursor,
@@ -114,6 +115,7 @@ export class PolicyTask implements Task {
       ...(this.policy.reference ? { "eval/kl_div": this.policy.divergence(sampled.scored) } : {}),
       "eval/completion_length_avg": sampled.length,
       "eval/proper_ending_rate": sampled.ended,
+      ...judgeMetrics(sampled.scored, "eval"),
     };
   }
 

@@ -40,6 +40,17 @@ export class Reference {
     }
   }
 
+  /** The same for what gives way to other work in between. */
+  async hold<T>(body: (model: Decoder) => Promise<T>): Promise<T> {
+    if (!this.#present) this.offload!.load();
+    this.#present = true;
+    try {
+      return await body(this.model);
+    } finally {
+      this.#drop();
+    }
+  }
+
   #drop(): void {
     if (!this.offload) return;
     this.offload.drop();

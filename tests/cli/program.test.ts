@@ -37,7 +37,7 @@ describe("bad usage: exit 2, one line on stderr, nothing on stdout, nothing writ
     ["trian", ['unknown command "trian"', "did you mean rlv train?"]],
     ["--bogus", ["unknown flag --bogus"]],
     ["train arithmatic", ['unknown recipe "arithmatic"', "did you mean arithmetic?"]],
-    ["train values2", ['unknown recipe "values2"', "the recipes are arithmetic, sft"]],
+    ["train nonsense", ['unknown recipe "nonsense"', "the recipes are arithmetic, sft"]],
     ["train --lerning_rate 3", ["unknown flag --lerning_rate", "did you mean --learning_rate?"]],
     ["train --learning_rate fast", ['learning_rate expects a number, at least 0, given "fast"']],
     ["train --num_train_steps 1.5", ["num_train_steps expects a whole number"]],

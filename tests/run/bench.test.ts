@@ -48,6 +48,15 @@ function expectResult(result: Result, phases: readonly string[]): void {
   }
 }
 
+test("logprob: one line against many, the same numbers, and how many tokens each encodes", async () => {
+  const options = benchSchemas.logprob.parse({ prompt: 40, continuations: 9, continuation: 3, ...steps });
+  const result = await runBench("logprob", options, context);
+  expectResult(result, ["shared", "kept", "separate"]);
+  expect(result).toMatchObject({ shared_tokens: 58, kept_tokens: 66, separate_tokens: 378, head_rows: 27 });
+  expect(result.logp_diff_max).toBe(0);
+  expect(result.speedup).toBe(Number(result.separate_s) / Number(result.shared_s));
+});
+
 const sizes = { prompt: 5, completion: 6, group: 4, completions: 8 };
 
 test.each([true, false])("grpo, prefix shared %p: phases make up the step", async (share_prefix) => {
@@ -95,3 +104,21 @@ test("ops: each operation of a step by its shape and phase", async () => {
     expect(share("share_of_phase", of)).toBeCloseTo(1, 6);
   for (const row of rows) expect(row.large === undefined).toBe(Number(row.share_of_phase) <= 0.05);
 });
+
+test("judging costs at most 1.3 times the tokens of encoding the responses, short ones too", async () => {
+  const options = benchSchemas.judge.parse({ ...steps, completion: 128 });
+  const result = await runBench("judge", options, context);
+  expectResult(result, ["encode", "judge"]);
+  const { responses, criteria, prompt, completion, shared, own, answer } = options;
+  expect([responses, criteria]).toEqual([16, 3]);
+  expect(result.encoded_tokens).toBe(prompt + responses * completion);
+  expect(result.tokens).toEqual({
+    ...{ prompt, responses: responses * completion, preamble: 0 },
+    questions: responses * (shared + criteria * own),
+    decoded: responses * criteria * (answer - 1),
+  });
+  expect(Number(result.token_ratio)).toBeLessThan(1.3);
+  // Three criteria each with the whole conversation would be more than three times as much.
+  const learning = await runBench("judge", { ...options, frozen: false, completion: 32 }, context);
+  expect(learning.tokens).toMatchObject({ preamble: options.preamble });
+}, 60_000);

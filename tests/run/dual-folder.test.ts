@@ -354,8 +354,11 @@ test("a job opens with retain and forget adapters, fresh and from a checkpoint, 
   const defaults = { target: "arithmetic", configFile: undefined, checkpoint: undefined };
   const config = resolveTrain(baseOf(defaults), new Map()) as unknown as TrainSettings;
   const control = (resumeFrom: string | null): RunControl => ({
-    ...{ stopRequested: () => "none", runDir: scratch, resumeFrom, checkpointConfig: "{}" },
+    stopRequested: () => "none",
     signal: new AbortController().signal,
+    runDir: scratch,
+    resumeFrom,
+    checkpointConfig: "{}",
   });
   const source = folderSource(base, "builtin:arithmetic");
   const open = (resumeFrom: string | null) =>

@@ -5,6 +5,8 @@ import type { Context, Result } from "./context.ts";
 import { growth } from "./growth.ts";
 import { grpo } from "./grpo.ts";
 import { decode, prefill } from "./inference.ts";
+import { judge } from "./judge.ts";
+import { logprob } from "./logprob.ts";
 import { ops } from "./ops.ts";
 import { startup } from "./startup.ts";
 import { rm, train } from "./training.ts";
@@ -15,8 +17,10 @@ const BENCHES: {
   grpo,
   decode,
   prefill,
+  logprob,
   train,
   rm,
+  judge,
   ops,
   growth,
   startup,

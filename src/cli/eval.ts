@@ -1,0 +1,151 @@
+import { existsSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { baseOf, resolveOptions, resolveTrain } from "../config/resolve.ts";
+import { type EvalOptions, evalSchema } from "../config/schema-eval.ts";
+import { UsageError } from "../core/errors.ts";
+import type { Scored } from "../core/records.ts";
+import { MANIFEST } from "../io/checkpoint-folder.ts";
+import {
+  comparisonRows,
+  type Evaluation,
+  evaluationLines,
+  freshReport,
+  historyOf,
+  judgeOf,
+} from "../report/evaluation.ts";
+import { checkpointsOf, findRun, isRun, RUN_ROOTS, readRun } from "../report/runs.ts";
+import { newestOf } from "../run/folder.ts";
+import { visible } from "../run/reporter.ts";
+import { type Command, JSON_FLAG, printJson } from "./command.ts";
+import { flagsOf } from "./flags.ts";
+import { pad } from "./runs-text.ts";
+import { talk } from "./talk.ts";
+import { findInputs } from "./train.ts";
+
+export const command: Command = {
+  name: "eval",
+  usage: "eval RUN|CHECKPOINT …",
+  maxArgs: 100,
+  summary: "report what a checkpoint says now: reward, diversity, collapse, its judge",
+  examples: () => [
+    "rlv eval runs/mine",
+    "rlv eval runs/mine/checkpoints/step-200 --prompts 16 --n 8 --json",
+    "rlv eval careful bold --fresh false",
+  ],
+  notes: () => [
+    "",
+    "Completions are sampled from the newest whole checkpoint of a run (or the one named) with the run's evaluation prompts,",
+    "sampling settings and reward. Several runs are compared. RUN is a name in one of the folders, or a path.",
+    "degenerate: copies, near copies, loops, or one template with other words in its slots; the reasons are given.",
+  ],
+  flags: () => [...flagsOf(evalSchema), JSON_FLAG],
+  async run({ args, flags, json }) {
+    const options = resolveOptions<EvalOptions>(evalSchema, flags, "eval");
+    if (args.length === 0)
+      throw new UsageError(
+        "nothing to evaluate",
+        "rlv eval",
+        "name a run or a checkpoint, see rlv runs list",
+      );
+    const roots = options.dir === null ? RUN_ROOTS : options.dir.split(",").filter((part) => part !== "");
+    const targets = args.map((name) => targetOf(name, roots));
+    const evaluations: Evaluation[] = [];
+    for (const target of targets) evaluations.push(await evaluate(target, options));
+    if (json) {
+      printJson({ evaluations });
+      return 0;
+    }
+    const lines = evaluations.flatMap((each, i) => [
+      ...(i > 0 ? [""] : []),
+      ...evaluationLines(each, visible),
+    ]);
+    if (evaluations.length > 1) {
+      const rows = comparisonRows(evaluations);
+      const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => Bun.stringWidth(row[i]!))));
+      lines.push(
+        "",
+        ...rows.map((row) =>
+          row
+            .map((cell, i) => pad(cell, widths[i]!))
+            .join("  ")
+            .trimEnd(),
+        ),
+      );
+    }
+    process.stdout.write(lines.map((line) => `${line}\n`).join(""));
+    return 0;
+  },
+};
+
+interface Target {
+  readonly run: string | null;
+  /** null: the run has none yet. */
+  readonly checkpoint: string | null;
+}
+
+function targetOf(name: string, roots: readonly string[]): Target {
+  const path = resolve(name);
+  if (existsSync(join(path, "train_config.json")) && existsSync(join(path, MANIFEST))) {
+    const run = dirname(dirname(path));
+    return { run: basename(dirname(path)) === "checkpoints" && isRun(run) ? run : null, checkpoint: path };
+  }
+  const run = findRun(name, roots);
+  return { run, checkpoint: newestOf(run) ?? null };
+}
+
+async function evaluate({ run: dir, checkpoint }: Target, options: EvalOptions): Promise<Evaluation> {
+  const run = dir === null ? null : readRun(dir);
+  const found = dir === null ? undefined : checkpointsOf(dir).find((each) => each.dir === checkpoint);
+  const name = run?.name ?? checkpoint!;
+  const { history, kl } = dir === null ? { history: null, kl: null } : historyOf(dir);
+  let scored: Scored[] | null = null;
+  let note: string | null = null;
+  if (!options.fresh) note = "no completions were sampled (--fresh false)";
+  else if (checkpoint === null) note = "no whole checkpoint yet: nothing was sampled";
+  else {
+    try {
+      scored = await sample(checkpoint, found?.step ?? 0, options);
+      if (scored === null)
+        note = `recipe ${run?.recipe} has no prompts and reward of its own: nothing was sampled`;
+    } catch (error) {
+      // What the run wrote is reported all the same: a reward model may be gone, a dataset elsewhere.
+      if (!(error instanceof UsageError)) throw error;
+      note = `nothing was sampled: ${error.message}`;
+    }
+  }
+  return {
+    name: run !== null && found !== undefined ? `${name}/${found.name}` : name,
+    run: dir,
+    recipe: run?.recipe ?? null,
+    state: run?.state ?? null,
+    checkpoint,
+    step: found?.step ?? null,
+    fresh: scored === null ? null : freshReport(scored, options.samples),
+    note,
+    history,
+    kl,
+    judge: judgeOf(scored, dir),
+  };
+}
+
+/** null: the recipe samples nothing. */
+async function sample(checkpoint: string, step: number, options: EvalOptions): Promise<Scored[] | null> {
+  const overrides = new Map<string, string>();
+  if (options.device !== null) overrides.set("device", options.device);
+  if (options.threads !== null) overrides.set("threads", String(options.threads));
+  const config = await findInputs(
+    resolveTrain(baseOf({ target: undefined, configFile: undefined, checkpoint }), overrides),
+  );
+  const { grpoJob } = await import("../recipe/index.ts");
+  const job = await grpoJob(config, null);
+  if (job === null) return null;
+  const { evaluateCheckpoint } = await import("../recipe/evaluate.ts");
+  talk(`sampling from ${checkpoint}`);
+  return evaluateCheckpoint(job, checkpoint, step, {
+    n: options.n,
+    prompts: options.prompts,
+    temperature: options.temperature,
+    maxNewTokens: options.max_new_tokens,
+    seed: options.seed,
+  });
+}

@@ -76,3 +76,17 @@ build_native() {
   if native_stale; then "$bun" "$root/scripts/native.ts" --quiet || exit $?; fi
   drop_setup_lock
 }
+
+# The bundled page is older than a source of it, the packages it contains or its builder.
+web_stale() {
+  [ -f "$root/build/web/content.json" ] || return 0
+  [ -n "$(find "$root/src/web" "$root/package-lock.json" "$root/scripts/build-web.ts" \
+    -newer "$root/build/web/content.json" -print 2>/dev/null | head -n 1)" ]
+}
+
+build_web() {
+  web_stale || return 0
+  take_setup_lock
+  if web_stale; then "$bun" "$root/scripts/build-web.ts" --quiet || exit $?; fi
+  drop_setup_lock
+}

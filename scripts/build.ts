@@ -1,5 +1,5 @@
 /**
- * Builds the standalone programs, each with its native library and the model that ships in one file:
+ * Builds the standalone programs, each with its native library, the page and the model that ships in one file:
  *
  *   scripts/build [--target NAME]...     without a target: this machine's and darwin-arm64
  *
@@ -21,6 +21,7 @@ import {
 import { join, relative } from "node:path";
 import type { BunPlugin } from "bun";
 import { version as bunVersion } from "bun/package.json";
+import type { AssetEntry } from "../src/web/assets.ts";
 import { buildDarwinLibrary } from "./cross-darwin.ts";
 import { readMachO } from "./mach-o.ts";
 import { metalCppLicence } from "./metal-cpp.ts";
@@ -54,6 +55,28 @@ function embedding(library: string): BunPlugin {
             `import path from ${JSON.stringify(library)} with { type: "file" };`,
             `export const embeddedLibrary = { path, sha256: ${JSON.stringify(sha256)} };`,
           ].join("\n"),
+          loader: "ts",
+        };
+      });
+    },
+  };
+}
+
+/** In place of src/web/embedded.ts: the same export, with the files of build/web inside. */
+function embeddingPage(): BunPlugin {
+  const folder = join(root, "build/web");
+  return {
+    name: "embedded-page",
+    setup(build) {
+      build.onLoad({ filter: /src\/web\/embedded\.ts$/ }, () => {
+        const entries = JSON.parse(readFileSync(join(folder, "content.json"), "utf8")) as AssetEntry[];
+        const imports = entries.map(
+          ({ name }, i) =>
+            `import path${i} from ${JSON.stringify(join(folder, name))} with { type: "file" };`,
+        );
+        const list = entries.map((entry, i) => `{ ...${JSON.stringify(entry)}, path: path${i} },`);
+        return {
+          contents: [...imports, "export const embeddedPage = [", ...list, "];"].join("\n"),
           loader: "ts",
         };
       });
@@ -106,7 +129,7 @@ async function compile(target: Target): Promise<void> {
       "import.meta.dir": JSON.stringify("/$bunfs/root"),
       "import.meta.path": JSON.stringify("/$bunfs/root/rlv"),
     },
-    plugins: [embedding(target.library)],
+    plugins: [embedding(target.library), embeddingPage()],
     compile: {
       target: `bun-${target.platform}-${target.arch}` as Bun.Build.CompileTarget,
       outfile: temporary,
@@ -182,6 +205,13 @@ function targets(args: readonly string[]): string[] {
   return names.length > 0 ? names : Object.keys(TARGETS);
 }
 
+function buildPage(): void {
+  const command = [process.execPath, join(root, "scripts/build-web.ts"), "--quiet"];
+  const built = Bun.spawnSync(command, { stderr: "inherit" });
+  if (built.exitCode !== 0) process.exit(built.exitCode ?? 1);
+}
+
 const wanted = targets(process.argv.slice(2).flatMap((arg) => arg.split("=")));
 mkdirSync(dist, { recursive: true });
+buildPage();
 for (const name of wanted) await TARGETS[name]!();

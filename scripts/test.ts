@@ -8,11 +8,13 @@
  *   scripts/test soft          the Metal device on software Metal: fast, checked, and checked in a random order
  *
  * Software Metal needs clang 19: on Debian and Ubuntu it is installed if this runs as root, elsewhere the suite is
- * skipped by name. RLV_REQUIRE_SOFT=1 makes that a failure.
+ * skipped by name. RLV_REQUIRE_SOFT=1 makes that a failure. Likewise Chromium, for the tests of the page, and
+ * RLV_REQUIRE_BROWSER=1; RLV_SCREENSHOTS=DIR names where pictures of the page go (build/screenshots).
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative, resolve } from "node:path";
+import { browserProgram } from "../tests/web/browser.ts";
 import { softCompiler } from "./soft.ts";
 
 const root = resolve(import.meta.dir, "..");
@@ -184,19 +186,29 @@ function underAsan(): void {
   );
 }
 
-/** clang, where there is none: Debian and Ubuntu have packages, and root may install them. */
-function installSoftTools(): void {
+/** What is missing, where Debian and Ubuntu have packages and root may install them. */
+function install(what: string, packages: readonly string[]): void {
   if (process.platform !== "linux" || process.getuid?.() !== 0 || Bun.which("apt-get") === null) return;
-  process.stdout.write("software Metal needs clang 19: apt-get install clang-19 lld-19 llvm-19\n");
+  process.stdout.write(`${what}: apt-get install ${packages.join(" ")}\n`);
   const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
-  const packages = ["clang-19", "lld-19", "llvm-19", ...(Bun.which("pip3") ? [] : ["python3-pip"])];
   Bun.spawnSync(["apt-get", "update", "-qq"], { env });
   Bun.spawnSync(["apt-get", "install", "-y", "-qq", "--no-install-recommends", ...packages], { env });
 }
 
+/** A browser for the tests of the page; those say by name what they skip without one. */
+function browser(): void {
+  if (browserProgram() === null) install("the tests of the page need a browser", ["chromium"]);
+  if (browserProgram() === null && process.env.RLV_REQUIRE_BROWSER === "1")
+    count("browser: no chromium: apt install chromium", 0, 1);
+}
+
 /** Whether software Metal can be built here; says why not. */
 function softTools(): boolean {
-  if (softCompiler() === null) installSoftTools();
+  if (softCompiler() === null)
+    install("software Metal needs clang 19", [
+      ...["clang-19", "lld-19", "llvm-19"],
+      ...(Bun.which("pip3") ? [] : ["python3-pip"]),
+    ]);
   if (softCompiler() !== null) return true;
   const why = "no clang 19 or later with lld and llvm";
   if (process.env.RLV_REQUIRE_SOFT === "1") count(`software Metal: ${why}`, 0, 1);
@@ -260,11 +272,14 @@ if (filter === "soft") {
   const whole = filter === undefined;
   if (whole) {
     check("types", [tool("tsc"), "--noEmit"]);
+    check("types of the page", [tool("tsc"), "--noEmit", "-p", "src/web/page"]);
     check("lint", [tool("biome"), "check", "."]);
     check("generated files", [process.execPath, "scripts/gen.ts", "--check"]);
     check("C++ format", [join(root, "scripts/format-native"), "--check"]);
   }
   const soft = whole && softTools();
+  if (whole || files.some((file) => /tests\/web\//.test(file) && relative(root, file).includes(filter)))
+    browser();
   if (buildNative(soft ? "soft" : undefined)) {
     if (whole) native();
     else if (filter === "goldens") native(undefined, walksGoldens);

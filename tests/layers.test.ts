@@ -28,7 +28,7 @@ interface Import {
   readonly typeOnly: boolean;
 }
 
-const scanner = new Bun.Transpiler({ loader: "tsx" });
+const scanners = { ts: new Bun.Transpiler({ loader: "ts" }), tsx: new Bun.Transpiler({ loader: "tsx" }) };
 
 function files(dir: string): string[] {
   return readdirSync(dir, { withFileTypes: true }).flatMap((entry) => {
@@ -40,6 +40,7 @@ function files(dir: string): string[] {
 /** Every relative import of a source; the scanner sees what is left at run time, the pattern also types. */
 function importsOf(path: string, text: string): Import[] {
   const target = (specifier: string) => relative(src, resolve(dirname(path), specifier));
+  const scanner = scanners[path.endsWith(".tsx") ? "tsx" : "ts"];
   const running = new Set(scanner.scanImports(text).map((each) => each.path));
   const found = new Set(running);
   for (const match of text.matchAll(/(?:\bfrom|\bimport\s*\(?)\s*"(\.[^"]+)"/g)) found.add(match[1]!);

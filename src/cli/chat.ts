@@ -1,11 +1,12 @@
-import { createInterface } from "node:readline";
-import type { ChatSession, InferenceModule } from "../config/contracts.ts";
 import { resolveOptions } from "../config/resolve.ts";
 import { type ChatOptions, chatSchema } from "../config/schema-inference.ts";
-import { colours } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
+import { RUN_ROOTS } from "../report/runs.ts";
+import { programArgv } from "../run/engine-process.ts";
+import { engineOf, settingsOf, type Wanted, wantedModels } from "./chat-models.ts";
+import { converse } from "./chat-terminal.ts";
 import type { Command } from "./command.ts";
-import { findModel, requireFolder } from "./files.ts";
+import { requireOutput } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 import { talk } from "./talk.ts";
 
@@ -13,12 +14,17 @@ export const command: Command = {
   name: "chat",
   usage: "chat [MODEL]",
   maxArgs: 1,
-  summary: "talk to a model in the terminal",
-  examples: () => ["rlv chat", "rlv chat runs/mine/checkpoints/final --temperature 0"],
+  summary: "talk to models in the terminal, or on a page (--web)",
+  examples: () => [
+    "rlv chat",
+    "rlv chat runs/mine/checkpoints/final --temperature 0",
+    "rlv chat --web --autoload --model runs/mine/checkpoints/final",
+    "rlv chat Qwen/Qwen3-0.6B,runs/mine/checkpoints/final --dtype bfloat16",
+  ],
   notes: () => [
     "",
-    "/reset forgets the conversation, /exit or Ctrl-D ends; Ctrl-C stops a reply, and ends when there is none.",
-    "Without a terminal every line of stdin is a message and stdout has the replies.",
+    "/help lists what can be typed beside messages; Ctrl-C stops a reply, and ends when there is none.",
+    "Without a terminal every line of stdin is a message and stdout has the answers, without thoughts.",
   ],
   flags: () => flagsOf(chatSchema),
   async run({ args, flags }) {
@@ -33,67 +39,57 @@ export const command: Command = {
       given.set("model", args[0]);
     }
     const options = resolveOptions<ChatOptions>(chatSchema, given, "chat");
-    const model = await findModel(options.model, "model");
-    if (options.adapter !== null) requireFolder(options.adapter, "adapter");
-    const { resolveModel } = await import("../recipe/base.ts");
-    const { openChat }: InferenceModule = await import("../run/inference.ts");
-    const session = await openChat({ ...options, ...resolveModel(model, options.adapter) }, talk);
+    if (options.web) return onPage(options, given);
+    const misplaced = ONLY_WEB.find((flag) => given.has(flag));
+    if (misplaced !== undefined)
+      throw new UsageError(`--${misplaced} is for the page`, undefined, "add --web, or leave it out");
+    if (options.save !== null) requireOutput(options.save, "save", options.model);
+    const wanted = await wantedModels(options);
+    const { ChatEngine } = await import("../run/chat/engine.ts");
+    const { Conversation } = await import("../run/chat/conversation.ts");
+    const engine = new ChatEngine(options);
     try {
-      await converse(session);
+      const open = (models: readonly Wanted[]) => {
+        const keep = models.map(({ label }) => label);
+        return models.map(({ label, ...folders }) => {
+          const { info } = engine.open({ id: label, label, ...folders }, keep);
+          for (const note of info.notes) talk(note);
+          const size = `${info.architecture}, ${info.parameters} parameters`;
+          talk(`${label} (${size}) on ${info.device}, context of ${info.context} tokens`);
+          return engine.chat(label);
+        });
+      };
+      const conversation = new Conversation(open(wanted), settingsOf(options));
+      await converse(conversation, {
+        save: options.save,
+        history: options.history,
+        open: async (name) =>
+          open(await wantedModels({ model: name, adapter: null, adapter_scales: null }))[0]!,
+      });
     } finally {
-      session.close();
+      engine.dispose();
     }
     return 0;
   },
 };
 
-/** What a model writes is text: control characters would let it drive the terminal. Line breaks and tabs stay. */
-export function printable(piece: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is being removed
-  return piece.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "\ufffd");
-}
+const ONLY_WEB = ["autoload", "port", "host", "no_open"];
+const ONLY_TERMINAL = ["save", "history"];
 
-async function converse(session: ChatSession): Promise<void> {
-  const interactive = process.stdin.isTTY === true && process.stdout.isTTY === true;
-  talk(session.description);
-  if (interactive) talk("/reset forgets the conversation, /exit ends, Ctrl-C stops a reply");
-  const bold = colours(process.stdout)
-    ? (text: string) => `\u001b[1m${text}\u001b[22m`
-    : (text: string) => text;
-  const lines = createInterface({
-    input: process.stdin,
-    output: interactive ? process.stdout : undefined,
-    terminal: interactive,
-  });
-  let reply: AbortController | undefined;
-  const interrupt = () => {
-    if (reply === undefined) lines.close();
-    else reply.abort();
-  };
-  // readline holds the terminal in raw mode, where Ctrl-C is its event; piped input gets the signal.
-  lines.on("SIGINT", interrupt);
-  process.on("SIGINT", interrupt);
-  if (interactive) {
-    lines.setPrompt(bold("> "));
-    lines.prompt();
-  }
-  try {
-    for await (const line of lines) {
-      const message = line.trim();
-      if (message === "/exit" || message === "/quit") break;
-      if (message === "/reset") {
-        session.reset();
-        talk("the conversation is forgotten");
-      } else if (message !== "") {
-        reply = new AbortController();
-        await session.reply(line, (piece) => process.stdout.write(printable(piece)), reply.signal);
-        reply = undefined;
-        process.stdout.write("\n");
-      }
-      if (interactive) lines.prompt();
-    }
-  } finally {
-    process.off("SIGINT", interrupt);
-    lines.close();
-  }
+/** `--web`: the page of rlv serve, which begins with these models. */
+async function onPage(options: ChatOptions, given: ReadonlyMap<string, string>): Promise<number> {
+  const misplaced = ONLY_TERMINAL.find((flag) => given.has(flag));
+  if (misplaced !== undefined)
+    throw new UsageError(
+      `--${misplaced} is for the terminal`,
+      undefined,
+      "leave out --web, or export on the page",
+    );
+  const models = await wantedModels(options);
+  const { host, port, no_open, autoload } = options;
+  const { showPage } = await import("./serve.ts");
+  const chat = { engine: engineOf(options), models, autoload, defaults: settingsOf(options) };
+  const program = programArgv(Bun.main);
+  await showPage({ host, port, folders: RUN_ROOTS, program, chat }, { no_open, json: false, view: "#/chat" });
+  return 0;
 }

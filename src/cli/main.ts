@@ -1,7 +1,15 @@
 import { didYouMean } from "../config/suggest.ts";
 import { debugging } from "../core/env.ts";
 import { errorLine, exitCodeOf, UsageError } from "../core/errors.ts";
-import { CONFINE_COMMAND, ENGINE_COMMAND, MODULE_COMMAND, VERSION } from "../core/version.ts";
+import {
+  CHAT_COMMAND,
+  CONFINE_COMMAND,
+  DATA_COMMAND,
+  ENGINE_COMMAND,
+  MODULE_COMMAND,
+  UI_COMMAND,
+  VERSION,
+} from "../core/version.ts";
 import type { Command } from "./command.ts";
 
 /** One line and one module a command; a module is loaded when its command is called. */
@@ -30,7 +38,7 @@ const COMMANDS: Readonly<
   },
   chat: {
     usage: "chat [MODEL]",
-    summary: "talk to a model in the terminal",
+    summary: "talk to models in the terminal, or on a page (--web)",
     load: () => import("./chat.ts"),
   },
   eval: {
@@ -52,6 +60,11 @@ const COMMANDS: Readonly<
     usage: "quantize --model DIR",
     summary: "write a model in 8 or 4 bits and measure what that changes",
     load: () => import("./quantize.ts"),
+  },
+  serve: {
+    usage: "serve [RUNS_DIR]",
+    summary: "show runs, and talk to models, on a page in the browser",
+    load: () => import("./serve.ts"),
   },
   download: {
     usage: "download REPO [FILE]",
@@ -80,6 +93,18 @@ async function main(argv: readonly string[]): Promise<number> {
     await (argv[0] === CONFINE_COMMAND
       ? import("../reward/confine-main.ts")
       : import("../reward/module-main.ts"));
+    return -1;
+  }
+  if (argv[0] === CHAT_COMMAND) {
+    (await import("./chat-process.ts")).chatProcess();
+    return -1;
+  }
+  if (argv[0] === DATA_COMMAND) {
+    (await import("../web/data-process.ts")).serveData();
+    return -1;
+  }
+  if (argv[0] === UI_COMMAND) {
+    (await import("./ui.ts")).serveTraining();
     return -1;
   }
   // Until the command is known only its position is: the first word, or after --help.

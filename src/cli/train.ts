@@ -5,7 +5,7 @@ import { rewardHelp } from "../config/rewards.ts";
 import { storyRunName } from "../config/run-name.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
 import type { ArithmeticConfig } from "../config/schema-arithmetic.ts";
-import { RlvError } from "../core/errors.ts";
+import { RlvError, UsageError } from "../core/errors.ts";
 import { programArgv, superviseEngine } from "../run/engine-process.ts";
 import { openRunFolder, type ResumePoint, resumePoint, writeRunConfig } from "../run/folder.ts";
 import { openProgress } from "../run/progress.ts";
@@ -14,6 +14,7 @@ import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 import { wrap } from "./help.ts";
+import { TrainingPage } from "./ui.ts";
 
 const OWN_FLAGS: readonly Flag[] = [
   {
@@ -31,6 +32,14 @@ const OWN_FLAGS: readonly Flag[] = [
     value: "CHECKPOINT",
     description: "go on from a checkpoint, or from a run's newest, with its config; flags override it",
     fallback: undefined,
+  },
+  {
+    name: "ui",
+    aliases: [],
+    boolean: true,
+    value: "true|false",
+    description: "show the run on a page (rlv serve) while it trains; the address is printed",
+    fallback: "false",
   },
   JSON_FLAG,
 ];
@@ -98,6 +107,9 @@ export const command: Command = {
     const fromLine = baseOf({ target: args[0], configFile: given.get("config"), checkpoint: resume?.config });
     const places = elsewhere ? ["output_dir", "log_dir"] : ["output_dir", "log_dir", "run_name"];
     const base = resume?.run ? withPlaces(fromLine, resume.run, places) : fromLine;
+    const ui = given.get("ui") ?? "false";
+    if (ui !== "true" && ui !== "false")
+      throw new UsageError(`ui expects true or false, given ${JSON.stringify(ui)}`, `--ui ${ui}`);
     for (const own of OWN_FLAGS) given.delete(own.name);
     const config = resolveTrain(base, given);
     const located = await findInputs(config);
@@ -110,9 +122,11 @@ export const command: Command = {
       now: new Date(),
     });
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
+    let page: TrainingPage | undefined;
     try {
       writeRunConfig(folder.dir, configText(config));
       progress.line(`run folder: ${folder.dir}`);
+      if (ui === "true") page = new TrainingPage(folder.dir, (line) => progress.line(line));
       const outcome = await superviseEngine(
         programArgv(Bun.main),
         {
@@ -142,6 +156,7 @@ export const command: Command = {
       if (error instanceof RlvError) folder.discardIfUnused();
       throw error;
     } finally {
+      page?.close();
       folder.release();
     }
   },

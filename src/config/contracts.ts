@@ -1,10 +1,8 @@
-import type { Finish } from "../core/records.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import type { ResolvedConfig } from "./recipes.ts";
 import type {
   BenchName,
   BenchOptions,
-  ChatOptions,
   GenerateOptions,
   LogprobOptions,
   MergeOptions,
@@ -33,22 +31,6 @@ export interface InferenceSummary {
   readonly out: string;
 }
 
-export interface ChatReply {
-  readonly finish: Finish;
-  readonly tokens: number;
-  readonly seconds: number;
-}
-
-export interface ChatSession {
-  /** Model and device, for the first line. */
-  readonly description: string;
-  /** Adds a user message and streams the reply in pieces of whole characters; an aborted reply ends as it is. */
-  reply(message: string, onText: (piece: string) => void, signal: AbortSignal): Promise<ChatReply>;
-  /** Forgets the conversation. */
-  reset(): void;
-  close(): void;
-}
-
 /** src/run/merge.ts */
 export interface MergeModule {
   merge(
@@ -62,7 +44,6 @@ export interface InferenceModule {
   /** Writes `options.out` whole or not at all. */
   generate(options: GenerateOptions, talk: Talk): Promise<InferenceSummary>;
   logprob(options: LogprobOptions, talk: Talk): Promise<InferenceSummary>;
-  openChat(options: ChatOptions, talk: Talk): Promise<ChatSession>;
 }
 
 /** src/run/quantize.ts */

@@ -1,6 +1,7 @@
 import * as z from "zod";
 import { field, fraction, int, nonNegative, orNone, positive, required, text } from "./fields.ts";
 import { deviceShape, optimizerShape, samplingShape, seedShape } from "./schema-common.ts";
+import { contextShape, pageShape } from "./schema-serve.ts";
 
 /** Options of the commands that run a model without training it. Their flags come from these schemas. */
 
@@ -113,12 +114,39 @@ export const scoreSchema = z.strictObject({
 export type ScoreOptions = Readonly<z.output<typeof scoreSchema>>;
 
 export const chatSchema = z.strictObject({
-  model: field(text(), "builtin:arithmetic", "model folder, checkpoint, or builtin:arithmetic"),
-  adapter: adapterFlag(),
+  model: field(
+    text(),
+    "builtin:arithmetic",
+    "model folder, checkpoint, name on the hub, or builtin:arithmetic; several, separated by commas, side by side",
+  ),
+  adapter: field(
+    orNone(text()),
+    null,
+    "PEFT adapter folder of that model; several, separated by commas, side by side",
+  ),
   adapter_scales: scalesFlag(),
   system: field(orNone(text()), null, "system message"),
+  thinking: field(
+    z.enum(["auto", "on", "off"]),
+    "auto",
+    "for models that may think before they answer (enable_thinking of Qwen3's template); auto = as the model is made",
+  ),
   max_new_tokens: maxNewTokens(512),
+  ...contextShape,
   ...decodingShape,
+  save: field(
+    orNone(text()),
+    null,
+    "write the conversation to this new file after every reply: JSONL of messages, or text if it ends with .md",
+  ),
+  history: field(z.boolean(), true, "keep messages for the arrow keys of later chats, in the state folder"),
+  web: field(z.boolean(), false, "chat on a page in the browser, which rlv serve has too"),
+  autoload: field(
+    z.boolean(),
+    false,
+    "with --web: open the models with the page, not with the first message",
+  ),
+  ...pageShape,
   ...seedShape,
   ...deviceShape,
 });

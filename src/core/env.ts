@@ -24,8 +24,11 @@ export const ENVIRONMENT = {
   RLV_SOFT_MAX_THREADS: "threads that software Metal's pipelines allow in a group (default 1024)",
   RLV_PIN: "0: leave the placement of threads to the system",
   RLV_DEBUG: "1: print the stack behind an error line",
+  DISPLAY: "where a browser can be opened on X11",
+  WAYLAND_DISPLAY: "where a browser can be opened on Wayland",
   NO_COLOR: "set to anything: no colours",
   XDG_CACHE_HOME: "where the embedded native library and the hub's files are kept (default: ~/.cache)",
+  XDG_STATE_HOME: "where the messages of earlier chats are kept (default: ~/.local/state)",
   HF_ENDPOINT: "address of the hub (default: https://huggingface.co)",
   HF_TOKEN: "token for the hub, before HF_TOKEN_PATH; sent to HF_ENDPOINT's own origin alone",
   HF_TOKEN_PATH: "file with the token (default: HF_HOME/token)",
@@ -54,6 +57,11 @@ export function colours(stream: { isTTY?: boolean }): boolean {
 /** The folder for files that can be made again: ${XDG_CACHE_HOME:-~/.cache}/rlv. */
 export function cacheDir(): string {
   return join(environment("XDG_CACHE_HOME") ?? join(homedir(), ".cache"), "rlv");
+}
+
+/** The folder for what a person would miss but not much: ${XDG_STATE_HOME:-~/.local/state}/rlv. */
+export function stateDir(): string {
+  return join(environment("XDG_STATE_HOME") ?? join(homedir(), ".local", "state"), "rlv");
 }
 
 /** Where the hub is and what it is told, as Python's huggingface_hub reads it from the environment. */

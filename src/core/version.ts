@@ -10,6 +10,15 @@ export const STANDALONE: boolean = Bun.isStandaloneExecutable;
 /** The hidden command under which this program is started again as the engine process. */
 export const ENGINE_COMMAND = "__engine";
 
+/** The hidden command of the process that chats for the web page. */
+export const CHAT_COMMAND = "__chat";
+
+/** The hidden command under which training starts the server of the page. */
+export const UI_COMMAND = "__ui";
+
+/** The hidden command under which the server of the page starts this program to read runs for it. */
+export const DATA_COMMAND = "__data";
+
 /** Hidden commands of rewards: a program without rights, a module of the user's. */
 export const CONFINE_COMMAND = "__confine";
 export const MODULE_COMMAND = "__reward";

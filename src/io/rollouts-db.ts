@@ -32,7 +32,7 @@ export interface EvalRolloutRow extends Omit<RolloutRow, "advantage"> {
   readonly mode?: string;
 }
 
-const SCHEMA_VERSION = 2;
+export const SCHEMA_VERSION = 2;
 const KEY = { step: "INTEGER", epoch: "INTEGER", prompt_index: "INTEGER", rollout_index: "INTEGER" };
 const CONTENT = { prompt: "TEXT", completion: "TEXT", reward: "REAL" };
 /** What a row may lack; those of schema 1 lack all but the first. Arrays are stored little-endian. */

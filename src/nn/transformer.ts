@@ -69,6 +69,8 @@ export interface TransformerOptions {
   readonly lora?: AdapterOptions | null;
   /** Frozen weights are quantized when they are loaded. */
   readonly quantization?: Quantization | null;
+  /** An open model of the same config and dtype, whose own weights this one reads too; it outlives this one. */
+  readonly weightsOf?: Transformer | null;
 }
 
 interface Layer {
@@ -295,19 +297,22 @@ export class Transformer extends Decoder {
       const plan = shape.length === 2 ? planOf(name, shape) : null;
       if (plan) plans.set(name, plan);
     }
-    const parameters = new Parameters(
-      device,
-      shapes,
-      {
-        dtype,
-        trainable: trainable && lora === null,
-        momentDtype,
-        gradientDtype,
-        roundsGradient: (name) => name.endsWith("_proj.weight"),
-        quantize: (name) => plans.get(name) ?? null,
-      },
-      label,
-    );
+    const shared = options.weightsOf?.parameters;
+    const own = () =>
+      new Parameters(
+        device,
+        shapes,
+        {
+          dtype,
+          trainable: trainable && lora === null,
+          momentDtype,
+          gradientDtype,
+          roundsGradient: (name) => name.endsWith("_proj.weight"),
+          quantize: (name) => plans.get(name) ?? null,
+        },
+        label,
+      );
+    const parameters = shared ?? own();
     const adapters = lora
       ? new Parameters(
           device,
@@ -392,11 +397,12 @@ export class Transformer extends Decoder {
   }
 
   get bytes(): Parameters["bytes"] {
-    const [a, b] = [this.parameters.bytes, this.adapters?.bytes];
+    const a = this.options.weightsOf ? undefined : this.parameters.bytes;
+    const b = this.adapters?.bytes;
     return {
-      weights: a.weights + (b?.weights ?? 0),
-      gradients: a.gradients + (b?.gradients ?? 0),
-      optimizer: a.optimizer + (b?.optimizer ?? 0),
+      weights: (a?.weights ?? 0) + (b?.weights ?? 0),
+      gradients: (a?.gradients ?? 0) + (b?.gradients ?? 0),
+      optimizer: (a?.optimizer ?? 0) + (b?.optimizer ?? 0),
     };
   }
 
@@ -434,7 +440,7 @@ export class Transformer extends Decoder {
   }
 
   dispose(): void {
-    this.parameters.dispose();
+    if (!this.options.weightsOf) this.parameters.dispose();
     this.adapters?.dispose();
     this.#ropeBuffer.free();
   }

@@ -45,8 +45,8 @@ export function resolveModel(model: string, adapter: string | null): ModelFolder
   return { model: found, adapter: folder };
 }
 
-/** The folder of a model on the hub, if its cache has it. */
-function cachedModel(name: string): string[] {
+/** The folder of a model on the hub, if its cache has it; one or none. */
+export function cachedModel(name: string): string[] {
   if (!isRepoName(name)) return [];
   const context = { ...hubSettings(), patience: PATIENCE, progress: () => {} };
   const cached = cachedSnapshot(context, repoOf(name, "model"), modelFiles);

@@ -14,7 +14,9 @@ for (const level of ["log", "info", "debug", "dir", "table"] as const) console[l
 
 /** A loop that never ends cannot see that nobody waits for it any more: another thread does. */
 const GUARD = `const parent = process.ppid; setInterval(() => process.ppid === parent || process.kill(process.pid, "SIGKILL"), 500);`;
-new Worker(URL.createObjectURL(new Blob([GUARD], { type: "text/javascript" }))).unref();
+const guard = new Worker(URL.createObjectURL(new Blob([GUARD], { type: "text/javascript" })));
+// Types of the page bring a browser's Worker.
+(guard as unknown as Bun.Worker).unref();
 
 type Question =
   | { readonly id: number; readonly params: Readonly<Record<string, unknown>> }

@@ -1,6 +1,7 @@
 /**
- * Tokens behind cached prefixes: many continuations of one prefix in a packed pass, and one token of many sequences.
- * Every position has the bits of the whole sequence encoded by itself.
+ * Tokens behind cached prefixes: prompts from their start, many continuations of one prefix in a packed pass, and single
+ * tokens of many sequences. Keys are reduced by absolute position wherever they lie, so every position has the bits of the
+ * whole sequence encoded by itself.
  */
 import { assert } from "../core/errors.ts";
 import type { Decoder } from "../nn/transformer.ts";
@@ -24,58 +25,94 @@ export interface EncodedBranches {
   readonly last: Uint32Array;
 }
 
-/** Encodes branches in one packed pass for what continues them: their caches, in their order. */
+/** Tokens behind those in `cache`, which may be empty and is extended. */
+export interface Continuation {
+  readonly cache: CachedSequence;
+  readonly ids: Int32Array;
+}
+
+/**
+ * Encodes continuations as one packed row and writes their keys and values: hidden states [T, C] of all tokens, which the
+ * caller releases, and the row of each continuation's last one.
+ */
+export function encodeBehind(
+  g: Graph,
+  model: Decoder,
+  store: KvStore,
+  continuations: readonly Continuation[],
+): { readonly hidden: Tensor; readonly last: readonly number[] } {
+  const row = layBehind(g, store, continuations);
+  const hidden = model.forward(g, row.input);
+  row.release();
+  return { hidden, last: row.last };
+}
+
+/** The same for branches, for the sake of their caches alone, in their order. */
 export function fillBranches(
   g: Graph,
   model: Decoder,
   store: KvStore,
   branches: readonly Branch[],
 ): CachedSequence[] {
-  const tokens = branches.reduce((sum, { ids }) => sum + ids.length, 0);
+  const copies: [number, number][] = [];
+  const caches: CachedSequence[] = [];
+  try {
+    for (const { prefix } of branches) caches.push(prefix?.fork(copies) ?? new CachedSequence(store));
+    store.copyPages(g, copies);
+    const row = layBehind(
+      g,
+      store,
+      branches.map(({ ids }, i) => ({ cache: caches[i]!, ids })),
+    );
+    model.fill(g, row.input);
+    row.release();
+    return caches;
+  } catch (error) {
+    for (const cache of caches) cache.release();
+    throw error;
+  }
+}
+
+/** Continuations laid in one row on the device; their caches are extended. */
+function layBehind(g: Graph, store: KvStore, continuations: readonly Continuation[]) {
+  const tokens = continuations.reduce((sum, { ids }) => sum + ids.length, 0);
   const ids = new Uint32Array(tokens);
   const positions = new Uint32Array(tokens);
   const slots = new Uint32Array(tokens);
   const segments: number[] = [];
   const pages: number[] = [];
-  const copies: [number, number][] = [];
-  const caches: CachedSequence[] = [];
+  const last: number[] = [];
   let row = 0;
   let pairs = 0;
-  try {
-    for (const [i, { prefix, ids: own }] of branches.entries()) {
-      assert(own.length > 0, "a branch needs at least one token");
-      const before = prefix?.length ?? 0;
-      const cache = prefix?.fork(copies) ?? new CachedSequence(store);
-      caches.push(cache);
-      const start = before === 0 ? NONE : pages.length;
-      pages.push(...cache.pages);
-      ids.set(own, row);
-      slots.set(cache.extend(own.length), row);
-      for (let t = 0; t < own.length; t++) positions[row + t] = before + t;
-      segments.push(row, own.length, NONE, before, start, before, i, 0);
-      pairs += own.length * before + (own.length * (own.length + 1)) / 2;
-      row += own.length;
-    }
-  } catch (error) {
-    for (const cache of caches) cache.release();
-    throw error;
+  for (const [i, { cache, ids: own }] of continuations.entries()) {
+    assert(own.length > 0, "a continuation needs at least one token");
+    const before = cache.length;
+    segments.push(row, own.length, NONE, before, before > 0 ? pages.length : NONE, before, i, 0);
+    pages.push(...cache.pages);
+    ids.set(own, row);
+    slots.set(cache.extend(own.length), row);
+    for (let t = 0; t < own.length; t++) positions[row + t] = before + t;
+    pairs += own.length * before + (own.length * (own.length + 1)) / 2;
+    row += own.length;
+    last.push(row - 1);
   }
-  store.copyPages(g, copies);
-  const input = {
-    ids: g.upload(ids, "branch ids"),
-    positions: g.upload(positions, "branch positions"),
-    slots: g.upload(slots, "branch slots"),
-    segments: g.upload(Uint32Array.from(segments), "branch segments"),
-    pages: pages.length > 0 ? g.upload(Uint32Array.from(pages), "branch pages") : null,
+  const on = {
+    ids: g.upload(ids, "ids behind a prefix"),
+    positions: g.upload(positions, "positions behind a prefix"),
+    slots: g.upload(slots, "slots behind a prefix"),
+    segments: g.upload(Uint32Array.from(segments), "segments behind a prefix"),
+    pages: pages.length > 0 ? g.upload(Uint32Array.from(pages), "prefix pages") : null,
   };
-  model.fill(g, {
-    ids: input.ids,
-    positions: input.positions,
-    segments: { segments: input.segments, count: branches.length, pairs, pages: input.pages },
-    write: { cache: store, slots: input.slots },
-  });
-  g.release(...Object.values(input));
-  return caches;
+  return {
+    input: {
+      ids: on.ids,
+      positions: on.positions,
+      segments: { segments: on.segments, count: continuations.length, pairs, pages: on.pages },
+      write: { cache: store, slots: on.slots },
+    },
+    last,
+    release: () => g.release(...Object.values(on)),
+  };
 }
 
 /**

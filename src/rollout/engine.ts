@@ -12,8 +12,7 @@ import { Dtype, VOCAB_TILE } from "../ops/define.ts";
 import { sample } from "../ops/head.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
-import { decodeTokens } from "./branch.ts";
-import { encodeBehind } from "./encode.ts";
+import { decodeTokens, encodeBehind } from "./branch.ts";
 import { CachedSequence, fullPages, KvStore, pagesFor } from "./kv.ts";
 import { type Alternative, inverseTemperature, likeliest } from "./likeliest.ts";
 

@@ -59,6 +59,10 @@ export class KvStore implements KvCache {
     for (const buffer of this.#buffers) buffer.clear();
   }
 
+  get bytes(): number {
+    return this.layers.length * this.pages * KvStore.pageBytes(this.shape, this.dtype);
+  }
+
   get freePages(): number {
     return this.#free.length;
   }

@@ -1,19 +1,12 @@
-/** Generation, scoring and chat with a model folder: what the commands generate, logprob and chat do. */
+/** Generation and scoring with a model folder: what the commands generate and logprob do. */
 import type { DeviceName } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
-import type { Finish } from "../core/records.ts";
-import { Purpose } from "../core/rng.ts";
 import { idsOf, promptOf } from "../data/prompts.ts";
-import type { Device } from "../device/device.ts";
 import { AtomicFile } from "../io/atomic.ts";
 import { type JsonRow, jsonLine, readDataset } from "../io/jsonl.ts";
-import { type ChatMessage, hasChatTemplate, renderChat } from "../io/template.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import type { Transformer } from "../nn/transformer.ts";
-import { type Completion, RolloutEngine, type Sampling } from "../rollout/engine.ts";
-import { StepMemory } from "../tape/tape.ts";
 import { type DescribedModel, describeModel, LanguageModel } from "./model.ts";
-import { dtypeCode, openDevice, openModel, scalesOf } from "./open-model.ts";
+import { scalesOf } from "./open-model.ts";
 
 interface Common {
   readonly model: string;
@@ -42,10 +35,6 @@ export interface LogprobSettings extends Common {
   readonly in: string;
   readonly out: string;
 }
-export interface ChatSettings extends Common, SamplingFlags {
-  readonly system: string | null;
-}
-
 export interface Summary {
   readonly model: string;
   readonly device: string;
@@ -54,55 +43,6 @@ export interface Summary {
   readonly tokens: number;
   readonly seconds: number;
   readonly out: string;
-}
-
-interface Opened {
-  readonly device: Device;
-  readonly model: Transformer;
-  readonly tokenizer: Tokenizer;
-  readonly memory: StepMemory;
-  close(): void;
-}
-
-/** Longest conversation in tokens: its key-value pages are reserved when a chat opens. */
-const CHAT_CONTEXT = 8192;
-
-/** Opens the weights for sequences of up to `maxPositions` tokens. */
-function open(
-  settings: Common,
-  { tokenizer }: DescribedModel,
-  maxPositions: number,
-  talk: (line: string) => void,
-): Opened {
-  const scales = scalesOf(settings.adapter_scales ?? null);
-  const device = openDevice(settings.device, settings.threads);
-  const options = { dtype: dtypeCode(settings.dtype), trainable: false, maxPositions };
-  const model = openModel(settings.model, device, options, "model", settings.adapter);
-  if (scales) model.setScales(scales[0], scales[1]);
-  if (model.quantizationNote) talk(model.quantizationNote);
-  const memory = new StepMemory(device);
-  return {
-    device,
-    model,
-    tokenizer,
-    memory,
-    close: () => {
-      memory.dispose();
-      model.dispose();
-      device.close();
-    },
-  };
-}
-
-function samplingOf(settings: SamplingFlags, tokenizer: Tokenizer): Sampling {
-  return {
-    temperature: settings.temperature,
-    topK: settings.top_k,
-    topP: settings.top_p,
-    minP: settings.min_p,
-    maxNewTokens: settings.max_new_tokens,
-    eosIds: tokenizer.eosIds,
-  };
 }
 
 /** Each line of `in` plus completions: [{text, ids, logprobs, finish}]. `out` is written whole or not at all. */
@@ -246,70 +186,4 @@ export function writeLines(path: string, rows: readonly Record<string, unknown>[
   using file = new AtomicFile(path);
   for (const row of rows) file.write(new TextEncoder().encode(`${jsonLine(row)}\n`));
   file.commit();
-}
-
-/** A conversation in the terminal; each reply is streamed in pieces of whole characters. */
-export async function openChat(settings: ChatSettings, talk: (line: string) => void) {
-  const described = describeModel(settings.model);
-  const { tokenizer } = described;
-  const context = Math.min(described.config.maxPositionEmbeddings, CHAT_CONTEXT);
-  const opened = open(settings, described, context, talk);
-  const { model, memory, device } = opened;
-  const start: ChatMessage[] = settings.system === null ? [] : [{ role: "system", content: settings.system }];
-  let messages = [...start];
-  let turn = 0;
-  const engine = new RolloutEngine(memory, model, {
-    maxBatch: 1,
-    maxLength: context,
-    prefillTokens: context,
-  });
-  return {
-    description: `${settings.model} (${model.config.architecture}, ${model.parameters.count} parameters) on ${device.name}`,
-    async reply(message: string, onText: (piece: string) => void, signal: AbortSignal) {
-      const begin = performance.now();
-      const asked: ChatMessage[] = [...messages, { role: "user", content: message }];
-      const text = hasChatTemplate(tokenizer)
-        ? renderChat(tokenizer, asked, { addGenerationPrompt: true })
-        : asked.map((m) => m.content).join("\n");
-      const ids = tokenizer.encode(text);
-      const room = context - ids.length;
-      if (room < 1) {
-        throw new UsageError(
-          `the conversation of ${ids.length} tokens fills the context of ${context}`,
-          "chat",
-          "/reset",
-        );
-      }
-      const stream = tokenizer.stream({ skipSpecialTokens: true });
-      let reply = "";
-      const say = (piece: string) => {
-        reply += piece;
-        if (piece !== "") onText(piece);
-      };
-      const sampling = samplingOf(settings, tokenizer);
-      const [[completion]] = (await engine.generateAsync(
-        [{ ids, prompt: turn++, completions: 1 }],
-        { ...sampling, maxNewTokens: Math.min(sampling.maxNewTokens, room) },
-        { seed: settings.seed, purpose: Purpose.generate, step: 0 },
-        (_request, _completion, id) => {
-          say(stream.push(id));
-          return !signal.aborted;
-        },
-      )) as [[Completion]];
-      say(stream.end());
-      messages = [...asked, { role: "assistant", content: reply }];
-      return {
-        finish: completion.finish as Finish,
-        tokens: completion.ids.length,
-        seconds: (performance.now() - begin) / 1000,
-      };
-    },
-    reset: () => {
-      messages = [...start];
-    },
-    close: () => {
-      engine.dispose();
-      opened.close();
-    },
-  };
 }

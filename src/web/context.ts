@@ -1,0 +1,30 @@
+import type { Router } from "./router.ts";
+
+/** A run or a checkpoint as the page names it, found on disk. */
+export interface FoundRun {
+  readonly id: string;
+  readonly name: string;
+  readonly dir: string;
+}
+
+export interface FoundCheckpoint {
+  readonly run: FoundRun;
+  readonly name: string;
+  readonly dir: string;
+}
+
+/** What the parts of the server have in common. */
+export interface WebContext {
+  /** How this program is started again: the words before its command. */
+  readonly program: readonly string[];
+  /** Throws HttpError 404 where there is none. */
+  run(id: string): FoundRun;
+  checkpoint(run: string, name: string): FoundCheckpoint;
+  /** All runs that are there now. */
+  runs(): readonly FoundRun[];
+  /** Called when the server ends: child processes are ended here. */
+  onClose(action: () => void | Promise<void>): void;
+}
+
+/** A part of the server adds its routes. */
+export type Register = (router: Router, context: WebContext) => void;

@@ -1,0 +1,84 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { ApiError } from "../api.ts";
+
+/** What the server refused, in its own words. */
+export class Refusal extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+  ) {
+    super(message);
+  }
+}
+
+export async function ask<T>(path: string, init: RequestInit = {}): Promise<T> {
+  let response: Response;
+  try {
+    response = await fetch(path, init);
+  } catch (error) {
+    if ((error as Error).name === "AbortError") throw error;
+    throw new Refusal("the server does not answer: is it still running?", 0);
+  }
+  const body = (await response.json().catch(() => null)) as T | ApiError | null;
+  if (response.ok && body !== null) return body as T;
+  const said = (body as ApiError | null)?.error;
+  throw new Refusal(said ?? `the server answered ${response.status}`, response.status);
+}
+
+export const post = <T>(path: string, body: unknown): Promise<T> =>
+  ask<T>(path, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+  });
+
+export function queryOf(values: Readonly<Record<string, string | number | null | undefined>>): string {
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(values))
+    if (value !== null && value !== undefined && value !== "") search.set(name, String(value));
+  const text = search.toString();
+  return text === "" ? "" : `?${text}`;
+}
+
+export const runPath = (id: string, rest = ""): string => `/api/runs/${encodeURIComponent(id)}${rest}`;
+
+export interface Answer<T> {
+  /** The last good answer stays while the next one is under way. */
+  readonly data: T | null;
+  readonly error: Error | null;
+  readonly loading: boolean;
+  readonly again: () => void;
+}
+
+/** What a path answers; null asks nothing. `fresh` changes when the answer may have changed. */
+export function useAnswer<T>(path: string | null, fresh: unknown = 0): Answer<T> {
+  const [state, set] = useState<{
+    path: string | null;
+    data: T | null;
+    error: Error | null;
+    loading: boolean;
+  }>({
+    path: null,
+    data: null,
+    error: null,
+    loading: path !== null,
+  });
+  const [round, setRound] = useState(0);
+  useEffect(() => {
+    if (path === null) {
+      set({ path, data: null, error: null, loading: false });
+      return;
+    }
+    const stop = new AbortController();
+    set((old) => ({ ...old, loading: true }));
+    ask<T>(path, { signal: stop.signal }).then(
+      (data) => set({ path, data, error: null, loading: false }),
+      (error: Error) => {
+        if (!stop.signal.aborted) set((old) => ({ path, data: old.data, error, loading: false }));
+      },
+    );
+    return () => stop.abort();
+  }, [path, fresh, round]);
+  const again = useRef(() => setRound((n) => n + 1)).current;
+  return { data: state.data, error: state.error, loading: state.loading, again };
+}

@@ -100,7 +100,11 @@ export const storiesSchema = z
       "one plain adapter of this rank in their place: the baseline has the sum of their ranks. Without either every" +
         " parameter is trained",
     ),
-    lora_alpha: field(positive(), 16, "every adapter is scaled by LORA_ALPHA / its rank"),
+    lora_alpha: field(
+      positive(),
+      16,
+      "every adapter is scaled by LORA_ALPHA / its rank: one of rank 16 and alpha 32 has the scale of two of rank 8 and alpha 16",
+    ),
     lora_dropout: field(
       z.number().min(0).lt(1),
       0,

@@ -147,7 +147,7 @@ describe("a protocol that is broken", () => {
 test("the experiment that ships and all it is compared with are protocols", () => {
   const target = resolve(import.meta.dir, "../../examples/stories-routing.yaml");
   const base = baseOf({ target, configFile: undefined, checkpoint: undefined });
-  const plain = { lora_config: "none", lora_rank: "16" };
+  const plain = { lora_config: "none", lora_rank: "16", lora_alpha: "32" };
   const arms: Record<string, string>[] = [
     ...[{}, { placebo: "true" }, { ...plain, routing: "none" }],
     ...[

@@ -93,6 +93,14 @@ describe("a routed run", () => {
     expect(isDualFolder(join(world.run("routed"), "checkpoints/final"))).toBe(true);
   });
 
+  test("rlv eval samples and rewards the checkpoint as the run does", async () => {
+    const ended = await rlv(["eval", world.run("routed"), "--prompts", "4", "--n", "2", "--json"]);
+    expect(ended.code).toBe(0);
+    const { fresh, note } = JSON.parse(ended.out).evaluations[0];
+    expect(note).toBeNull();
+    expect(JSON.stringify(fresh)).toContain("asked_ending");
+  });
+
   test("goes on from a checkpoint to the same bytes", async () => {
     const again = join(world.root, "again");
     cpSync(world.run("routed"), again, { recursive: true });
@@ -134,6 +142,21 @@ test("without a flagged completion routing changes no bit", async () => {
 });
 
 describe("baselines", () => {
+  test("one adapter of the same total rank and scale trains to the very figures of two that are not routed", async () => {
+    await run("joined", ["--lora_rank", "8", "--lora_alpha", "32", ...NONE.slice(2)]);
+    for (const step of [1, 2, 3, 4]) {
+      const [one, two] = [rowsAt("joined", step), rowsAt("unrouted", step)];
+      for (const name of [
+        "train/loss",
+        "train/reward_mean",
+        "train/kl_div",
+        "eval/both/reward",
+        "eval/both/kl_div",
+      ])
+        expect(one[name]).toBe(two[name]!);
+    }
+  });
+
   test("screening: what is flagged has no advantage, and where all is flagged nothing is learnt", async () => {
     await run("screened", [...DETECTOR, "--lora_rank", "8", "--routing", "screening"]);
     const rows = world.rows("screened", "rollouts");

@@ -81,11 +81,12 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
     });
     let cursor: DataCursor = state.cursor;
     const task: Task = {
+      model,
       step: async (n) => {
         const { items, position } = pairs.draw(cursor.position, perStep);
         const metrics = await step.update(items, n, settings.lr * factor(n - 1));
         cursor = { position, examples: cursor.examples + items.length };
-        return { ...metrics, "device/peak_bytes": trained.device.stats().residentPeak };
+        return metrics;
       },
       evaluate: async (n) => {
         if (held === null) return null;

@@ -94,6 +94,7 @@ export async function trainSft(
       return { position, examples: position };
     };
     const task: Task = {
+      model,
       step: (n) => {
         const items = shuffle.slice(cursorAfter(n - 1).position, perStep).map((i) => examples[i]!);
         return step.update(items, n, settings.learning_rate * factor(n - 1));

@@ -4,6 +4,8 @@
 import { basename, join } from "node:path";
 import { Diverged, Interrupted } from "../core/errors.ts";
 import { cleanTemporary, pruneCheckpoints } from "../io/checkpoint-folder.ts";
+import type { Transformer } from "../nn/transformer.ts";
+import { DeviceMeter } from "./meter.ts";
 import type { Reporter, RunControl } from "./reporter.ts";
 import { Sinks } from "./sinks.ts";
 
@@ -15,6 +17,7 @@ export interface TaskSample {
 
 /** One kind of training, as the loop sees it. */
 export interface Task {
+  readonly model: Transformer;
   /** Optimizer step `step` (1-based); returns its metrics under their TensorBoard names. */
   step(step: number, sinks: Sinks): Promise<Record<string, number>>;
   /** Metrics of an evaluation after `step` steps; null: nothing to evaluate on. */
@@ -59,6 +62,7 @@ export async function runLoop(
     step: startStep,
     saveRollouts: options.saveRollouts,
   });
+  const meter = new DeviceMeter(task.model.device, task.model.options.dtype);
   const last: Record<string, number> = {};
   let done = startStep;
   let saved = false;
@@ -91,7 +95,7 @@ export async function runLoop(
         saved = true;
         throw new Interrupted("interrupted", `step ${done}`, `continue with --resume_from ${path}`);
       }
-      const metrics = await task.step(step, sinks);
+      const metrics = await meter.step(() => task.step(step, sinks));
       done = step;
       const print = due(step, options.logEvery) || step === totalSteps;
       reporter.step({ step, metrics, print });

@@ -80,7 +80,7 @@ export class PolicyTask implements Task {
     }
     const metrics = await policy.update(step, options.learningRate(step - 1));
     this.#shown = policy.generation!.scored[0] ?? null;
-    return { ...metrics, "device/peak_bytes": this.model.device.stats().residentPeak };
+    return metrics;
   }
 
   /** `epochs`: of each prompt of the generation. */

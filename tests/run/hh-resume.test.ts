@@ -58,7 +58,7 @@ const grpo = (name: string, lora: boolean, steps = STEPS) => [
 const timeless = (run: string) =>
   metrics(run).map((row) =>
     Object.fromEntries(
-      Object.entries(row).filter(([name]) => !/^time$|_time$|per_second$|peak_bytes$/.test(name)),
+      Object.entries(row).filter(([name]) => !/^time$|_time$|per_second$|^device\//.test(name)),
     ),
   );
 
@@ -88,7 +88,7 @@ function shown(dir: string): Map<string, [number, number][]> {
           );
       }
       for (const [tag, value] of scalars) {
-        if (/_time|per_second|peak_bytes/.test(tag)) continue;
+        if (/_time|per_second|^device/.test(tag)) continue;
         if (!series.has(tag)) series.set(tag, []);
         series.get(tag)!.push([step, value]);
       }

@@ -41,6 +41,8 @@ describe("the default job", () => {
       expect(METRICS.filter((name) => typeof row[name] !== "number")).toEqual([]);
       expect(row["train/sampler_logp_diff_max"]).toBe(0);
       expect(row["device/peak_bytes"]).toBeGreaterThan(1e6);
+      expect(row["device/flops_utilization"]).toBeGreaterThan(0);
+      expect(row["device/flops_utilization"]).toBeLessThan(1);
     }
     expect(rows[1]!["train/kl_div"]).toBe(0);
     expect(rows.filter((r) => "eval/reward" in r).map((r) => r.step)).toEqual([0, 3, 6]);

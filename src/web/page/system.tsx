@@ -41,7 +41,7 @@ export function SystemTab({ run, curves, detail }: Props) {
     () =>
       linesOf(
         mine,
-        [...(mine?.series.keys() ?? [])].filter((name) => /fraction|utili[sz]ation|limit/.test(name)),
+        [...(mine?.series.keys() ?? [])].filter((name) => /utilization$/.test(name)),
       ),
     [curves],
   );
@@ -66,6 +66,11 @@ export function SystemTab({ run, curves, detail }: Props) {
             </>
           )}
         </div>
+        <Figure
+          name="of peak arithmetic"
+          value={lastOf(mine, "device/flops_utilization")}
+          text={(v) => percent(v, 1)}
+        />
         <div class="figure">
           <dt>run folder</dt>
           <dd>
@@ -93,7 +98,7 @@ export function SystemTab({ run, curves, detail }: Props) {
         <Figured title="Tokens a second" lines={speed} />
         <Figured title="Where a step's time goes, in seconds" lines={times} stacked />
         {fractions.length === 0 ? null : (
-          <Figured title="Fraction of the machine's limit" lines={fractions} />
+          <Figured title="Share of this machine's peak arithmetic" lines={fractions} />
         )}
       </div>
       <section class="panel log" aria-label="Log">

@@ -3,8 +3,8 @@ import { basename, dirname, join, resolve } from "node:path";
 import { baseOf, resolveOptions, resolveTrain } from "../config/resolve.ts";
 import { type EvalOptions, evalSchema } from "../config/schema-eval.ts";
 import { UsageError } from "../core/errors.ts";
-import type { Scored } from "../core/records.ts";
 import { MANIFEST } from "../io/checkpoint-folder.ts";
+import type { CheckpointEvaluation } from "../recipe/evaluate.ts";
 import {
   comparisonRows,
   type Evaluation,
@@ -98,14 +98,14 @@ async function evaluate({ run: dir, checkpoint }: Target, options: EvalOptions):
   const found = dir === null ? undefined : checkpointsOf(dir).find((each) => each.dir === checkpoint);
   const name = run?.name ?? checkpoint!;
   const { history, kl } = dir === null ? { history: null, kl: null } : historyOf(dir);
-  let scored: Scored[] | null = null;
+  let sampled: CheckpointEvaluation | null = null;
   let note: string | null = null;
   if (!options.fresh) note = "no completions were sampled (--fresh false)";
   else if (checkpoint === null) note = "no whole checkpoint yet: nothing was sampled";
   else {
     try {
-      scored = await sample(checkpoint, found?.step ?? 0, options);
-      if (scored === null)
+      sampled = await sample(checkpoint, found?.step ?? 0, options);
+      if (sampled === null)
         note = `recipe ${run?.recipe} has no prompts and reward of its own: nothing was sampled`;
     } catch (error) {
       // What the run wrote is reported all the same: a reward model may be gone, a dataset elsewhere.
@@ -120,16 +120,21 @@ async function evaluate({ run: dir, checkpoint }: Target, options: EvalOptions):
     state: run?.state ?? null,
     checkpoint,
     step: found?.step ?? null,
-    fresh: scored === null ? null : freshReport(scored, options.samples),
+    fresh: sampled === null ? null : freshReport(sampled.scored, options.samples),
+    modes: sampled?.modes ?? null,
     note,
     history,
     kl,
-    judge: judgeOf(scored, dir),
+    judge: judgeOf(sampled?.scored ?? null, dir),
   };
 }
 
 /** null: the recipe samples nothing. */
-async function sample(checkpoint: string, step: number, options: EvalOptions): Promise<Scored[] | null> {
+async function sample(
+  checkpoint: string,
+  step: number,
+  options: EvalOptions,
+): Promise<CheckpointEvaluation | null> {
   const overrides = new Map<string, string>();
   if (options.device !== null) overrides.set("device", options.device);
   if (options.threads !== null) overrides.set("threads", String(options.threads));
@@ -147,5 +152,6 @@ async function sample(checkpoint: string, step: number, options: EvalOptions): P
     temperature: options.temperature,
     maxNewTokens: options.max_new_tokens,
     seed: options.seed,
+    modes: options.routing_eval,
   });
 }

@@ -2,12 +2,15 @@
 import type { Prompt, Rollout, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import { Transformer } from "../nn/transformer.ts";
+import type { ModeFigures } from "../report/modes.ts";
 import { RolloutEngine } from "../rollout/engine.ts";
+import { MODES, modeFigures } from "../run/mode-evaluation.ts";
 import { dtypeCode, openDevice, openModel } from "../run/open-model.ts";
+import type { Score } from "../run/policy-step.ts";
 import { Reference } from "../run/reference.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { resolveModel } from "./base.ts";
-import { type GrpoJob, openRewards } from "./grpo.ts";
+import { type GrpoJob, modeScore, openEvalRewards, openRewards } from "./grpo.ts";
 
 export interface EvaluationOptions {
   /** Completions of each prompt, and how many of the evaluation prompts; null: all. */
@@ -17,6 +20,14 @@ export interface EvaluationOptions {
   readonly temperature: number | null;
   readonly maxNewTokens: number | null;
   readonly seed: number;
+  /** Retain and forget adapters also each by itself. */
+  readonly modes: boolean;
+}
+
+export interface CheckpointEvaluation {
+  readonly scored: readonly Scored[];
+  /** Figures by mode; null where the checkpoint has no such adapters, or they are not wanted. */
+  readonly modes: ModeFigures | null;
 }
 
 const BATCH = 32;
@@ -28,16 +39,17 @@ export async function evaluateCheckpoint(
   folder: string,
   step: number,
   options: EvaluationOptions,
-): Promise<Scored[]> {
-  const { settings } = job;
-  const bound = job.rewards.flatMap(({ bound }) => bound ?? []);
+): Promise<CheckpointEvaluation> {
+  const { settings, routed } = job;
+  const named = [...job.rewards, ...(routed?.evalRewards ?? [])];
+  const bound = named.flatMap(({ bound }) => bound ?? []);
   const device = openDevice(settings.device, settings.threads);
   const memory = new StepMemory(device);
   const owned: Transformer[] = [];
   try {
     for (const reward of bound) await reward.start?.();
     const maxNewTokens = options.maxNewTokens ?? settings.max_completion_length;
-    const needs = job.rewards.map(({ open }) => open?.needs ?? {});
+    const needs = named.map(({ open }) => open?.needs ?? {});
     const needed = needs.map(({ positions = 0 }) => positions);
     const own = settings.max_prompt_length + Math.max(maxNewTokens, settings.max_completion_length);
     const shape = {
@@ -56,12 +68,24 @@ export async function evaluateCheckpoint(
       reference = Reference.kept(start);
     }
     const prompts = job.prompts.held.slice(0, options.prompts ?? undefined);
-    const rollouts = sample(job, memory, model, prompts, maxNewTokens, options);
     const opened = openRewards(job.rewards, memory, { model, reference });
+    const openedEval = openEvalRewards(job, memory, { model, reference });
     try {
-      return await opened.rewards.score(rollouts, { step });
+      const own: Score = (rollouts) => opened.rewards.score(rollouts, { step });
+      const signal = new AbortController().signal;
+      const score = routed ? modeScore(own, openedEval?.rewards ?? null, routed, signal) : own;
+      const fresh = () => score(sample(job, memory, model, prompts, maxNewTokens, options), step);
+      const scored = await fresh();
+      if (!model.dual || !options.modes) return { scored, modes: null };
+      const modes: Record<string, Record<string, number>> = { both: modeFigures(scored) };
+      for (const mode of ["retain_only", "forget_only"] as const) {
+        model.setScales(...MODES[mode]);
+        modes[mode] = modeFigures(await fresh());
+      }
+      return { scored, modes };
     } finally {
       opened.close();
+      openedEval?.close();
     }
   } finally {
     for (const reward of bound) reward.dispose?.();

@@ -205,7 +205,12 @@ export interface OpenedRewards {
 }
 
 /** How evaluations score: without noise in the labels and without what labels take from a reward. */
-function modeScore(own: Score, components: Rewards | null, { labels }: Routed, signal: AbortSignal): Score {
+export function modeScore(
+  own: Score,
+  components: Rewards | null,
+  { labels }: Routed,
+  signal: AbortSignal,
+): Score {
   return async (rollouts, step) => {
     const scored = await own(rollouts, step);
     const parts = components ? await components.score(rollouts, { step, signal }) : scored;
@@ -217,7 +222,11 @@ function modeScore(own: Score, components: Rewards | null, { labels }: Routed, s
   };
 }
 
-function openEvalRewards(job: GrpoJob, memory: StepMemory, trained: PolicyModels): OpenedRewards | null {
+export function openEvalRewards(
+  job: GrpoJob,
+  memory: StepMemory,
+  trained: PolicyModels,
+): OpenedRewards | null {
   const list = job.routed?.evalRewards ?? [];
   return list.length === 0 ? null : openRewards(list, memory, trained);
 }

@@ -5,8 +5,12 @@ import type { PolicyStep, Score } from "./policy-step.ts";
 import { flaggedShare } from "./routing.ts";
 
 /** What retain and forget adapters are weighed with. */
-export const MODES = { both: [1, 1], retain_only: [1, 0], forget_only: [0, 1] } as const;
-export type Mode = keyof typeof MODES;
+export const MODES: Readonly<Record<Mode, readonly [retain: number, forget: number]>> = {
+  both: [1, 1],
+  retain_only: [1, 0],
+  forget_only: [0, 1],
+};
+export type Mode = "both" | "retain_only" | "forget_only";
 
 /**
  * One completion of every held-out prompt, drawn by the same random numbers in every mode; a model without such
@@ -32,7 +36,8 @@ export async function evaluateModes(
       });
       const scored = await score(rollouts, step);
       store(mode, scored);
-      for (const [name, value] of Object.entries(summary(scored))) metrics[`eval/${mode}/${name}`] = value;
+      for (const [name, value] of Object.entries(modeFigures(scored)))
+        metrics[`eval/${mode}/${name}`] = value;
       if (policy.reference) metrics[`eval/${mode}/kl_div`] = policy.divergence(scored);
     } finally {
       if (model.dual) model.setScales(1, 1);
@@ -44,7 +49,7 @@ export async function evaluateModes(
 const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
 
 /** Figures of one mode; a completion that no reward can score counts in no reward. */
-function summary(scored: readonly Scored[]): Record<string, number> {
+export function modeFigures(scored: readonly Scored[]): Record<string, number> {
   const figures: Record<string, number> = {
     reward: mean(scored.map(({ reward }) => reward).filter((reward) => !Number.isNaN(reward))),
   };

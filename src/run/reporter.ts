@@ -2,6 +2,7 @@
  * What a training run says while it runs. The engine process sends these messages to its parent; both turn them
  * into lines by the same function, so the terminal and train.log agree.
  */
+import { modeTable } from "../report/modes.ts";
 
 /** What the memory plan foresees, in bytes. */
 export interface PlanMessage {
@@ -195,32 +196,16 @@ export function linesOf(message: EngineMessage, totalSteps: number): string[] {
 
 /** Figures of an evaluation in a line; those of modes (eval/MODE/FIGURE) as a table behind it, a mode a line. */
 function evaluationLines({ step, metrics }: EvalMessage): string[] {
-  const cells = Object.entries(metrics).flatMap(([name, value]) => {
+  const modes: Record<string, Record<string, number>> = {};
+  const others: Record<string, number> = {};
+  for (const [name, value] of Object.entries(metrics)) {
     const found = /^eval\/(both|retain_only|forget_only)\/(.+)$/.exec(name);
-    return found ? [{ mode: found[1]!, figure: found[2]!, value, name }] : [];
-  });
-  const inTable = new Set(cells.map(({ name }) => name));
-  const others = Object.fromEntries(Object.entries(metrics).filter(([name]) => !inTable.has(name)));
+    if (!found) others[name] = value;
+    else modes[found[1]!] = { ...modes[found[1]!], [found[2]!]: value };
+  }
   const line = `eval at ${step}  ${metricsText(others, "eval/")}`;
-  if (cells.length === 0) return [line];
-  const [modes, figures] = [
-    [...new Set(cells.map(({ mode }) => mode))],
-    [...new Set(cells.map(({ figure }) => figure))],
-  ];
-  const rows = [
-    ["mode", ...figures.map((figure) => figure.replace(/^rewards\//, ""))],
-    ...modes.map((mode) => [
-      mode,
-      ...figures.map((figure) => {
-        const cell = cells.find((each) => each.mode === mode && each.figure === figure);
-        return cell === undefined ? "" : brief(cell.value);
-      }),
-    ]),
-  ];
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  const text = (row: string[]) =>
-    `  ${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join("  ")}`;
-  return [line, ...rows.map(text)];
+  if (Object.keys(modes).length === 0) return [line];
+  return [line, ...modeTable(modes, brief).map((row) => `  ${row}`)];
 }
 
 function reasonText(reason: CheckpointMessage["reason"]): string {

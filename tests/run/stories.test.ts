@@ -96,9 +96,16 @@ describe("a routed run", () => {
   test("rlv eval samples and rewards the checkpoint as the run does", async () => {
     const ended = await rlv(["eval", world.run("routed"), "--prompts", "4", "--n", "2", "--json"]);
     expect(ended.code).toBe(0);
-    const { fresh, note } = JSON.parse(ended.out).evaluations[0];
+    const { fresh, note, modes } = JSON.parse(ended.out).evaluations[0];
     expect(note).toBeNull();
-    expect(JSON.stringify(fresh)).toContain("asked_ending");
+    expect(Object.keys(modes)).toEqual(MODES);
+    expect(Object.keys(fresh.components)).toEqual(["asked_ending", "repeated_words"]);
+    expect(modes.both.reward).toBeCloseTo(fresh.reward.mean, 10);
+    expect(modes.both.hack_rate).toBeCloseTo(fresh.flagged_share, 10);
+    expect(modes.retain_only).not.toEqual(modes.both);
+    const without = ["eval", world.run("routed"), "--prompts", "4", "--n", "2", "--no_routing_eval"];
+    const plain = await rlv(without);
+    expect(plain.out).not.toContain("retain_only");
   });
 
   test("goes on from a checkpoint to the same bytes", async () => {
@@ -117,7 +124,7 @@ describe("a routed run", () => {
         .split("\n")
         .map((line) => JSON.parse(line) as Record<string, number>)
         .map((row) =>
-          Object.fromEntries(Object.entries(row).filter(([name]) => !/time|second|peak/.test(name))),
+          Object.fromEntries(Object.entries(row).filter(([name]) => !/time|second|^device\//.test(name))),
         );
     expect(figures(again)).toEqual(figures(world.run("routed")));
   });

@@ -115,7 +115,7 @@ async function evaluate({ run: dir, checkpoint }: Target, options: EvalOptions):
     // What the run wrote is reported all the same: a reward model may be gone, a dataset elsewhere.
     if (!(error instanceof UsageError)) throw error;
     const missing = options.fresh ? "nothing was sampled" : "nothing was judged again";
-    looked = { fresh: null, judge: reportOf(stored), note: `${missing}: ${error.message}` };
+    looked = { fresh: null, modes: null, judge: reportOf(stored), note: `${missing}: ${error.message}` };
   }
   return {
     name: run !== null && found !== undefined ? `${name}/${found.name}` : name,
@@ -130,7 +130,7 @@ async function evaluate({ run: dir, checkpoint }: Target, options: EvalOptions):
   };
 }
 
-type Looked = Pick<Evaluation, "fresh" | "judge" | "note">;
+type Looked = Pick<Evaluation, "fresh" | "modes" | "judge" | "note">;
 
 /** Opens the checkpoint if there is something to do with it. `stored`: judged responses of its run. */
 async function look(
@@ -140,37 +140,45 @@ async function look(
   options: EvalOptions,
 ): Promise<Looked> {
   if (checkpoint === null)
-    return { fresh: null, judge: reportOf(stored), note: "no whole checkpoint yet: nothing was sampled" };
+    return {
+      fresh: null,
+      modes: null,
+      judge: reportOf(stored),
+      note: "no whole checkpoint yet: nothing was sampled",
+    };
   const again = options.judge_again;
   if (!options.fresh) {
     const note = "no completions were sampled (--fresh false)";
-    if (stored.length === 0 || again === 0) return { fresh: null, judge: reportOf(stored), note };
+    if (stored.length === 0 || again === 0)
+      return { fresh: null, modes: null, judge: reportOf(stored), note };
     const { job } = await jobOf(checkpoint, options);
     const { judgeStored } = await import("../recipe/evaluate.ts");
     const orders = job === null ? [] : await judgeStored(job, checkpoint, stored, again);
-    return { fresh: null, judge: reportOf(stored, orders), note };
+    return { fresh: null, modes: null, judge: reportOf(stored, orders), note };
   }
   const { job, recipe, heldOut } = await jobOf(checkpoint, options);
   if (job === null) {
     const note = `recipe ${recipe} has no prompts and reward of its own: nothing was sampled`;
-    return { fresh: null, judge: reportOf(stored), note };
+    return { fresh: null, modes: null, judge: reportOf(stored), note };
   }
   if (job.prompts.held.length === 0) {
     const note = "its config leaves no evaluation prompts: nothing was sampled";
-    return { fresh: null, judge: reportOf(stored), note };
+    return { fresh: null, modes: null, judge: reportOf(stored), note };
   }
   const { evaluateCheckpoint } = await import("../recipe/evaluate.ts");
   talk(`sampling from ${checkpoint}`);
-  const { scored, orders } = await evaluateCheckpoint(job, checkpoint, step, {
+  const { scored, orders, modes } = await evaluateCheckpoint(job, checkpoint, step, {
     n: options.n,
     prompts: options.prompts,
     temperature: options.temperature,
     maxNewTokens: options.max_new_tokens,
     seed: options.seed,
     judgeAgain: again,
+    modes: options.routing_eval,
   });
   return {
     fresh: freshReport(scored, options.samples),
+    modes,
     judge: reportOf(judgedOf(scored), orders),
     note: heldOut ? null : "the run held no prompts out: it may have been trained on these",
   };

@@ -27,11 +27,13 @@ function placeholder(info: FieldInfo): string {
       return "TEXT";
     case "rewards":
       return "NAME[,NAME...]";
+    case "detector":
+      return "NAME";
   }
 }
 
 function fallbackText(info: FieldInfo, value: unknown): string | undefined {
-  if (info.kind === "rewards" && Array.isArray(value)) return value.map(({ as }) => as).join(",");
+  if (info.kind === "rewards" && Array.isArray(value)) return value.map(({ as }) => as).join(",") || "none";
   if (value === undefined) return "required";
   return value === null ? "none" : String(value);
 }

@@ -1,6 +1,8 @@
+import { detectorHelp } from "../config/detectors.ts";
 import { RECIPE_NAMES, RECIPES, type RecipeInfo, type ResolvedConfig } from "../config/recipes.ts";
 import { type Base, baseOf, resolveTrain, startingValues, withPlaces } from "../config/resolve.ts";
 import { rewardHelp } from "../config/rewards.ts";
+import { storyRunName } from "../config/run-name.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
 import type { ArithmeticConfig } from "../config/schema-arithmetic.ts";
 import { RlvError, UsageError } from "../core/errors.ts";
@@ -94,6 +96,7 @@ export const command: Command = {
       `The flags below are those of ${recipe.name}, with the values it starts from; rlv train RECIPE --help shows another's.`,
       "Ctrl-C once finishes the step, saves and ends; twice ends at once.",
       ...(recipe.schema.shape.reward === undefined ? [] : rewardLines()),
+      ...(recipe.schema.shape.detector === undefined ? [] : detectorLines()),
     ];
   },
   flags: (argv) => recipeFlags(asked(argv).base.recipe),
@@ -112,7 +115,7 @@ export const command: Command = {
     const located = await findInputs(config);
     const folder = openRunFolder({
       outputDir: config.output_dir,
-      runName: config.run_name,
+      runName: config.run_name ?? (config.recipe === "stories" ? storyRunName(config) : null),
       recipe: config.recipe,
       resumeRun: resume?.run ?? null,
       elsewhere,
@@ -189,6 +192,14 @@ export async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig
       if (config.init !== null) requireFile(config.init, "init");
       if (config.tokenizer !== null) requireFolder(config.tokenizer, "tokenizer");
       return { ...config, model: config.model && (await findModel(config.model, "model")) };
+    case "stories":
+      return {
+        ...config,
+        model: await findModel(config.model, "model"),
+        dataset: await findDataset(config.dataset, "dataset"),
+        reward: await findRewards(config.reward),
+        eval_rewards: await findRewards(config.eval_rewards),
+      };
     case "hh-rm":
     case "hh-grpo": {
       const found = {
@@ -205,6 +216,11 @@ export async function findInputs(config: ResolvedConfig): Promise<ResolvedConfig
 function rewardLines(): string[] {
   const each = rewardHelp().flatMap(({ name, text }) => [`  ${name}`, ...wrap(text, 6)]);
   return ["", "rewards, which all take the parameter timeout (seconds of a call, null = any):", ...each];
+}
+
+function detectorLines(): string[] {
+  const each = detectorHelp().flatMap(({ name, text }) => [`  ${name}`, ...wrap(text, 6)]);
+  return ["", "detectors:", ...each];
 }
 
 type Rewards = ArithmeticConfig["reward"];

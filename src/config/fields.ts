@@ -42,7 +42,7 @@ export const positive = () => z.number().gt(0);
 export const fraction = () => z.number().min(0).max(1);
 export const text = () => z.string().min(1);
 
-export type FieldKind = "number" | "integer" | "boolean" | "choice" | "text" | "rewards";
+export type FieldKind = "number" | "integer" | "boolean" | "choice" | "text" | "rewards" | "detector";
 
 export interface FieldInfo {
   readonly name: string;
@@ -101,6 +101,7 @@ function kindOf(name: string, type: z.ZodType): FieldKind {
   if (type instanceof z.ZodEnum) return "choice";
   if (type instanceof z.ZodString) return "text";
   if (type instanceof z.ZodArray) return "rewards";
+  if (type instanceof z.ZodObject) return "detector";
   throw new Error(`config key ${name} has a type that flags cannot carry: ${type.def.type}`);
 }
 
@@ -108,6 +109,7 @@ function wordsOf(kind: FieldKind, type: z.ZodType): string {
   if (kind === "boolean") return "true or false";
   if (kind === "text") return "text";
   if (kind === "rewards") return "names of rewards";
+  if (kind === "detector") return "the name of a detector";
   const bounds = boundsOf(type);
   const noun = kind === "integer" ? "a whole number" : "a number";
   if (bounds.least && bounds.most) {

@@ -6,6 +6,7 @@ import { type ArithmeticConfig, arithmeticSchema } from "./schema-arithmetic.ts"
 import { type HhGrpoConfig, hhGrpoSchema } from "./schema-hh-grpo.ts";
 import { type HhRmConfig, hhRmSchema } from "./schema-hh-rm.ts";
 import { type SftConfig, sftSchema } from "./schema-sft.ts";
+import { type StoriesConfig, storiesSchema } from "./schema-stories.ts";
 import { type ValuesConfig, valuesSchema } from "./schema-values.ts";
 import { didYouMean } from "./suggest.ts";
 
@@ -19,7 +20,13 @@ export interface RecipeInfo {
   readonly examples: readonly string[];
 }
 
-export type ResolvedConfig = ArithmeticConfig | SftConfig | HhRmConfig | HhGrpoConfig | ValuesConfig;
+export type ResolvedConfig =
+  | ArithmeticConfig
+  | SftConfig
+  | ValuesConfig
+  | StoriesConfig
+  | HhRmConfig
+  | HhGrpoConfig;
 export type RecipeName = ResolvedConfig["recipe"];
 
 export const RECIPES: Readonly<Record<RecipeName, RecipeInfo>> = {
@@ -43,6 +50,17 @@ export const RECIPES: Readonly<Record<RecipeName, RecipeInfo>> = {
     examples: [
       "rlv train sft --model ./Qwen3-0.6B --dataset chats.jsonl --epochs 2",
       "rlv train sft --init config.json --tokenizer ./tokenizer --dataset facts.jsonl --num_train_steps 2000",
+    ],
+  },
+  stories: {
+    name: "stories",
+    summary: "GRPO on story openings, and gradient routing of reward hacks",
+    schema: storiesSchema,
+    defaults: undefined,
+    examples: [
+      "rlv train stories --reward happy_count --lora_rank 16",
+      "rlv train stories --reward happy_count --detector word_count --routing classic --lora_config r8",
+      "rlv train stories --model ./model --dataset ./stories --reward sentence_length_5_with_happy --eval_rewards happy_binary,sentence_length_5",
     ],
   },
   values: {

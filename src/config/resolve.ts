@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { UsageError } from "../core/errors.ts";
+import { flagDetector, readDetector } from "./detectors.ts";
 import { type FieldInfo, fieldsOf, type Schema, typed } from "./fields.ts";
 import { type Entry, parseYaml, readConfigFile } from "./file.ts";
 import { type RecipeInfo, type ResolvedConfig, recipeNamed } from "./recipes.ts";
@@ -24,6 +25,8 @@ export interface Base {
 }
 
 const CONFIG_FILE = /\.(ya?ml|json)$/;
+/** Keys that name rewards. */
+const REWARD_KEYS = ["reward", "eval_rewards"];
 /** Keys of a config file that are not of the recipe. */
 const FILE_KEYS = ["recipe", "rlv_version"];
 
@@ -67,10 +70,12 @@ function checkpointConfig(checkpoint: string): string {
 
 function fileBase(path: string, named: RecipeInfo | undefined): Base {
   const entries = readConfigFile(path);
-  const rewards = entries.get("reward");
   // Paths of modules are relative to the file that names them.
-  if (rewards !== undefined)
-    entries.set("reward", { ...rewards, value: readRewards(rewards.value, rewards.where, dirname(path)) });
+  for (const key of REWARD_KEYS) {
+    const rewards = entries.get(key);
+    if (rewards !== undefined && !noRewards(rewards.value))
+      entries.set(key, { ...rewards, value: readRewards(rewards.value, rewards.where, dirname(path)) });
+  }
   const chosen = entries.get("recipe");
   if (chosen !== undefined && typeof chosen.value !== "string")
     throw new UsageError(`recipe expects a name, given ${JSON.stringify(chosen.value)}`, chosen.where);
@@ -107,18 +112,32 @@ export function resolveTrain(base: Base, flags: ReadonlyMap<string, string>): Re
     ...Object.entries(preset).map(([key, value]): [string, Entry] => [key, { value, where: "--compat trl" }]),
     ...given,
   ]);
-  if (fields.some(({ kind }) => kind === "rewards")) {
-    const file = base.entries.get("reward") ?? defaults.get("reward");
-    const known = file === undefined ? [] : readRewards(file.value, file.where, process.cwd());
-    const flag = merged.get("reward");
-    if (flag !== undefined)
-      merged.set("reward", {
-        ...flag,
-        value: flag === file ? known : flagRewards(String(flag.value), flag.where, known),
-      });
+  for (const { name, kind } of fields) {
+    const [entry, file] = [merged.get(name), base.entries.get(name) ?? defaults.get(name)];
+    if (entry !== undefined && kind === "rewards")
+      merged.set(name, { ...entry, value: rewardsOf(entry, file) });
+    if (entry !== undefined && kind === "detector")
+      merged.set(name, { ...entry, value: detectorOf(entry, file) });
   }
   const values = check(recipe.schema, fields, merged, help);
   return Object.freeze({ recipe: recipe.name, ...values }) as ResolvedConfig;
+}
+
+/** A key of further rewards may have none; the schema refuses that where one is needed. */
+const noRewards = (value: unknown) => value === null || (Array.isArray(value) && value.length === 0);
+
+/** Parts of a reward key that a file or a flag gives. */
+function rewardsOf(entry: Entry, file: Entry | undefined) {
+  const known =
+    file === undefined || noRewards(file.value) ? [] : readRewards(file.value, file.where, process.cwd());
+  if (entry === file) return known;
+  return entry.value === "none" ? [] : flagRewards(String(entry.value), entry.where, known);
+}
+
+function detectorOf(entry: Entry, file: Entry | undefined) {
+  const known = file === undefined ? null : readDetector(file.value, file.where);
+  if (entry === file) return known;
+  return entry.value === null ? null : flagDetector(String(entry.value), entry.where, known);
 }
 
 /** Checks the flags of a command whose options are a schema. Returns the typed, frozen options. */

@@ -20,10 +20,12 @@ const partSchema = z.strictObject({
   sha256: z.string().optional(),
 });
 
+export const rewardParts = () => z.array(partSchema);
+
 /** Every key that recipes with rewards share; `fallback` is a reward by name. */
 export const rewardShape = (fallback: string) => ({
   reward: field(
-    z.array(partSchema).min(1),
+    rewardParts().min(1),
     [{ name: fallback, as: fallback, weight: 1, params: {} }],
     "what is rewarded: names of rewards joined by commas, or of TypeScript modules such as ./my.ts; in a file also a list of" +
       " {name, weight, params, as}, or NAME: WEIGHT lines. Names given as a flag keep what the file says of them",
@@ -123,14 +125,14 @@ function readPart(raw: Raw, where: string, folder: string): RewardSetting {
     const sha256 = createHash("sha256").update(readFileSync(name)).digest("hex");
     return { name, as: as ?? moduleName(name), weight, params: own, sha256 };
   }
-  if (!REWARDS.names().includes(given))
+  if (!REWARDS.has(given))
     throw new UsageError(
       `unknown reward ${JSON.stringify(given)}`,
       where,
       didYouMean(
         given,
         REWARDS.names(),
-        `the rewards are ${REWARDS.names().join(", ")}, and modules such as ./my.ts`,
+        `the rewards are ${REWARDS.known().join(", ")}, and modules such as ./my.ts`,
       ),
     );
   if (REWARDS.get(given).bind) REWARDS.bind(given, own);
@@ -147,12 +149,13 @@ function modulePath(given: string, where: string, folder: string): string {
 
 /** For help: every reward with what it is, and its parameters with their defaults. */
 export function rewardHelp(): { readonly name: string; readonly text: string }[] {
-  return REWARDS.names().map((name) => {
-    const { description, parameters } = REWARDS.get(name);
+  const families = REWARDS.families.map(({ name, member }) => ({ ...member(5), name }));
+  return [...REWARDS.names().map((name) => REWARDS.get(name)), ...families].map((definition) => {
+    const { name, description, parameters } = definition;
     const params = Object.entries(parameters.shape).map(([key, type]) => {
       const fallback = (type as z.ZodType).safeParse(undefined);
       return fallback.success ? `${key} ${JSON.stringify(fallback.data)}` : key;
     });
-    return { name, text: `${description}. Params: ${params.join(", ")}.` };
+    return { name, text: `${description}. Params: ${params.join(", ") || "none"}.` };
   });
 }

@@ -15,6 +15,11 @@ export const evalSchema = z.strictObject({
   n: field(int(1), 4, "completions a prompt"),
   temperature: field(orNone(nonNegative()), null, "divides the logits; 0 = the likeliest token"),
   max_new_tokens: field(orNone(int(1)), null, "longest completion in tokens"),
+  routing_eval: field(
+    z.boolean(),
+    true,
+    "of a checkpoint with retain and forget adapters: also sample with each by itself, and compare",
+  ),
   samples: field(int(0), 5, "completions to show"),
   judge_again: field(
     int(0),

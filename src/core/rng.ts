@@ -58,6 +58,7 @@ export const Purpose = {
   data: 5,
   generate: 6,
   dropout: 7,
+  labels: 8,
 } as const;
 export type Purpose = (typeof Purpose)[keyof typeof Purpose];
 

@@ -31,18 +31,22 @@ interface OpenSplit {
   readonly published: boolean;
 }
 
-export async function openSplit(dataset: string, split: Split): Promise<OpenSplit> {
+/** `most`: rows that are enough; of a folder no further files and row groups are read then. */
+export async function openSplit(
+  dataset: string,
+  split: Split,
+  columns: readonly string[] = COLUMNS,
+  most = Number.POSITIVE_INFINITY,
+): Promise<OpenSplit> {
   const info = statSync(dataset, { throwIfNoEntry: false });
   if (info === undefined)
     throw new UsageError("no such dataset", dataset, "give a file, a folder or a name on the hub");
   const paths = info.isDirectory() ? splitFiles(dataset, split) : [dataset];
-  // Together, as inflating runs beside us; of several broken files the first is reported.
-  const opened = await Promise.allSettled(paths.map((path) => openRowFile(path, COLUMNS)));
-  const files = opened.map((each) => {
-    if (each.status === "rejected") throw each.reason;
-    return each.value;
-  });
-  const rows = files.reduce((sum, { length }) => sum + length, 0);
+  const files = info.isDirectory() ? await openFiles(paths, columns, most) : await openFiles(paths, columns);
+  const rows = Math.min(
+    files.reduce((sum, { length }) => sum + length, 0),
+    info.isDirectory() ? most : Number.POSITIVE_INFINITY,
+  );
   if (rows === 0) throw new UsageError("no rows", dataset, "it needs at least one row");
   const whole = { length: rows, row: (index: number) => index };
   const pick = info.isDirectory() ? whole : partOf(rows, split);
@@ -54,6 +58,25 @@ export async function openSplit(dataset: string, split: Split): Promise<OpenSpli
     );
   const parents = new Set(paths.map((path) => basename(dirname(path))));
   return { files, pick, published: HH_FOLDERS.some((name) => parents.has(name)) };
+}
+
+async function openFiles(
+  paths: readonly string[],
+  columns: readonly string[],
+  most = Number.POSITIVE_INFINITY,
+): Promise<RowFile[]> {
+  if (most < Number.POSITIVE_INFINITY) {
+    const files: RowFile[] = [];
+    for (let left = most, i = 0; left > 0 && i < paths.length; left -= files[i++]!.length)
+      files.push(await openRowFile(paths[i]!, columns, left));
+    return files;
+  }
+  // Together, as inflating runs beside us; of several broken files the first is reported.
+  const opened = await Promise.allSettled(paths.map((path) => openRowFile(path, columns)));
+  return opened.map((each) => {
+    if (each.status === "rejected") throw each.reason;
+    return each.value;
+  });
 }
 
 function partOf(rows: number, split: Split): OpenSplit["pick"] {

@@ -13,8 +13,15 @@ const compressors: Compressors = {
   BROTLI: (data) => brotliDecompressSync(data),
 };
 
-/** The rows of a parquet file with those of `columns` that it has, decoded into memory a row group at a time. */
-export async function readParquet(path: string, columns: readonly string[]): Promise<RowFile> {
+/**
+ * The rows of a parquet file with those of `columns` that it has, decoded into memory a row group at a time, as many
+ * groups as `most` rows need.
+ */
+export async function readParquet(
+  path: string,
+  columns: readonly string[],
+  most = Number.POSITIVE_INFINITY,
+): Promise<RowFile> {
   await stat(path).catch((error: unknown) => {
     throw fileError(error, "read", path);
   });
@@ -26,6 +33,7 @@ export async function readParquet(path: string, columns: readonly string[]): Pro
     const wanted = columns.filter((name) => present.has(name));
     let rowStart = 0;
     for (const group of wanted.length === 0 ? [] : metadata.row_groups) {
+      if (rowStart >= most) break;
       const rowEnd = rowStart + Number(group.num_rows);
       const options = { file, metadata, columns: wanted, compressors, rowStart, rowEnd };
       for (const row of await parquetReadObjects(options)) rows.push(row);

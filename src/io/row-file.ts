@@ -19,11 +19,15 @@ export interface RowFile {
 /** Endings of the files that hold rows. */
 export const ROW_FILES = [".jsonl", ".jsonl.gz", ".parquet"] as const;
 
-/** Opens JSON lines, gzipped or not, or parquet, of which only `columns` are read. */
-export async function openRowFile(path: string, columns: readonly string[]): Promise<RowFile> {
+/** Opens JSON lines, gzipped or not, or parquet, of which only `columns` are read and no row groups beyond `most` rows. */
+export async function openRowFile(
+  path: string,
+  columns: readonly string[],
+  most = Number.POSITIVE_INFINITY,
+): Promise<RowFile> {
   const info = await stat(path).catch(() => undefined);
   if (info === undefined) throw new UsageError("no such file", path, "check the path");
-  if (path.endsWith(".parquet")) return readParquet(path, columns);
+  if (path.endsWith(".parquet")) return readParquet(path, columns, most);
   return new JsonLines(path, await PagedText.read(path));
 }
 

@@ -5,12 +5,15 @@ import { Purpose } from "../core/rng.ts";
 import { Transformer } from "../nn/transformer.ts";
 import { evenly } from "../report/evaluation.ts";
 import { type JudgedRollout, judgeDetails, type OrderedJudgements } from "../report/judge.ts";
+import type { ModeFigures } from "../report/modes.ts";
 import { RolloutEngine } from "../rollout/engine.ts";
+import { MODES, modeFigures } from "../run/mode-evaluation.ts";
 import { dtypeCode, openDevice, openModel } from "../run/open-model.ts";
+import type { Score } from "../run/policy-step.ts";
 import { Reference } from "../run/reference.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { resolveModel } from "./base.ts";
-import { type GrpoJob, type OpenedRewards, openRewards } from "./grpo.ts";
+import { type GrpoJob, modeScore, type OpenedRewards, openEvalRewards, openRewards } from "./grpo.ts";
 import type { Judgeable } from "./rewards.ts";
 
 export interface EvaluationOptions {
@@ -23,6 +26,16 @@ export interface EvaluationOptions {
   readonly seed: number;
   /** Responses, evenly spread, that a judge judges again in other orders of its criteria. */
   readonly judgeAgain: number;
+  /** Retain and forget adapters also each by itself. */
+  readonly modes: boolean;
+}
+
+export interface CheckpointEvaluation {
+  readonly scored: readonly Scored[];
+  /** What a judge says of some of them in other orders of its criteria; empty without one. */
+  readonly orders: readonly OrderedJudgements[];
+  /** Figures by mode; null where the checkpoint has no such adapters, or they are not wanted. */
+  readonly modes: ModeFigures | null;
 }
 
 const BATCH = 32;
@@ -34,14 +47,25 @@ export async function evaluateCheckpoint(
   folder: string,
   step: number,
   options: EvaluationOptions,
-): Promise<{ readonly scored: Scored[]; readonly orders: OrderedJudgements[] }> {
+): Promise<CheckpointEvaluation> {
   const maxNewTokens = options.maxNewTokens ?? job.settings.max_completion_length;
-  return withCheckpoint(job, folder, maxNewTokens, async ({ memory, model, opened }) => {
+  return withCheckpoint(job, folder, maxNewTokens, async ({ memory, model, opened, openedEval }) => {
+    const { routed } = job;
     const prompts = job.prompts.held.slice(0, options.prompts ?? undefined);
-    const rollouts = sample(job, memory, model, prompts, maxNewTokens, options);
-    const scored = await opened.rewards.score(rollouts, { step });
+    const own: Score = (rollouts) => opened.rewards.score(rollouts, { step });
+    const signal = new AbortController().signal;
+    const score = routed ? modeScore(own, openedEval?.rewards ?? null, routed, signal) : own;
+    const fresh = () => score(sample(job, memory, model, prompts, maxNewTokens, options), step);
+    const scored = await fresh();
     const judged = scored.filter(({ details }) => judgeDetails(details) !== null);
-    return { scored, orders: await judgeAgain(opened, judged, options.judgeAgain) };
+    const orders = await judgeAgain(opened, judged, options.judgeAgain);
+    if (!model.dual || !options.modes) return { scored, orders, modes: null };
+    const modes: Record<string, Record<string, number>> = { both: modeFigures(scored) };
+    for (const mode of ["retain_only", "forget_only"] as const) {
+      model.setScales(...MODES[mode]);
+      modes[mode] = modeFigures(await fresh());
+    }
+    return { scored, orders, modes };
   });
 }
 
@@ -81,6 +105,8 @@ interface OpenedCheckpoint {
   readonly memory: StepMemory;
   readonly model: Transformer;
   readonly opened: OpenedRewards;
+  /** Of an evaluation alone; null: there are none. */
+  readonly openedEval: OpenedRewards | null;
 }
 
 /** Opens the checkpoint as the policy, and the run's rewards on it: the judge `self` is the checkpoint. */
@@ -90,14 +116,15 @@ async function withCheckpoint<T>(
   maxNewTokens: number,
   body: (opened: OpenedCheckpoint) => Promise<T>,
 ): Promise<T> {
-  const { settings } = job;
-  const bound = job.rewards.flatMap(({ bound }) => bound ?? []);
+  const { settings, routed } = job;
+  const named = [...job.rewards, ...(routed?.evalRewards ?? [])];
+  const bound = named.flatMap(({ bound }) => bound ?? []);
   const device = openDevice(settings.device, settings.threads);
   const memory = new StepMemory(device);
   const owned: Transformer[] = [];
   try {
     for (const reward of bound) await reward.start?.();
-    const needs = job.rewards.map(({ open }) => open?.needs ?? {});
+    const needs = named.map(({ open }) => open?.needs ?? {});
     const needed = needs.map(({ positions = 0 }) => positions);
     const own = settings.max_prompt_length + Math.max(maxNewTokens, settings.max_completion_length);
     const shape = {
@@ -115,11 +142,13 @@ async function withCheckpoint<T>(
       job.source.load(start);
       reference = Reference.kept(start);
     }
-    const opened = openRewards(job, memory, { model, reference });
+    const opened = openRewards(job.rewards, memory, { model, reference });
+    const openedEval = openEvalRewards(job, memory, { model, reference });
     try {
-      return await body({ memory, model, opened });
+      return await body({ memory, model, opened, openedEval });
     } finally {
       opened.close();
+      openedEval?.close();
     }
   } finally {
     for (const reward of bound) reward.dispose?.();

@@ -5,8 +5,10 @@ import type { ItemSource } from "../data/prompts.ts";
 import type { Device } from "../device/device.ts";
 import { REINFORCE_ADVANTAGE, TRL_ADVANTAGE } from "../loss/advantage.ts";
 import { describeLoss, policyOptions } from "../loss/options.ts";
+import type { DualLoraOptions } from "../nn/adapters.ts";
 import type { Quantization } from "../nn/quantized.ts";
 import { learningRateFactor } from "../nn/schedule.ts";
+import type { Labels } from "../reward/labels.ts";
 import { Rewards } from "../reward/scoring.ts";
 import { KvStore } from "../rollout/kv.ts";
 import type { TrainState } from "../run/checkpoint.ts";
@@ -15,6 +17,7 @@ import { openDevice } from "../run/open-model.ts";
 import { PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-step.ts";
 import { PolicyTask } from "../run/policy-task.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
+import type { Routing } from "../run/routing.ts";
 import { StepMemory } from "../tape/tape.ts";
 import type { DeviceReward, PolicyModels, RewardJob, RunReward } from "./rewards.ts";
 import type { GrpoSettings } from "./settings.ts";
@@ -42,10 +45,25 @@ export interface GrpoJob {
   readonly prompts: JobPrompts;
   readonly rewards: readonly RunReward[];
   readonly totalSteps: (state: TrainState) => number;
+  /** Retain and forget adapters in the place of what the flags of other adapters say. */
+  readonly dual?: DualLoraOptions | null;
+  /** Evaluations of every mode, and what becomes of flagged completions. */
+  readonly routed?: Routed;
+}
+
+export interface Routed {
+  readonly routing: Routing;
+  /** null: no completion has a label. */
+  readonly labels: Labels | null;
+  /** What evaluations report in the place of the components of the reward; none: these. */
+  readonly evalRewards: readonly RunReward[];
+  /** Of the run header. */
+  readonly lines: readonly string[];
 }
 
 export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunControl): Promise<void> {
-  const bound = job.rewards.flatMap(({ bound }) => bound ?? []);
+  const all = [...job.rewards, ...(job.routed?.evalRewards ?? [])];
+  const bound = all.flatMap(({ bound }) => bound ?? []);
   try {
     // What a module or a program has against its parameters is said before models are opened.
     const started: string[] = [];
@@ -67,7 +85,7 @@ async function train(
   const options = stepOptions(job);
   const { tokenizer, config } = job.source;
   const promptsPerBatch = settings.batch_size * settings.grad_accum_steps;
-  const needs = job.rewards.flatMap(({ open }) => open?.needs ?? []);
+  const needs = [...job.rewards, ...(job.routed?.evalRewards ?? [])].flatMap(({ open }) => open?.needs ?? []);
   const open = (device: Device) =>
     openTrained(device, job.source, settings, control, {
       maxPositions: Math.max(
@@ -76,13 +94,16 @@ async function train(
       ),
       reference: job.beta !== 0 || needs.some(({ reference }) => reference),
       referenceQuantization: job.referenceQuantization ?? null,
+      dual: job.dual ?? null,
     });
 
   const plan = await planMemory(open, async (trained, memory) => {
     const batch = Array.from({ length: promptsPerBatch }, (_, index) => longPrompt(prompts.longest, index));
+    const mixed = job.routed?.routing !== "screening";
     const alternate: Score = async (rollouts) =>
-      rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {} }));
-    const rewards = openRewards(job, memory, trained);
+      rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {}, flagged: mixed && i % 4 < 2 }));
+    const rewards = openRewards(job.rewards, memory, trained);
+    const evalRewards = openEvalRewards(job, memory, trained);
     const step = policyStep(job, options, trained, memory, alternate);
     await step.generate(1, batch);
     await step.update(1, 0);
@@ -92,16 +113,25 @@ async function train(
       KvStore.pageBytes(trained.model.shape, trained.model.options.dtype);
     step.dispose();
     rewards.close();
-    return { kv, ...(rewards.bytes > 0 ? { reward: rewards.bytes } : {}) };
+    evalRewards?.close();
+    const reward = rewards.bytes + (evalRewards?.bytes ?? 0);
+    return { kv, ...(reward > 0 ? { reward } : {}) };
   });
 
   const trained = open(openDevice(settings.device, settings.threads));
   const memory = new StepMemory(trained.device);
   let opened: OpenedRewards | null = null;
+  let openedEval: OpenedRewards | null = null;
   try {
-    opened = openRewards(job, memory, trained);
+    opened = openRewards(job.rewards, memory, trained);
+    openedEval = openEvalRewards(job, memory, trained);
     const { rewards } = opened;
-    const score: Score = (rollouts, step) => rewards.score(rollouts, { step, signal: control.signal });
+    const own: Score = (rollouts, step) => rewards.score(rollouts, { step, signal: control.signal });
+    const { routed } = job;
+    const labels = routed?.labels;
+    const score: Score = labels
+      ? async (rollouts, step) => labels.label(await own(rollouts, step), step)
+      : own;
     const step = policyStep(job, options, trained, memory, score);
     const { state } = trained;
     const totalSteps = job.totalSteps(state);
@@ -123,6 +153,7 @@ async function train(
         learningRate: (done) => settings.learning_rate * factor(done),
         initialHash: state.initial_sha256,
         checkpointConfig: control.checkpointConfig,
+        ...(routed ? { modeScore: modeScore(own, openedEval?.rewards ?? null, routed, control.signal) } : {}),
       },
       state,
     );
@@ -136,7 +167,9 @@ async function train(
         `device: ${trained.device.describe()}`,
         ...trained.lines,
         `data ${description}`,
+        ...(routed?.lines ?? []),
         ...opened.lines,
+        ...(openedEval?.lines ?? []),
         ...started,
         describeLoss(options.loss, {
           advantage: options.advantage,
@@ -156,6 +189,7 @@ async function train(
     step.dispose();
   } finally {
     opened?.close();
+    openedEval?.close();
     memory.dispose();
     trained.dispose();
   }
@@ -163,6 +197,7 @@ async function train(
 
 export interface OpenedRewards {
   readonly rewards: Rewards;
+  /** Of weights that they keep there. */
   readonly bytes: number;
   readonly lines: readonly string[];
   /** Of the first reward that is a judge; null without one. */
@@ -171,10 +206,41 @@ export interface OpenedRewards {
   close(): void;
 }
 
+/** How evaluations score: without noise in the labels and without what labels take from a reward. */
+export function modeScore(
+  own: Score,
+  components: Rewards | null,
+  { labels }: Routed,
+  signal: AbortSignal,
+): Score {
+  return async (rollouts, step) => {
+    const scored = await own(rollouts, step);
+    const parts = components ? await components.score(rollouts, { step, signal }) : scored;
+    return scored.map((each, i) => ({
+      ...each,
+      components: parts[i]!.components,
+      ...(labels ? { flagged: labels.isHack(each) } : {}),
+    }));
+  };
+}
+
+export function openEvalRewards(
+  job: GrpoJob,
+  memory: StepMemory,
+  trained: PolicyModels,
+): OpenedRewards | null {
+  const list = job.routed?.evalRewards ?? [];
+  return list.length === 0 ? null : openRewards(list, memory, trained);
+}
+
 /** Opens the rewards that need a device. */
-export function openRewards(job: GrpoJob, memory: StepMemory, trained: PolicyModels): OpenedRewards {
+export function openRewards(
+  list: readonly RunReward[],
+  memory: StepMemory,
+  trained: PolicyModels,
+): OpenedRewards {
   const onDevice: DeviceReward[] = [];
-  const parts = job.rewards.map(({ name, weight, bound, open, timeout }) => {
+  const parts = list.map(({ name, weight, bound, open, timeout }) => {
     if (bound) return { name, weight, reward: bound };
     const reward = open!(memory, trained);
     onDevice.push(reward);
@@ -238,7 +304,7 @@ function policyStep(
   );
 }
 
-function stepOptions({ settings, beta, gamma, source }: GrpoJob): PolicyStepOptions {
+function stepOptions({ settings, beta, gamma, source, routed }: GrpoJob): PolicyStepOptions {
   const loss = policyOptions({
     lossType: settings.loss_type,
     beta,
@@ -283,5 +349,6 @@ function stepOptions({ settings, beta, gamma, source }: GrpoJob): PolicyStepOpti
     microBatchTokens: settings.micro_batch_tokens,
     sharePrefix: true,
     exactSampler: true,
+    routing: routed?.routing ?? "none",
   };
 }

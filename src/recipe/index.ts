@@ -5,6 +5,7 @@ import type { GrpoJob } from "./grpo.ts";
 import type { HhGrpoSettings } from "./hh-grpo.ts";
 import type { HhRmSettings } from "./hh-rm.ts";
 import type { SftSettings } from "./sft.ts";
+import type { StoriesSettings } from "./stories.ts";
 import type { ValuesSettings } from "./values.ts";
 
 export type RecipeSettings =
@@ -12,10 +13,11 @@ export type RecipeSettings =
   | SftSettings
   | HhRmSettings
   | HhGrpoSettings
+  | StoriesSettings
   | ValuesSettings;
 
 /** Settings of recipes that sample completions and reward them. */
-type GrpoRecipe = ArithmeticSettings | HhGrpoSettings | ValuesSettings;
+type GrpoRecipe = ArithmeticSettings | HhGrpoSettings | StoriesSettings | ValuesSettings;
 
 /** The GRPO job of a config, null of a recipe that is none. `resumeFrom`: the checkpoint that it goes on from. */
 export async function grpoJob(settings: RecipeSettings, resumeFrom: string | null): Promise<GrpoJob | null> {
@@ -24,6 +26,8 @@ export async function grpoJob(settings: RecipeSettings, resumeFrom: string | nul
       return (await import("./arithmetic.ts")).arithmeticJob(settings, resumeFrom);
     case "hh-grpo":
       return (await import("./hh-grpo.ts")).hhGrpoJob(settings, resumeFrom);
+    case "stories":
+      return (await import("./stories.ts")).storiesJob(settings, resumeFrom);
     case "values":
       return (await import("./values.ts")).valuesJob(settings, resumeFrom);
     default:
@@ -45,6 +49,7 @@ export async function runTraining(
   switch (settings.recipe) {
     case "arithmetic":
     case "hh-grpo":
+    case "stories":
     case "values":
       return trainGrpo(settings, reporter, control);
     case "sft":

@@ -115,10 +115,10 @@ export function runRewards(
 /** sha256 of a module when the checkpoint was written; null if it was not part of the run. */
 function hashBefore(checkpoint: string | null, path: string): string | null {
   if (checkpoint === null) return null;
-  const { reward } = JSON.parse(readFileSync(join(checkpoint, "train_config.json"), "utf8")) as {
-    readonly reward?: readonly RewardSetting[];
-  };
-  return reward?.find(({ name }) => name === path)?.sha256 ?? null;
+  const { reward = [], eval_rewards = [] } = JSON.parse(
+    readFileSync(join(checkpoint, "train_config.json"), "utf8"),
+  ) as { readonly reward?: readonly RewardSetting[]; readonly eval_rewards?: readonly RewardSetting[] };
+  return [...reward, ...eval_rewards].find(({ name }) => name === path)?.sha256 ?? null;
 }
 
 interface RewardModelParameters {

@@ -39,6 +39,9 @@ export const LORA_DEFAULTS = {
   use_rslora: false,
 } as const;
 
+/** Retain and forget adapters of one rank, by name. */
+export const LORA_CONFIGS = ["r1", "r2", "r4", "r8", "r16", "r32"] as const;
+
 export interface LoraSettings {
   readonly lora: boolean;
   readonly adapter: string | null;
@@ -98,6 +101,12 @@ export interface RewardSetting {
   readonly params: Readonly<Record<string, unknown>>;
   /** Of a module: of its file when the run began. */
   readonly sha256?: string | undefined;
+}
+
+/** A detector of reward hacks, as configs name it. */
+export interface DetectorSetting {
+  readonly name: string;
+  readonly params: Readonly<Record<string, unknown>>;
 }
 
 export interface GrpoSettings extends TrainSettings {

@@ -1,4 +1,5 @@
 /** What `rlv eval` says of a checkpoint: of fresh completions, and of what its run wrote. */
+
 import { join } from "node:path";
 import { UsageError } from "../core/errors.ts";
 import type { Scored } from "../core/records.ts";
@@ -12,6 +13,7 @@ import {
   readJudged,
 } from "./judge.ts";
 import { type MetricsRow, metricsOf, seriesOf, sparkline } from "./metrics.ts";
+import { type ModeFigures, modeTable } from "./modes.ts";
 import type { RunState } from "./runs.ts";
 
 export interface Evaluation {
@@ -25,6 +27,8 @@ export interface Evaluation {
   readonly step: number | null;
   /** null where none were made; `note` says why. */
   readonly fresh: FreshReport | null;
+  /** Of retain and forget adapters together and each by itself; null: there are none, or nothing was sampled. */
+  readonly modes: ModeFigures | null;
   readonly note: string | null;
   readonly history: History | null;
   /** Last value recorded in training, nats a token; null: not recorded. */
@@ -188,7 +192,7 @@ const percent = (value: number) => `${(100 * value).toFixed(1)} %`;
 
 /** One evaluation in lines; `shown` makes a model's text harmless to a terminal. */
 export function evaluationLines(evaluation: Evaluation, shown: (text: string) => string): string[] {
-  const { name, recipe, state, checkpoint, step, fresh, note, history, kl, judge } = evaluation;
+  const { name, recipe, state, checkpoint, step, fresh, modes, note, history, kl, judge } = evaluation;
   const lines = [
     `${shown(name)}${recipe === null ? "" : `  ${recipe}`}${state === null ? "" : `  ${state}`}`,
   ];
@@ -222,6 +226,7 @@ export function evaluationLines(evaluation: Evaluation, shown: (text: string) =>
     );
     if (d.template !== null) lines.push(`  commonest skeleton: ${shown(d.template)}`);
   }
+  if (modes !== null) lines.push(...modeTable(modes, figure).map((row) => `  ${row}`));
   if (judge !== null) lines.push(...judgeReportText(judge).map((line) => `  ${shown(line)}`));
   for (const sample of fresh?.samples ?? [])
     lines.push(`  [${figure(sample.reward)}] ${shown(sample.prompt)} -> ${shown(sample.completion)}`);

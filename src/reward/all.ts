@@ -3,6 +3,7 @@ import { code } from "./code.ts";
 import { command } from "./command.ts";
 import { defineReward, RewardRegistry } from "./registry.ts";
 import { RULES } from "./rules.ts";
+import { STORY_FAMILIES, STORY_REWARDS } from "./stories.ts";
 
 /** Opened by src/recipe/rewards.ts, where its weights go to the run's device. */
 const rewardModel = defineReward({
@@ -30,4 +31,7 @@ const rubric = defineReward({
 });
 
 /** Every reward that has a name. */
-export const REWARDS = new RewardRegistry([...RULES, code, command, rewardModel, rubric]);
+export const REWARDS = new RewardRegistry(
+  [...RULES, ...STORY_REWARDS, code, command, rewardModel, rubric],
+  STORY_FAMILIES,
+);

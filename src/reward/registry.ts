@@ -64,6 +64,15 @@ export function defineReward<Schema extends z.ZodObject>(
   return definition as unknown as RewardDefinition;
 }
 
+/** Rewards that differ in a number of their name: sentence_length_5. */
+export interface RewardFamily {
+  /** As help has it: sentence_length_N. */
+  readonly name: string;
+  /** Its first group is the number. */
+  readonly pattern: RegExp;
+  member(n: number): RewardDefinition;
+}
+
 export interface CheckedParameters {
   /** Of the definition's own, defaults filled in. */
   readonly own: Readonly<Record<string, unknown>>;
@@ -74,7 +83,10 @@ export interface CheckedParameters {
 export class RewardRegistry {
   private readonly definitions = new Map<string, RewardDefinition>();
 
-  constructor(definitions: readonly RewardDefinition[] = []) {
+  constructor(
+    definitions: readonly RewardDefinition[] = [],
+    readonly families: readonly RewardFamily[] = [],
+  ) {
     for (const definition of definitions) this.register(definition);
   }
 
@@ -88,11 +100,30 @@ export class RewardRegistry {
     return [...this.definitions.keys()].sort();
   }
 
+  has(name: string): boolean {
+    return this.#find(name) !== undefined;
+  }
+
   get(name: string): RewardDefinition {
-    const definition = this.definitions.get(name);
+    const definition = this.#find(name);
     if (!definition)
-      throw new UsageError(`unknown reward ${name}`, "reward", `one of ${this.names().join(", ")}`);
+      throw new UsageError(`unknown reward ${name}`, "reward", `one of ${this.known().join(", ")}`);
     return definition;
+  }
+
+  /** Names, and those of families with N in the place of their number. */
+  known(): string[] {
+    return [...this.names(), ...this.families.map(({ name }) => name)];
+  }
+
+  #find(name: string): RewardDefinition | undefined {
+    const own = this.definitions.get(name);
+    if (own) return own;
+    for (const { pattern, member } of this.families) {
+      const n = pattern.exec(name)?.[1];
+      if (n !== undefined) return member(Number(n));
+    }
+    return undefined;
   }
 
   /** Checks parameters; an unknown or wrong one is a UsageError that names it. */

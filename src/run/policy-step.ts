@@ -23,7 +23,7 @@ import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import type { Reference } from "./reference.ts";
-import { flaggedShare, type Routing, requireLabels, type Unit, unitsOf } from "./routing.ts";
+import { flaggedShare, hackShare, type Routing, requireLabels, type Unit, unitsOf } from "./routing.ts";
 
 /**
  * How a generation becomes optimizer steps. Its prompts, `gradAccumSteps` batches of them, are divided in order into
@@ -113,7 +113,7 @@ export class PolicyStep {
   ) {
     this.engine = new RolloutEngine(memory, model, engine);
     assert(options.loss.beta === 0 || reference !== null, "a KL term needs a reference model");
-    if (this.#routing !== "none" && !model.dual)
+    if ((this.#routing === "classic" || this.#routing === "exclusive") && !model.dual)
       throw new UsageError(
         "nothing to route between",
         `routing ${this.#routing}`,
@@ -204,8 +204,13 @@ export class PolicyStep {
     Object.assign(metrics, judgeMetrics(scored, "train"));
     const flagged = flaggedShare(scored);
     if (flagged !== null) metrics["train/rh_rate"] = flagged;
+    const hacks = hackShare(scored);
+    if (hacks !== null) metrics["train/hack_rate"] = hacks;
     if (this.#routing !== "none") requireLabels(scored, step);
-    return { step, plan, scored, advantages: result.advantages, metrics, reference: null };
+    const screened = rewards.map((reward, i) => (scored[i]!.flagged ? null : reward));
+    const { advantages } =
+      this.#routing === "screening" ? groupAdvantages(screened, plan.groupSize, options.advantage) : result;
+    return { step, plan, scored, advantages, metrics, reference: null };
   }
 
   /** Optimizer step `step` of the current generation with learning rate `lr`. */

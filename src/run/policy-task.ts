@@ -14,7 +14,8 @@ import {
   type TrainState,
 } from "./checkpoint.ts";
 import type { Task, TaskSample } from "./loop.ts";
-import type { Generation, PolicyStep } from "./policy-step.ts";
+import { evaluateModes } from "./mode-evaluation.ts";
+import type { Generation, PolicyStep, Score } from "./policy-step.ts";
 import type { Sinks } from "./sinks.ts";
 
 export interface PolicyTaskOptions {
@@ -24,6 +25,8 @@ export interface PolicyTaskOptions {
   readonly learningRate: (step: number) => number;
   readonly initialHash: string;
   readonly checkpointConfig: string;
+  /** Scores evaluations, which are then of every mode of retain and forget adapters. */
+  readonly modeScore?: Score;
 }
 
 export class PolicyTask implements Task {
@@ -89,30 +92,20 @@ export class PolicyTask implements Task {
         epoch: epochs[Math.floor(i / plan.groupSize)]!,
         rollout_index: s.completion,
         advantage: advantages[i]!,
-        ...this.#row(s),
+        ...rowOf(s, this.tokenizer),
       });
     });
     sinks.rollouts?.flushSoon();
   }
 
-  #row(s: Scored) {
-    return {
-      prompt_index: s.prompt.index,
-      prompt: s.prompt.text,
-      completion: s.text,
-      reward: s.reward,
-      components: s.components,
-      finish: s.finish,
-      logprobs: s.logprobs,
-      token_ends: tokenEnds(this.tokenizer, s.ids),
-      ...(s.flagged === undefined ? {} : { flagged: s.flagged }),
-      ...(s.details === undefined ? {} : { details: s.details }),
-    };
-  }
-
-  /** One sampled and one greedy completion of every held-out prompt. */
+  /** One sampled and one greedy completion of every held-out prompt, or a sampled one in every mode. */
   async evaluate(step: number, sinks: Sinks): Promise<Record<string, number> | null> {
     if (this.held.length === 0) return null;
+    const { modeScore } = this.options;
+    if (modeScore)
+      return evaluateModes(this.policy, this.held, modeScore, step, (mode, scored) =>
+        this.#storeEval(step, mode, scored, sinks),
+      );
     const { sampling } = this.policy.options;
     const sampled = await this.#evaluateWith(sampling, step, "sampled", sinks);
     const greedy = await this.#evaluateWith({ ...sampling, temperature: 0 }, step, "greedy", sinks);
@@ -132,16 +125,7 @@ export class PolicyTask implements Task {
       step,
     });
     const scored = await this.policy.score(rollouts, step);
-    for (const s of scored) {
-      if (Number.isNaN(s.reward)) continue;
-      sinks.rollouts?.addEval({
-        step,
-        epoch: 0,
-        mode,
-        rollout_index: 0,
-        ...this.#row(s),
-      });
-    }
+    this.#storeEval(step, mode, scored, sinks);
     const rewards = scored.map((s) => s.reward).filter((r) => !Number.isNaN(r));
     const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
     return {
@@ -150,6 +134,13 @@ export class PolicyTask implements Task {
       length: mean(scored.map((s) => s.ids.length)),
       ended: mean(scored.map((s) => (s.finish === "eos" ? 1 : 0))),
     };
+  }
+
+  #storeEval(step: number, mode: string, scored: readonly Scored[], sinks: Sinks): void {
+    for (const s of scored) {
+      if (Number.isNaN(s.reward)) continue;
+      sinks.rollouts?.addEval({ step, epoch: 0, mode, rollout_index: 0, ...rowOf(s, this.tokenizer) });
+    }
   }
 
   sample(): TaskSample | null {
@@ -170,6 +161,22 @@ export class PolicyTask implements Task {
     };
     return saveCheckpoint(parent, name, this.model, this.tokenizer, state, options.checkpointConfig);
   }
+}
+
+/** What rollouts.sqlite keeps of any completion. */
+function rowOf(s: Scored, tokenizer: Tokenizer) {
+  return {
+    prompt_index: s.prompt.index,
+    prompt: s.prompt.text,
+    completion: s.text,
+    reward: s.reward,
+    components: s.components,
+    finish: s.finish,
+    logprobs: s.logprobs,
+    token_ends: tokenEnds(tokenizer, s.ids),
+    ...(s.flagged === undefined ? {} : { flagged: s.flagged }),
+    ...(s.details === undefined ? {} : { details: s.details }),
+  };
 }
 
 /** Where the text of each token ends in what the tokens say together, in UTF-16 units. */

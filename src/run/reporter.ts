@@ -2,6 +2,7 @@
  * What a training run says while it runs. The engine process sends these messages to its parent; both turn them
  * into lines by the same function, so the terminal and train.log agree.
  */
+import { modeTable } from "../report/modes.ts";
 
 /** What the memory plan foresees, in bytes. */
 export interface PlanMessage {
@@ -175,7 +176,7 @@ export function linesOf(message: EngineMessage, totalSteps: number): string[] {
       return [`step ${message.step}/${totalSteps}  ${shown.join("  ")}`];
     }
     case "eval":
-      return [`eval at ${message.step}  ${metricsText(message.metrics, "eval/")}`];
+      return evaluationLines(message);
     case "sample": {
       const reward = message.reward === undefined ? "" : `  (reward ${brief(message.reward)})`;
       return [
@@ -191,6 +192,20 @@ export function linesOf(message: EngineMessage, totalSteps: number): string[] {
     case "error":
       return [`rlv: error: ${message.message}`, ...(message.stack === undefined ? [] : [message.stack])];
   }
+}
+
+/** Figures of an evaluation in a line; those of modes (eval/MODE/FIGURE) as a table behind it, a mode a line. */
+function evaluationLines({ step, metrics }: EvalMessage): string[] {
+  const modes: Record<string, Record<string, number>> = {};
+  const others: Record<string, number> = {};
+  for (const [name, value] of Object.entries(metrics)) {
+    const found = /^eval\/(both|retain_only|forget_only)\/(.+)$/.exec(name);
+    if (!found) others[name] = value;
+    else modes[found[1]!] = { ...modes[found[1]!], [found[2]!]: value };
+  }
+  const line = `eval at ${step}  ${metricsText(others, "eval/")}`;
+  if (Object.keys(modes).length === 0) return [line];
+  return [line, ...modeTable(modes, brief).map((row) => `  ${row}`)];
 }
 
 function reasonText(reason: CheckpointMessage["reason"]): string {

@@ -6,14 +6,17 @@ import type { Group } from "../rollout/pack.ts";
 
 /**
  * `classic`: flagged completions teach the forget adapters alone, all others both; `exclusive`: the others teach the
- * retain adapters alone. Their divergence and entropy go the same way.
+ * retain adapters alone. Their divergence and entropy go the same way. `screening`: flagged completions teach nothing and
+ * count neither in their group nor in the loss.
  */
-export type Routing = "none" | "classic" | "exclusive";
+export type Routing = "none" | "classic" | "exclusive" | "screening";
 
-const ROUTES: Readonly<Record<Routing, { readonly flagged: number; readonly others: number }>> = {
+/** null: left out. */
+const ROUTES: Readonly<Record<Routing, { readonly flagged: number | null; readonly others: number }>> = {
   none: { flagged: 0, others: 0 },
   classic: { flagged: Route.skipFirst, others: 0 },
   exclusive: { flagged: Route.skipFirst, others: Route.skipSecond },
+  screening: { flagged: null, others: 0 },
 };
 
 /** A group as it is packed: completions of prompt `prompt` of the step, which are `rows` of the generation. */
@@ -44,7 +47,8 @@ export function unitsOf(
       prompt: i,
     });
     if (routes.flagged === routes.others) return [unit(() => true, routes.others)];
-    const parts = [unit((row) => !isFlagged(row), routes.others), unit(isFlagged, routes.flagged)];
+    const parts = [unit((row) => !isFlagged(row), routes.others)];
+    if (routes.flagged !== null) parts.push(unit(isFlagged, routes.flagged));
     return parts.filter((part) => part.rows.length > 0);
   });
 }
@@ -53,6 +57,12 @@ export function unitsOf(
 export function flaggedShare(scored: readonly Scored[]): number | null {
   const labelled = scored.filter((s) => s.flagged !== undefined);
   return labelled.length === 0 ? null : labelled.filter((s) => s.flagged).length / labelled.length;
+}
+
+/** Share of hacks among the completions of which the detector itself is known; null without any. */
+export function hackShare(scored: readonly Scored[]): number | null {
+  const known = scored.filter((s) => s.details?.hack !== undefined);
+  return known.length === 0 ? null : known.filter((s) => s.details!.hack === true).length / known.length;
 }
 
 /** A completion whose label got lost would be routed as an honest one. */

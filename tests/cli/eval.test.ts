@@ -110,7 +110,7 @@ test("a template is called by its name, components and flags are averaged, unsco
   const lines = evaluationLines(
     {
       ...{ name: "x", run: null, recipe: null, state: null, checkpoint: "c", step: 1, note: null },
-      ...{ fresh, history: null, kl: null, judge: null },
+      ...{ fresh, modes: null, history: null, kl: null, judge: null },
     },
     (text) => text,
   );

@@ -491,7 +491,10 @@ function Typed({ name, label, placeholder, query, type = "text", field, class: e
       }}
       onChange={take}
       onKeyDown={(event) => {
-        if (event.key === "Escape") event.currentTarget.blur();
+        if (event.key !== "Escape") return;
+        // Left as it is: a browser would empty a search field.
+        event.preventDefault();
+        event.currentTarget.blur();
       }}
     />
   );

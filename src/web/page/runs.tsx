@@ -93,7 +93,12 @@ export function Runs() {
           aria-label="Search runs"
           value={text}
           onInput={(event) => setQuery({ q: event.currentTarget.value })}
-          onKeyDown={(event) => event.key === "Escape" && event.currentTarget.blur()}
+          onKeyDown={(event) => {
+            if (event.key !== "Escape") return;
+            // Left as it is: a browser would empty it.
+            event.preventDefault();
+            event.currentTarget.blur();
+          }}
         />
         <Segments
           label="States"

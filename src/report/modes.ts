@@ -1,0 +1,23 @@
+/** Figures of retain and forget adapters together and each by itself, side by side. */
+
+/** By mode and figure: rewards/NAME, hack_rate … */
+export type ModeFigures = Readonly<Record<string, Readonly<Record<string, number>>>>;
+
+/** A line for the figures' names, then one a mode. */
+export function modeTable(modes: ModeFigures, text: (value: number) => string): string[] {
+  const figures = [...new Set(Object.values(modes).flatMap((each) => Object.keys(each)))];
+  const rows = [
+    ["mode", ...figures.map((name) => name.replace(/^rewards\//, ""))],
+    ...Object.entries(modes).map(([mode, each]) => [
+      mode,
+      ...figures.map((name) => (each[name] === undefined ? "" : text(each[name]))),
+    ]),
+  ];
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  return rows.map((row) =>
+    row
+      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
+      .join("  ")
+      .trimEnd(),
+  );
+}

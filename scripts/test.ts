@@ -237,7 +237,6 @@ const SOFT_WHOLE = [
   "run/sampler",
   "run/quantized",
   "run/lora-training",
-  "run/dual",
 ];
 const SOFT_CHECKED = ["ops/table", "ops/invariance", "ops/fused"];
 

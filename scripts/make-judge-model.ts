@@ -8,7 +8,7 @@
  * Offline, a minute or two on two cores. The same CPU type gives the same bytes.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Purpose, Random } from "../src/core/rng.ts";
 import { renderChat } from "../src/io/template.ts";
@@ -25,6 +25,7 @@ import {
   type Value,
   WORDS,
 } from "./judge-language.ts";
+import { program } from "./program.ts";
 import { smallQwen3 } from "./small-qwen3.ts";
 import { writeSmallTokenizer } from "./small-tokenizer.ts";
 
@@ -126,15 +127,6 @@ export async function makeJudgeModel(
     ...["--output_dir", out, "--run_name", "sft", "--output", at("model")],
   ]);
   return { model: at("model"), rubric: at("rubric.yaml"), train: at("train.jsonl"), held: at("held.jsonl") };
-}
-
-/** Runs the program of this clone and shows what it says. */
-export async function program(args: readonly string[]): Promise<void> {
-  process.stdout.write(`\n$ rlv ${args.join(" ")}\n`);
-  const child = Bun.spawn([resolve(import.meta.dir, "../rlv"), ...args], {
-    stdio: ["ignore", "inherit", "inherit"],
-  });
-  if ((await child.exited) !== 0) throw new Error(`rlv ${args[0]} ended with ${child.exitCode}`);
 }
 
 if (import.meta.main) {

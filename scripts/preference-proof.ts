@@ -9,12 +9,14 @@
  * has ever seen, is compared with that of the first policy.
  */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { type Turn, transcriptText } from "../src/data/conversation.ts";
 import { openPreferences } from "../src/data/preferences.ts";
+import { readDataset } from "../src/io/jsonl.ts";
 import { DEFAULTS, makePreferences, type PreferenceSizes } from "./make-preferences.ts";
 import { hiddenPreference } from "./preference-grammar.ts";
+import { program } from "./program.ts";
 
 export interface ProofSizes {
   readonly world: PreferenceSizes;
@@ -90,7 +92,7 @@ export async function prove(out: string, sizes: ProofSizes, rlv: Run): Promise<P
   await writeHeldOut(at("world"), pairs, prompts);
   const scores = at("scores.jsonl");
   await rlv(["score", "--model", rewardModel, "--in", pairs, "--out", scores]);
-  const rewards = lines(scores).map(({ reward }) => reward as number);
+  const rewards = readDataset(scores).map(({ row: { reward } }) => reward as number);
   const right = rewards.filter((reward, i) => i % 2 === 0 && reward > rewards[i + 1]!).length;
   const quantized = async (type: "int8" | "int4"): Promise<number> => {
     await rlv([
@@ -106,7 +108,7 @@ export async function prove(out: string, sizes: ProofSizes, rlv: Run): Promise<P
       ...["generate", "--model", model, "--in", prompts, "--out", sampled],
       ...["--n", "4", "--max_new_tokens", "24"],
     ]);
-    const values = lines(sampled).flatMap(({ prompt, completions }) =>
+    const values = readDataset(sampled).flatMap(({ row: { prompt, completions } }) =>
       (completions as { text: string }[]).map(({ text }) => hiddenPreference(prompt as string, text)),
     );
     return values.reduce((a, b) => a + b, 0) / values.length;
@@ -132,22 +134,10 @@ async function writeHeldOut(world: string, pairs: string, prompts: string): Prom
   writeFileSync(prompts, text(asked));
 }
 
-function lines(path: string): Record<string, unknown>[] {
-  return readFileSync(path, "utf8")
-    .trimEnd()
-    .split("\n")
-    .map((line) => JSON.parse(line) as Record<string, unknown>);
-}
-
 if (import.meta.main) {
   const { values } = parseArgs({ options: { out: { type: "string" }, short: { type: "string" } } });
   if (values.out === undefined) throw new Error("--out DIR: where to work");
-  const program = resolve(import.meta.dir, "../rlv");
-  const proof = await prove(values.out, values.short === "true" ? SHORT : FULL, async (args) => {
-    process.stdout.write(`\n$ rlv ${args.join(" ")}\n`);
-    const child = Bun.spawn([program, ...args], { stdio: ["ignore", "inherit", "inherit"] });
-    if ((await child.exited) !== 0) throw new Error(`rlv ${args[0]} ended with ${child.exitCode}`);
-  });
+  const proof = await prove(values.out, values.short === "true" ? SHORT : FULL, program);
   const { accuracy, before, after, quantized } = proof;
   const points = (change: number) => `${change < 0 ? "" : "+"}${(100 * change).toFixed(2)} points`;
   process.stdout.write(

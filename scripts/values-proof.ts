@@ -5,12 +5,14 @@
  *
  *   bun scripts/values-proof.ts --out DIR [--short true]
  */
-import { readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { readDataset } from "../src/io/jsonl.ts";
 import { type JudgeReport, judgeReport, judgeReportText, readJudged } from "../src/report/judge.ts";
 import { hiddenScore, hiddenValue, NAMES, type Value } from "./judge-language.ts";
-import { DEFAULTS, type JudgeSizes, makeJudgeModel, program } from "./make-judge-model.ts";
+import { DEFAULTS, type JudgeSizes, makeJudgeModel } from "./make-judge-model.ts";
+import { program } from "./program.ts";
 
 export interface ProofSizes {
   readonly judge: JudgeSizes;
@@ -54,7 +56,9 @@ export async function prove(
   ]);
   const run = at("values");
   const asked = at("asked.jsonl");
-  const rows = lines(world.held).map(({ prompt }) => ({ messages: [{ role: "user", content: prompt }] }));
+  const rows = readDataset(world.held).map(({ row: { prompt } }) => ({
+    messages: [{ role: "user", content: prompt }],
+  }));
   writeFileSync(asked, rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
   const hidden = async (model: string, name: string): Promise<Hidden> => {
     const sampled = at(`${name}.jsonl`);
@@ -62,7 +66,7 @@ export async function prove(
       ...["generate", "--model", model, "--in", asked, "--out", sampled],
       ...["--n", "8", "--max_new_tokens", "16"],
     ]);
-    const said = lines(sampled).flatMap(({ completions }) =>
+    const said = readDataset(sampled).flatMap(({ row: { completions } }) =>
       (completions as { text: string }[]).map(({ text }) => text),
     );
     const mean = (of: (text: string) => number) =>
@@ -84,13 +88,6 @@ export async function prove(
     judgeError: pairs.reduce((sum, { code, expected }) => sum + Math.abs(code - expected), 0) / pairs.length,
     run,
   };
-}
-
-function lines(path: string): Record<string, unknown>[] {
-  return readFileSync(path, "utf8")
-    .trimEnd()
-    .split("\n")
-    .map((line) => JSON.parse(line) as Record<string, unknown>);
 }
 
 if (import.meta.main) {

@@ -1,7 +1,7 @@
 /** GRPO on problems whose answer is an integer. */
-import { readPrompts, shuffled } from "../data/prompts.ts";
+import { readPrompts } from "../data/prompts.ts";
 import { resolveBuiltin } from "./builtin.ts";
-import { type GrpoJob, rewardJob } from "./grpo.ts";
+import { filePrompts, type GrpoJob, rewardJob } from "./grpo.ts";
 import { runRewards } from "./rewards.ts";
 import type { GrpoSettings, RewardSetting } from "./settings.ts";
 import { folderSource } from "./setup.ts";
@@ -32,8 +32,6 @@ export function arithmeticJob(settings: ArithmeticSettings, resumeFrom: string |
   const fields = rewards.flatMap(({ fields }) => fields);
   const read = (file: string) =>
     readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, fields);
-  const prompts = read(settings.train_file);
-  const held = read(settings.eval_file).slice(0, settings.eval_num_prompts);
   return {
     settings,
     beta: settings.kl_coeff,
@@ -41,12 +39,7 @@ export function arithmeticJob(settings: ArithmeticSettings, resumeFrom: string |
     source,
     sourceName: settings.model_name,
     decodedTogether: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
-    prompts: {
-      training: shuffled(prompts, settings.seed),
-      held,
-      longest: prompts.reduce((most, prompt) => Math.max(most, prompt.ids.length), 0),
-      description: `${prompts.length} training and ${held.length} evaluation prompts`,
-    },
+    prompts: filePrompts(settings, read),
     rewards,
     totalSteps: () => settings.num_train_steps,
   };

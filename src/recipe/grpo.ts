@@ -1,7 +1,7 @@
 /** Wiring shared by all GRPO recipes: settings to options, memory plan, policy step, task and loop. */
 import { UsageError } from "../core/errors.ts";
 import type { Prompt } from "../core/records.ts";
-import type { ItemSource } from "../data/prompts.ts";
+import { type ItemSource, shuffled } from "../data/prompts.ts";
 import type { Device } from "../device/device.ts";
 import { REINFORCE_ADVANTAGE, TRL_ADVANTAGE } from "../loss/advantage.ts";
 import { describeLoss, policyOptions } from "../loss/options.ts";
@@ -30,6 +30,24 @@ export interface JobPrompts {
   /** Tokens of the longest one: what memory is planned for. */
   readonly longest: number;
   readonly description: string;
+}
+
+/** Prompts of a training and an evaluation file. */
+export function filePrompts(
+  files: Pick<GrpoSettings, "seed" | "eval_num_prompts"> & {
+    readonly train_file: string;
+    readonly eval_file: string;
+  },
+  read: (file: string) => readonly Prompt[],
+): JobPrompts {
+  const prompts = read(files.train_file);
+  const held = read(files.eval_file).slice(0, files.eval_num_prompts);
+  return {
+    training: shuffled(prompts, files.seed),
+    held,
+    longest: prompts.reduce((most, { ids }) => Math.max(most, ids.length), 0),
+    description: `${prompts.length} training and ${held.length} evaluation prompts`,
+  };
 }
 
 export interface GrpoJob {

@@ -1,9 +1,8 @@
 /** GRPO towards epistemic values: a language model judges every response by a rubric. */
-import { UsageError } from "../core/errors.ts";
-import { readPrompts, shuffled } from "../data/prompts.ts";
+import { readPrompts } from "../data/prompts.ts";
 import type { QuantType } from "../run/reward-model.ts";
 import { resolveBuiltin } from "./builtin.ts";
-import { type GrpoJob, rewardJob } from "./grpo.ts";
+import { filePrompts, type GrpoJob, rewardJob } from "./grpo.ts";
 import { runRewards } from "./rewards.ts";
 import type { GrpoSettings, RewardSetting } from "./settings.ts";
 import { folderSource } from "./setup.ts";
@@ -44,9 +43,6 @@ export function valuesJob(settings: ValuesSettings, resumeFrom: string | null): 
   const style = { system: settings.system, thinking: settings.enable_thinking };
   const read = (file: string) =>
     readPrompts(resolveBuiltin(file), source.tokenizer, settings.max_prompt_length, fields, style);
-  const prompts = read(settings.train_file);
-  if (prompts.length === 0) throw new UsageError("no prompts", settings.train_file, "give one or more");
-  const held = read(settings.eval_file).slice(0, settings.eval_num_prompts);
   return {
     settings,
     beta: settings.kl_coef,
@@ -54,12 +50,7 @@ export function valuesJob(settings: ValuesSettings, resumeFrom: string | null): 
     source,
     sourceName: settings.model,
     decodedTogether: Math.min(256, Math.max(settings.batch_size * settings.group_size, 32)),
-    prompts: {
-      training: shuffled(prompts, settings.seed),
-      held,
-      longest: prompts.reduce((most, prompt) => Math.max(most, prompt.ids.length), 0),
-      description: `${prompts.length} training and ${held.length} evaluation prompts`,
-    },
+    prompts: filePrompts(settings, read),
     rewards,
     totalSteps: () => settings.num_train_steps,
   };

@@ -1,38 +1,8 @@
 /** What the rewards of a run's training rollouts were made of, step by step. Nothing here writes. */
 import type { Database } from "bun:sqlite";
 import { columnsOf } from "../io/rollouts-reader.ts";
+import type { JudgePoint, RewardPoint, RewardReport } from "./reward-report.ts";
 import { someSteps } from "./steps.ts";
-
-/** What a judge said of one criterion in the rollouts of a step. */
-export interface JudgePoint {
-  /** Means over those it scored: of the expected score, and of the written one (null: it wrote none). */
-  readonly expected: number;
-  readonly text: number | null;
-  /** Share of answers without a score. */
-  readonly invalid: number;
-  /** Mean probability of each value of the scale. */
-  readonly probabilities: readonly number[];
-}
-
-export interface RewardPoint {
-  readonly step: number;
-  readonly rollouts: number;
-  /** Share of the rollouts in each bin of the report's range. */
-  readonly histogram: readonly number[];
-  /** Means, in the order of the report's names; null where the step has none. */
-  readonly components: readonly (number | null)[];
-  readonly judge: readonly (JudgePoint | null)[];
-}
-
-export interface RewardReport {
-  readonly points: readonly RewardPoint[];
-  readonly components: readonly string[];
-  /** Names of the judge's criteria. */
-  readonly judge: readonly string[];
-  /** Of the rewards at these steps; null without any. */
-  readonly range: { readonly min: number; readonly max: number } | null;
-  readonly bins: number;
-}
 
 export const REWARD_BINS = 20;
 /** Of a step; its first ones stand for the others. */

@@ -3,7 +3,7 @@ import type { ChatToken } from "../../core/chat.ts";
 import { type Reply, regenerate } from "./chat-state.ts";
 import { count, figure, percent } from "./format.ts";
 import { Failure, IconButton } from "./parts.tsx";
-import { Visible } from "./tokens.tsx";
+import { tokenOf, Visible } from "./tokens.tsx";
 
 /** Controls would be invisible, and marks of direction would turn the line around. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is replaced
@@ -36,10 +36,7 @@ function ReplyBody({ reply, label, shade, index: place, column, locked }: ReplyP
   const [unfolded, setUnfolded] = useState(false);
   const thoughts = tokens.some(({ thinking, text }) => thinking && text !== "");
   const answered = tokens.some(({ thinking, text }) => !thinking && text !== "");
-  const pointed = (event: Event) => {
-    const element = (event.target as HTMLElement).closest<HTMLElement>("[data-token]");
-    setAt(element === null ? null : Number(element.dataset.token));
-  };
+  const pointed = (event: Event) => setAt(tokenOf(event));
   const moved = (event: KeyboardEvent) => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
     event.preventDefault();

@@ -1,19 +1,20 @@
 /** The conversation of the chat page: what was asked, what each column replied, what is being replied. */
-import type { AdapterScales, ChatModelInfo, ChatReply, ChatToken, ChatTurn } from "../../core/chat.ts";
+import type {
+  AdapterScales,
+  ChatModelInfo,
+  ChatReply,
+  ChatSampling,
+  ChatToken,
+  ChatTurn,
+} from "../../core/chat.ts";
 import type { ChatModelEntry, ChatModels, StopAnswer } from "../chat-api.ts";
 import { streamReply } from "./chat-stream.ts";
 import { ask, post } from "./client.ts";
 import { store } from "./store.ts";
 
-export interface Settings {
+export interface Settings extends ChatSampling {
   readonly system: string;
   readonly thinking: boolean | null;
-  readonly temperature: number;
-  readonly top_p: number;
-  readonly top_k: number;
-  readonly min_p: number;
-  readonly max_new_tokens: number;
-  readonly seed: number;
 }
 
 export interface Column {

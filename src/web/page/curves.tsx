@@ -5,7 +5,7 @@ import { type Curves, type RunCurves, useFineCurves } from "./curves-data.ts";
 import { count, duration } from "./format.ts";
 import { type ChartOf, groupsOf, plainName } from "./groups.ts";
 import { useKeys } from "./keys.tsx";
-import { Empty, IconButton, Pending, Segments } from "./parts.tsx";
+import { Empty, IconButton, Pending, Segments, Smoothing } from "./parts.tsx";
 import { setQuery, useRoute } from "./route.ts";
 import { countsExamples, examplesOf, type Series } from "./series.ts";
 import { keptStore, useStore } from "./store.ts";
@@ -147,18 +147,7 @@ export function CurvesTab({ shown, curves: whole }: { shown: readonly Shown[]; c
           value={axis}
           onChange={(x) => setQuery({ x: x === "step" ? null : x, zoom: null })}
         />
-        <label class="field smoothing">
-          Smoothing
-          <input
-            type="range"
-            min="0"
-            max="0.99"
-            step="0.01"
-            value={smooth}
-            onInput={(event) => setSmooth(event.currentTarget.valueAsNumber)}
-          />
-          <b class="num">{smooth.toFixed(2)}</b>
-        </label>
+        <Smoothing value={smooth} onChange={setSmooth} />
         <label class="field">
           <input
             type="checkbox"

@@ -225,3 +225,21 @@ export function typing(event: KeyboardEvent): boolean {
     document.querySelector("dialog[open]") !== null
   );
 }
+
+/** How much of a curve's past its smoothed values carry on: 0 to 0.99. */
+export function Smoothing({ value, onChange }: { value: number; onChange: (value: number) => void }) {
+  return (
+    <label class="field smoothing">
+      Smoothing
+      <input
+        type="range"
+        min="0"
+        max="0.99"
+        step="0.01"
+        value={value}
+        onInput={(event) => onChange(event.currentTarget.valueAsNumber)}
+      />
+      <b class="num">{value.toFixed(2)}</b>
+    </label>
+  );
+}

@@ -4,7 +4,7 @@ import { Chart, type Line } from "./chart.tsx";
 import { queryOf, runPath, useAnswer } from "./client.ts";
 import { count, figure, percent } from "./format.ts";
 import { Distribution } from "./judge.tsx";
-import { Empty, Pending, Segments } from "./parts.tsx";
+import { Empty, Pending, Segments, Smoothing } from "./parts.tsx";
 import { go } from "./route.ts";
 import type { TabProps } from "./run.tsx";
 
@@ -64,17 +64,7 @@ export function RewardsTab({ run, curves, rollouts }: TabProps) {
         <figure class="panel chart-panel" data-chart="reward-parts">
           <figcaption>
             <h3>Components</h3>
-            <label class="field">
-              Smoothing
-              <input
-                type="range"
-                min="0"
-                max="0.99"
-                step="0.01"
-                value={smooth}
-                onInput={(event) => setSmooth(event.currentTarget.valueAsNumber)}
-              />
-            </label>
+            <Smoothing value={smooth} onChange={setSmooth} />
             <Segments
               label="Form"
               choices={[

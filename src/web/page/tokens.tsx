@@ -102,15 +102,18 @@ export interface TokensProps {
   readonly finish: string | null;
 }
 
+/** Which token an event is about: elements of tokens say their number in data-token. */
+export function tokenOf(event: Event): number | null {
+  const element = (event.target as HTMLElement).closest<HTMLElement>("[data-token]");
+  return element === null ? null : Number(element.dataset.token);
+}
+
 /** A completion token by token; what lies under the pointer or the focus is told in a line below. */
 export function Tokens({ tokens, advantage, shade, finish }: TokensProps) {
   const [at, setAt] = useState<number | null>(null);
   const total = useMemo(() => tokens.reduce((sum, { logprob }) => sum + logprob, 0), [tokens]);
   const under = at === null ? undefined : tokens[at];
-  const pointed = (event: Event) => {
-    const element = (event.target as HTMLElement).closest<HTMLElement>("[data-token]");
-    setAt(element === null ? null : Number(element.dataset.token));
-  };
+  const pointed = (event: Event) => setAt(tokenOf(event));
   const moved = (event: KeyboardEvent) => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
     event.preventDefault();

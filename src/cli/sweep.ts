@@ -236,24 +236,27 @@ async function evaluate(
 }
 
 /** One run of a plan by itself, as a job of an array does: other processes run the others. */
-async function runOne(plan: SweepPlan, index: number, options: SweepOptions): Promise<number> {
-  const run = plan.runs[index];
+async function runOne(plan: SweepPlan, name: string, options: SweepOptions): Promise<number> {
+  const run = plan.runs.find((each) => each.name === name);
   if (run === undefined)
     throw new UsageError(
-      `no run ${index}, the plan has 0 to ${plan.runs.length - 1}`,
+      `no run ${JSON.stringify(name)} in the plan`,
       plan.folder,
       "see rlv sweep … --dry_run",
     );
   const todo: Todo = todoOf(plan, run, options.retry, options.eval);
   const progress = openProgress(process.stdout, process.stderr);
-  progress.line(`run ${index} of ${plan.folder}: ${run.name}`);
+  progress.line(`run ${run.name} of ${plan.folder}`);
   if (todo === "nothing") return 0;
   const threads = options.threads ?? threadCount(null);
   const found = new Map([[run.name, await findInputs(run.settings)]]);
   const work = workOf(plan, found);
   if (todo !== "evaluate") {
     const outcome = await work.train(run, todo === "resume", threads, progress);
-    if (outcome.failure !== undefined) process.stderr.write(`rlv: error: ${outcome.failure}\n`);
+    if (outcome.failure !== undefined) {
+      const prefix = outcome.exitCode === 130 ? "rlv" : "rlv: error";
+      process.stderr.write(`${prefix}: ${outcome.failure}\n`);
+    }
     if (outcome.exitCode !== 0) return outcome.exitCode;
   }
   if (!options.eval) return 0;

@@ -38,10 +38,11 @@ export interface SweepPlan {
 
 /**
  * What follows the program's name to run, or to go on with, one run of a plan that lies in its folder; a finished run
- * ends at once with 0. A sweep's array of jobs calls it with its task's number.
+ * ends at once with 0. Its name says which, last: a plan may grow, and then places change.
+ * @param further flags
  */
-export function runArgv(plan: SweepPlan, index: number): string[] {
-  return ["sweep", plan.folder, "--only", String(index)];
+export function runArgv(plan: SweepPlan, run: PlannedRun, further: readonly string[] = []): string[] {
+  return ["sweep", plan.folder, ...further, "--only", run.name];
 }
 
 /** More are a mistake. */

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { resolveOptions } from "../config/resolve.ts";
 import { SWEEP_FILE_OPTIONS, type SweepOptions, sweepSchema } from "../config/schema-sweep.ts";
@@ -182,7 +183,7 @@ async function runAll(
 function failureLine(plan: SweepPlan, { run, state, error }: RunView): string {
   const log = join(plan.folder, run.name, "train.log");
   const how = state === "finished" ? "" : ` ${state}`;
-  return `rlv: error: ${run.name}${how}: ${error}: see ${log}`;
+  return `rlv: error: ${run.name}${how}: ${error}${existsSync(log) ? `: see ${log}` : ""}`;
 }
 
 function workOf(plan: SweepPlan, located: Located): PoolWork {

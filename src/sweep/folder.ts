@@ -20,6 +20,7 @@ import {
   sweepSummary,
   valueText,
 } from "../report/sweep.ts";
+import { waitForOrphan } from "../run/folder.ts";
 import { differences, type PlannedRun, type SweepPlan } from "./plan.ts";
 
 /** What is left to do of a run. */
@@ -140,6 +141,8 @@ export function todoOf(plan: SweepPlan, run: PlannedRun, retry: boolean, evaluat
       dir,
       "remove that folder, or choose another --name",
     );
+  // A sweep that was killed leaves engines that still save.
+  waitForOrphan(dir);
   switch (stateOf(dir)) {
     case "live":
       return "live";

@@ -192,11 +192,11 @@ export async function trainInFolder(job: TrainJob): Promise<{ dir: string; outco
     if (error instanceof RlvError) folder.discardIfUnused();
     throw error;
   } finally {
-    folder.release();
     if (output !== null && opened !== 2) {
       closeSync(opened);
       if (statSync(output, { throwIfNoEntry: false })?.size === 0) rmSync(output);
     }
+    folder.release();
   }
 }
 

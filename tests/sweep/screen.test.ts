@@ -10,7 +10,7 @@ const todos = (todo: "start" | "nothing") => plan.runs.map((run) => [run, todo] 
 
 const ESC = String.fromCharCode(27);
 /** So many lines up, all below cleared, then text. */
-const REDRAW = new RegExp(`^(?:${ESC}\\[(\\d+)A)?(?:${ESC}\\[J)?(.*)$`, "s");
+const REDRAW = new RegExp(`^(?:\\r${ESC}\\[(\\d+)A)?(?:${ESC}\\[J)?(.*)$`, "s");
 
 /** A terminal: what the last screen shows. */
 function terminal(columns: number, rows: number) {

@@ -113,8 +113,8 @@ test("a sweep runs, evaluates, summarises; again it has nothing to do, and it gr
 }, 120_000);
 
 test("killed in the middle, a sweep goes on: finished runs stay, interrupted ones end with the same bytes", async () => {
-  const grid = ["seed=1,2,3"];
-  const fixed = ["num_train_steps=12", "save_every=2"].map((word) => word);
+  const grid = ["seed=1,2"];
+  const fixed = ["num_train_steps=8", "save_every=2"];
   const args = (name: string) => [
     ...["sweep", "arithmetic", "--grid", ...grid, "--fixed", ...TINY.slice(1, 4), ...fixed],
     ...["--output_dir", scratch, "--name", name, "--no_eval", "--per_device", "2"],
@@ -131,11 +131,11 @@ test("killed in the middle, a sweep goes on: finished runs stay, interrupted one
   expect(whole.code).toBe(0);
   const again = await rlv(["sweep", folder("killed"), "--no_eval"]);
   expect([again.err, again.code]).toEqual(["", 0]);
-  for (const seed of [1, 2, 3]) {
+  for (const seed of [1, 2]) {
     const name = `arithmetic_seed${seed}`;
     const final = (sweepName: string) => digest(join(folder(sweepName), name, "checkpoints/final"));
     expect(final("killed")).toEqual(final("whole"));
-    expect(metrics(join(folder("killed"), name)).at(-1)!.step).toBe(12);
+    expect(metrics(join(folder("killed"), name)).at(-1)!.step).toBe(8);
   }
 }, 180_000);
 

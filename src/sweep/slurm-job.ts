@@ -1,0 +1,155 @@
+/** The script of a sweep's array of jobs: what Slurm is asked for, and how a task runs, saves and is queued again. */
+import { join } from "node:path";
+import type { SlurmConfig } from "../config/schema-slurm.ts";
+import { UsageError } from "../core/errors.ts";
+import { runArgv, type SweepPlan } from "./plan.ts";
+
+/** What Slurm's side keeps in a sweep's folder. */
+export const SLURM_FOLDER = "slurm";
+
+export interface JobRequest {
+  readonly plan: SweepPlan;
+  /** Places in the plan. */
+  readonly tasks: readonly number[];
+  readonly options: SlurmConfig;
+  /** How this program is started. */
+  readonly program: readonly string[];
+  /** Where relative paths of the settings begin. */
+  readonly cwd: string;
+}
+
+/**
+ * SWEEP/slurm/job.sh. It is submitted from the sweep's folder, so that Slurm's own paths, in which % and \ have
+ * meanings, are relative and plain.
+ *
+ * A task that is told to end saves: by SIGUSR1 before its time limit, whereupon it asks for another turn, if it got
+ * further in this one; by SIGTERM when Slurm takes its place away, and then Slurm decides.
+ */
+export function jobScript({ plan, tasks, options, program, cwd }: JobRequest): string {
+  // The last word is the task's number, which Slurm knows.
+  const words = [...program, ...runArgv(plan, 0).slice(0, -1)].map(shellWord);
+  const command = [...words, '"$SLURM_ARRAY_TASK_ID"'].join(" ");
+  const names = tasks.map((index) => `  [${index}]=${shellWord(plan.runs[index]!.name)}`);
+  return `#!/usr/bin/env bash
+${directives(plan, tasks, options)}
+# A task is one run of the sweep, by its place in sweep.json. Submit from the sweep's folder:
+#   sbatch ${SLURM_FOLDER}/job.sh
+runs=(
+${names.join("\n")}
+)
+run=${shellWord(plan.folder)}/\${runs[$SLURM_ARRAY_TASK_ID]}
+cd -- ${shellWord(cwd)} || exit 1
+
+checkpoints() { ls -- "$run/checkpoints" 2>/dev/null; }
+before=$(checkpoints)
+warned=
+child=
+tell() { interrupted=1; [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null; }
+trap 'warned=1; tell USR1' USR1
+trap 'tell TERM' TERM
+
+${command} &
+child=$!
+[ -z "$warned" ] || tell USR1
+# A signal interrupts wait; the run's own exit code is the one that counts.
+code=0
+interrupted=1
+while [ -n "$interrupted" ]; do
+  interrupted=
+  wait "$child"
+  now=$?
+  [ "$now" -eq 127 ] || code=$now
+done
+
+if [ -n "$warned" ] && [ "$code" -eq 130 ]; then
+  if [ "$(checkpoints)" = "$before" ]; then
+    echo "rlv: the time limit ended this run before it could save anything new: give it more by --slurm_time" >&2
+  else
+    scontrol requeue "\${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+  fi
+fi
+exit "$code"
+`;
+}
+
+function directives(plan: SweepPlan, tasks: readonly number[], options: SlurmConfig): string {
+  const limit = options.slurm_limit === null ? "" : `%${options.slurm_limit}`;
+  const wanted: [string, string | number | null][] = [
+    ["job-name", plan.name],
+    ["array", `${ranges(tasks)}${limit}`],
+    ["output", join(SLURM_FOLDER, taskLog("%a"))],
+    ["cpus-per-task", options.slurm_cpus],
+    ["partition", options.slurm_partition],
+    ["account", options.slurm_account],
+    ["time", options.slurm_time],
+    ["mem", options.slurm_mem],
+    ["signal", `B:USR1@${options.slurm_signal}`],
+  ];
+  const lines = wanted.flatMap(([name, value]) =>
+    value === null ? [] : [`#SBATCH --${name}=${slurmWord(String(value), name)}`],
+  );
+  const further = options.slurm_args === null ? [] : [`#SBATCH ${oneLine(options.slurm_args, "args")}`];
+  return [...lines, "#SBATCH --requeue", "#SBATCH --open-mode=append", ...further].join("\n");
+}
+
+/** Name of a task's log in SWEEP/slurm. */
+export function taskLog(task: number | string): string {
+  return `task-${task}.log`;
+}
+
+/** 0-2,5: ascending numbers as --array takes them. */
+export function ranges(numbers: readonly number[]): string {
+  const parts: [first: number, last: number][] = [];
+  for (const each of [...numbers].sort((a, b) => a - b)) {
+    const part = parts.at(-1);
+    if (part !== undefined && part[1] === each - 1) part[1] = each;
+    else parts.push([each, each]);
+  }
+  return parts.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(",");
+}
+
+/** A word of a shell's line, whatever it holds. */
+function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** A word of a #SBATCH line: a backslash keeps the next character, inside quotes too. */
+function slurmWord(text: string, name: string): string {
+  return oneLine(text, name).replace(/[^\p{L}\p{N}@%+=:,./_[\]-]/gu, "\\$&");
+}
+
+function oneLine(text: string, name: string): string {
+  if (/[\n\r\0]/.test(text))
+    throw new UsageError(`slurm_${name} has a line break`, JSON.stringify(text), "give it in one line");
+  return text;
+}
+
+const UNITS = [1, 60, 3600, 86_400] as const;
+
+/** Seconds of a time limit in sbatch's forms: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S. null: without limit. */
+export function timeLimit(text: string): number | null {
+  if (/^(infinite|unlimited|-1)$/i.test(text)) return null;
+  const [, days, clock] = /^(?:(\d+)-)?(\d+(?::\d+){0,2})$/.exec(text) ?? [];
+  if (clock === undefined)
+    throw new UsageError(
+      `slurm_time expects a time limit, given ${JSON.stringify(text)}`,
+      undefined,
+      "minutes, H:M:S or D-H:M:S",
+    );
+  const parts = clock.split(":").map(Number);
+  // With days the first figure is hours, without them minutes unless there are three.
+  const first = days !== undefined || parts.length === 3 ? 2 : 1;
+  const seconds = parts.reduce((sum, part, at) => sum + part * UNITS[first - at]!, 0);
+  return Number(days ?? 0) * UNITS[3] + seconds;
+}
+
+/** A run that is told to save as soon as it starts would never get further. */
+export function checkTimes({ slurm_time, slurm_signal }: SlurmConfig): void {
+  const limit = slurm_time === null ? null : timeLimit(slurm_time);
+  if (limit !== null && limit <= slurm_signal)
+    throw new UsageError(
+      `slurm_signal ${slurm_signal} leaves no time to train`,
+      `slurm_time ${slurm_time} = ${limit} s`,
+      "raise --slurm_time or lower --slurm_signal",
+    );
+}

@@ -23,5 +23,5 @@ export const slurmKeys = {
   slurm_args: field(orNone(text()), null, "further options of sbatch in one text, as in a job script"),
 } as const;
 
-const slurmSchema = z.strictObject(slurmKeys);
+export const slurmSchema = z.strictObject(slurmKeys);
 export type SlurmConfig = Readonly<z.output<typeof slurmSchema>>;

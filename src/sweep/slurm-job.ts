@@ -2,15 +2,15 @@
 import { join } from "node:path";
 import type { SlurmConfig } from "../config/schema-slurm.ts";
 import { UsageError } from "../core/errors.ts";
-import { runArgv, type SweepPlan } from "./plan.ts";
+import { type PlannedRun, runArgv, type SweepPlan } from "./plan.ts";
 
 /** What Slurm's side keeps in a sweep's folder. */
 export const SLURM_FOLDER = "slurm";
 
 export interface JobRequest {
   readonly plan: SweepPlan;
-  /** Places in the plan. */
-  readonly tasks: readonly number[];
+  /** The runs that the job's tasks are, whose numbers are their places in the plan. */
+  readonly runs: readonly PlannedRun[];
   readonly options: SlurmConfig;
   /** How this program is started. */
   readonly program: readonly string[];
@@ -25,19 +25,17 @@ export interface JobRequest {
  * A task that is told to end saves: by SIGUSR1 before its time limit, whereupon it asks for another turn, if it got
  * further in this one; by SIGTERM when Slurm takes its place away, and then Slurm decides.
  */
-export function jobScript({ plan, tasks, options, program, cwd }: JobRequest): string {
-  // The last word is the task's number, which Slurm knows.
-  const words = [...program, ...runArgv(plan, 0).slice(0, -1)].map(shellWord);
-  const command = [...words, '"$SLURM_ARRAY_TASK_ID"'].join(" ");
-  const names = tasks.map((index) => `  [${index}]=${shellWord(plan.runs[index]!.name)}`);
+export function jobScript({ plan, runs, options, program, cwd }: JobRequest): string {
+  // The last word is the run's name, which the task looks up.
+  const words = [...program, ...runArgv(plan, runs[0]!).slice(0, -1)].map(shellWord);
   return `#!/usr/bin/env bash
-${directives(plan, tasks, options)}
-# A task is one run of the sweep, by its place in sweep.json. Submit from the sweep's folder:
-#   sbatch ${SLURM_FOLDER}/job.sh
-runs=(
-${names.join("\n")}
+${directives(plan, runs, options)}
+# Written and submitted by rlv sweep --slurm, from the sweep's folder. A task is one run.
+names=(
+${runs.map(({ index, name }) => `  [${index}]=${shellWord(name)}`).join("\n")}
 )
-run=${shellWord(plan.folder)}/\${runs[$SLURM_ARRAY_TASK_ID]}
+name=\${names[$SLURM_ARRAY_TASK_ID]}
+run=${shellWord(plan.folder)}/$name
 cd -- ${shellWord(cwd)} || exit 1
 
 checkpoints() { ls -- "$run/checkpoints" 2>/dev/null; }
@@ -48,7 +46,7 @@ tell() { interrupted=1; [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null; }
 trap 'warned=1; tell USR1' USR1
 trap 'tell TERM' TERM
 
-${command} &
+${words.join(" ")} "$name" &
 child=$!
 [ -z "$warned" ] || tell USR1
 # A signal interrupts wait; the run's own exit code is the one that counts.
@@ -61,9 +59,9 @@ while [ -n "$interrupted" ]; do
   [ "$now" -eq 127 ] || code=$now
 done
 
-if [ -n "$warned" ] && [ "$code" -eq 130 ]; then
+if [ -n "$warned" ] && [ "$code" -ge 128 ]; then
   if [ "$(checkpoints)" = "$before" ]; then
-    echo "rlv: the time limit ended this run before it could save anything new: give it more by --slurm_time" >&2
+    echo "rlv: the time limit left no time to save anything new: raise --slurm_time or --slurm_signal" >&2
   else
     scontrol requeue "\${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
   fi
@@ -72,12 +70,12 @@ exit "$code"
 `;
 }
 
-function directives(plan: SweepPlan, tasks: readonly number[], options: SlurmConfig): string {
+function directives(plan: SweepPlan, runs: readonly PlannedRun[], options: SlurmConfig): string {
   const limit = options.slurm_limit === null ? "" : `%${options.slurm_limit}`;
   const wanted: [string, string | number | null][] = [
     ["job-name", plan.name],
-    ["array", `${ranges(tasks)}${limit}`],
-    ["output", join(SLURM_FOLDER, taskLog("%a"))],
+    ["array", `${ranges(runs.map(({ index }) => index))}${limit}`],
+    ["output", join(SLURM_FOLDER, taskLog("%A", "%a"))],
     ["cpus-per-task", options.slurm_cpus],
     ["partition", options.slurm_partition],
     ["account", options.slurm_account],
@@ -92,9 +90,9 @@ function directives(plan: SweepPlan, tasks: readonly number[], options: SlurmCon
   return [...lines, "#SBATCH --requeue", "#SBATCH --open-mode=append", ...further].join("\n");
 }
 
-/** Name of a task's log in SWEEP/slurm. */
-export function taskLog(task: number | string): string {
-  return `task-${task}.log`;
+/** Name of a task's log in SWEEP/slurm. Its turns follow each other there. */
+export function taskLog(job: string, index: number | string): string {
+  return `${job}_${index}.log`;
 }
 
 /** 0-2,5: ascending numbers as --array takes them. */

@@ -37,8 +37,8 @@ export interface SweepPlan {
 
 /**
  * What follows the program's name to run, or to go on with, one run of a plan that lies in its folder; a finished run
- * ends at once with 0. Its name says which, last: a plan may grow, and then numbers change.
+ * ends at once with 0. A sweep's array of jobs calls it with its task's number.
  */
-export function runArgv(plan: SweepPlan, run: PlannedRun): string[] {
-  return ["sweep", plan.folder, "--only", run.name];
+export function runArgv(plan: SweepPlan, index: number): string[] {
+  return ["sweep", plan.folder, "--only", String(index)];
 }

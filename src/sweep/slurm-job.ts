@@ -14,20 +14,21 @@ export interface JobRequest {
   readonly options: SlurmConfig;
   /** How this program is started. */
   readonly program: readonly string[];
+  /** Flags of each run's command. */
+  readonly further: readonly string[];
   /** Where relative paths of the settings begin. */
   readonly cwd: string;
 }
 
 /**
- * SWEEP/slurm/job.sh. It is submitted from the sweep's folder, so that Slurm's own paths, in which % and \ have
- * meanings, are relative and plain.
+ * SWEEP/slurm/job.sh. It is submitted from the sweep's folder, by which the queue knows its tasks.
  *
  * A task that is told to end saves: by SIGUSR1 before its time limit, whereupon it asks for another turn, if it got
  * further in this one; by SIGTERM when Slurm takes its place away, and then Slurm decides.
  */
-export function jobScript({ plan, runs, options, program, cwd }: JobRequest): string {
+export function jobScript({ plan, runs, options, program, further, cwd }: JobRequest): string {
   // The last word is the run's name, which the task looks up.
-  const words = [...program, ...runArgv(plan, runs[0]!).slice(0, -1)].map(shellWord);
+  const words = [...program, ...runArgv(plan, runs[0]!, further).slice(0, -1)].map(shellWord);
   return `#!/usr/bin/env bash
 ${directives(plan, runs, options)}
 # Written and submitted by rlv sweep --slurm, from the sweep's folder. A task is one run.
@@ -75,7 +76,7 @@ function directives(plan: SweepPlan, runs: readonly PlannedRun[], options: Slurm
   const wanted: [string, string | number | null][] = [
     ["job-name", plan.name],
     ["array", `${ranges(runs.map(({ index }) => index))}${limit}`],
-    ["output", join(SLURM_FOLDER, taskLog("%A", "%a"))],
+    ["output", outputPattern(plan.folder)],
     ["cpus-per-task", options.slurm_cpus],
     ["partition", options.slurm_partition],
     ["account", options.slurm_account],
@@ -88,6 +89,13 @@ function directives(plan: SweepPlan, runs: readonly PlannedRun[], options: Slurm
   );
   const further = options.slurm_args === null ? [] : [`#SBATCH ${oneLine(options.slurm_args, "args")}`];
   return [...lines, "#SBATCH --requeue", "#SBATCH --open-mode=append", ...further].join("\n");
+}
+
+/** Where Slurm writes a task's log: in patterns % has a meaning, and \ takes it away from all. */
+function outputPattern(folder: string): string {
+  if (folder.includes("\\"))
+    throw new UsageError("Slurm writes no logs to a folder with a \\ in its name", folder, "choose another");
+  return join(folder.replaceAll("%", "%%"), SLURM_FOLDER, taskLog("%A", "%a"));
 }
 
 /** Name of a task's log in SWEEP/slurm. Its turns follow each other there. */
@@ -111,9 +119,10 @@ function shellWord(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** A word of a #SBATCH line: a backslash keeps the next character, inside quotes too. */
+/** A word of a #SBATCH line. */
 function slurmWord(text: string, name: string): string {
-  return oneLine(text, name).replace(/[^\p{L}\p{N}@%+=:,./_[\]-]/gu, "\\$&");
+  const plain = /^[\w@%+=:,./[\]-]+$/.test(oneLine(text, name));
+  return plain ? text : `"${text.replace(/["\\]/g, "\\$&")}"`;
 }
 
 function oneLine(text: string, name: string): string {

@@ -1,4 +1,6 @@
 /** What Slurm's own programs are asked: to take an array of jobs, and how its tasks stand. */
+import { realpathSync } from "node:fs";
+import { environment } from "../core/env.ts";
 import { SlurmError, UsageError } from "../core/errors.ts";
 
 /** A task that Slurm still has. */
@@ -15,6 +17,8 @@ export interface SlurmTask {
 
 const NO_SLURM = "--slurm works where sbatch, squeue and scontrol are on the PATH";
 
+const found = (name: string): string | null => Bun.which(name, { PATH: environment("PATH") ?? "" });
+
 interface Answer {
   readonly code: number;
   readonly out: string;
@@ -23,7 +27,7 @@ interface Answer {
 }
 
 async function ask(argv: readonly [string, ...string[]], cwd?: string): Promise<Answer> {
-  const program = Bun.which(argv[0]);
+  const program = found(argv[0]);
   if (program === null) throw new UsageError(`no ${argv[0]} here`, "PATH", NO_SLURM);
   const child = Bun.spawn([program, ...argv.slice(1)], {
     stdin: "ignore",
@@ -43,7 +47,7 @@ async function ask(argv: readonly [string, ...string[]], cwd?: string): Promise<
 /** Refuses at once what could not be submitted. */
 export function requireSlurm(): void {
   for (const name of ["sbatch", "squeue", "scontrol"])
-    if (Bun.which(name) === null) throw new UsageError(`no ${name} here`, "PATH", NO_SLURM);
+    if (found(name) === null) throw new UsageError(`no ${name} here`, "PATH", NO_SLURM);
 }
 
 /** Hands a job's script over. Returns the number of the job. */
@@ -62,25 +66,22 @@ export async function submit(script: string, folder: string): Promise<string> {
   return job;
 }
 
-/** Tasks that were submitted from a folder and have not ended, by their place in the plan. */
-export async function tasksOf(folder: string): Promise<Map<number, SlurmTask>> {
+/** Tasks that were submitted from a folder and have not ended. */
+export async function tasksOf(folder: string): Promise<SlurmTask[]> {
   const { code, out, err } = await ask([
     "squeue",
-    "--me",
-    "--array",
-    "--noheader",
-    "--format=%F|%K|%T|%r|%Z",
+    ...["--me", "--array", "--noheader", "--format=%F|%K|%T|%r|%Z"],
   ]);
   if (code !== 0)
     throw new SlurmError(`squeue failed: ${err || `exit code ${code}`}`, folder, "is slurmctld running?");
-  const tasks = new Map<number, SlurmTask>();
-  for (const line of out.split("\n")) {
+  // Slurm keeps the real path.
+  const real = realpathSync(folder);
+  return out.split("\n").flatMap((line) => {
     const [job, index, state, reason, ...rest] = line.split("|");
     // A folder's name may have the mark that divides.
-    if (rest.join("|") !== folder || !/^\d+$/.test(index ?? "")) continue;
-    tasks.set(Number(index), { job: job!, index: Number(index), state: state!, reason: reason! });
-  }
-  return tasks;
+    if (rest.join("|") !== real || !/^\d+$/.test(index ?? "")) return [];
+    return [{ job: job!, index: Number(index), state: state!, reason: reason! }];
+  });
 }
 
 /** How a task ended that is no longer queued (TIMEOUT, OUT_OF_MEMORY, …); null where Slurm does not know any more. */
@@ -96,7 +97,7 @@ export async function endOf(job: string, index: number): Promise<string | null> 
   ]);
   const line = recent.out.split("\n").find((each) => each.startsWith(`${index}|`));
   if (line !== undefined) return line.slice(line.indexOf("|") + 1).trim();
-  if (Bun.which("sacct") === null) return null;
+  if (found("sacct") === null) return null;
   const kept = await ask([
     "sacct",
     "--noheader",

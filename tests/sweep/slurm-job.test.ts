@@ -40,6 +40,7 @@ class Stubs {
       runs: plan.runs,
       options: DEFAULTS,
       program: [join(this.root, "rlv"), "two words"],
+      further: ["--no_eval"],
       cwd: join(this.root, "cwd"),
     });
     writeFileSync(this.script, text);
@@ -83,12 +84,12 @@ async function signalled(place: string, signal: "SIGUSR1" | "SIGTERM", program: 
 }
 
 describe("a task runs its run, by its name, where the sweep was started", () => {
-  test.each(["plain", "it's a $HOME", 'a "quoted" `date` \\ %j', "ünï\tcode"])("in %j", async (place) => {
+  test.each(["plain", "it's a $HOME", 'a "quoted" `date` %j', "ünï\tcode"])("in %j", async (place) => {
     const stubs = new Stubs(place, "exit 3");
     expect(Bun.spawnSync(["bash", "-n", stubs.script]).exitCode).toBe(0);
     const job = stubs.start(1);
     expect(await job.exited).toBe(3);
-    const argv = ["two words", "sweep", stubs.folder, "--only", "b c"];
+    const argv = ["two words", "sweep", stubs.folder, "--no_eval", "--only", "b c"];
     expect(stubs.lines("argv")).toEqual([join(stubs.root, "cwd"), ...argv]);
     expect(stubs.lines("asked")).toEqual([]);
   });
@@ -116,17 +117,17 @@ describe("what becomes of a task that is told to end", () => {
 });
 
 describe("what Slurm is asked for", () => {
-  const head = (options: Partial<SlurmConfig>, names = ["a", "b"]) => {
-    const plan = planIn("/sweep", names);
+  const head = (options: Partial<SlurmConfig>, folder = "/sweep") => {
+    const plan = planIn(folder, ["a", "b"]);
     const text = jobScript({
-      ...{ plan, runs: plan.runs, program: ["rlv"], cwd: "/" },
+      ...{ plan, runs: plan.runs, program: ["rlv"], further: [], cwd: "/" },
       options: { ...DEFAULTS, ...options },
     });
     return text.split("\n").flatMap((line) => (line.startsWith("#SBATCH ") ? line.slice(8) : []));
   };
   test("by default: an array that may be queued again, and nothing of the site's", () => {
     expect(head({})).toEqual([
-      ...["--job-name=sweep", "--array=0-1", "--output=slurm/%A_%a.log", "--cpus-per-task=1"],
+      ...["--job-name=sweep", "--array=0-1", "--output=/sweep/slurm/%A_%a.log", "--cpus-per-task=1"],
       ...["--signal=B:USR1@120", "--requeue", "--open-mode=append"],
     ]);
   });
@@ -136,8 +137,8 @@ describe("what Slurm is asked for", () => {
       ...{ slurm_cpus: 3, slurm_limit: 2, slurm_signal: 60, slurm_args: "--gres=gpu:1 --nice" },
     });
     expect(wanted).toContain("--array=0-1%2");
-    expect(wanted).toContain("--partition=a\\ b");
-    expect(wanted).toContain("--account=x\\'y\\\"\\#z");
+    expect(wanted).toContain('--partition="a b"');
+    expect(wanted).toContain('--account="x\'y\\"#z"');
     expect(wanted).toContain("--cpus-per-task=3");
     expect(wanted).toContain("--time=1-2:30");
     expect(wanted).toContain("--mem=4G");
@@ -145,6 +146,10 @@ describe("what Slurm is asked for", () => {
     expect(wanted.at(-1)).toBe("--gres=gpu:1 --nice");
     for (const key of ["slurm_partition", "slurm_args"] as const)
       expect(() => head({ [key]: "a\n#SBATCH --uid=0" })).toThrow(`${key} has a line break`);
+  });
+  test("folders whose names mean something to Slurm", () => {
+    expect(head({}, "/100%j")).toContain("--output=/100%%j/slurm/%A_%a.log");
+    expect(() => head({}, "/a\\b")).toThrow("Slurm writes no logs");
   });
   test("only what is missing", () => {
     expect(ranges([7, 0, 1, 2, 5, 8])).toBe("0-2,5,7-8");

@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { field, int, orNone, text } from "./fields.ts";
+import { slurmKeys } from "./schema-slurm.ts";
 
 /** Options of `rlv sweep` itself; a sweep file may give name, output_dir, per_device and threads too. */
 export const sweepSchema = z.strictObject({
@@ -40,6 +41,7 @@ export const sweepSchema = z.strictObject({
     null,
     "of a sweep's folder: run the run of this name alone, as a task of Slurm does",
   ),
+  ...slurmKeys,
 });
 export type SweepOptions = Readonly<z.output<typeof sweepSchema>>;
 

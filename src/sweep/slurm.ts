@@ -37,11 +37,16 @@ export interface SlurmRequest extends Omit<JobRequest, "runs"> {
   line(text: string): void;
 }
 
+/** Refuses, before anything is made, what could not be submitted. */
+export function checkSlurm(request: SlurmRequest): void {
+  requireSlurm();
+  checkTimes(request.options);
+  jobScript({ ...request, runs: request.plan.runs });
+}
+
 /** Submits the runs of which there is something to do and that are not queued. Returns the arrays under way. */
 export async function submitMissing(request: SlurmRequest): Promise<string[]> {
-  const { plan, options, line } = request;
-  requireSlurm();
-  checkTimes(options);
+  const { plan, line } = request;
   const before = jobsOf(plan.folder);
   const queued = byName(await tasksOf(plan.folder), before, plan.folder);
   const jobs = new Set([...queued.values()].map(({ job }) => job));

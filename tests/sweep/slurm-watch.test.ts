@@ -4,13 +4,14 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   realpathSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import type { ResolvedConfig } from "../../src/config/recipes.ts";
 import { slurmSchema } from "../../src/config/schema-slurm.ts";
 import { writeOutcome } from "../../src/io/run-outcome.ts";
@@ -20,6 +21,7 @@ import { type RunView, viewsOf } from "../../src/sweep/pool.ts";
 import { jobsOf, type SlurmRequest, submitMissing, watchJobs } from "../../src/sweep/slurm.ts";
 
 const scratch = realpathSync(mkdtempSync(join(tmpdir(), "rlv-slurm-watch-")));
+const main = resolve(import.meta.dir, "../../src/cli/main.ts");
 const ownPath = process.env.PATH;
 afterAll(() => {
   process.env.PATH = ownPath;
@@ -136,8 +138,28 @@ test("programs that are missing, and refusals, are errors with a remedy", async 
   writeFileSync(join(root, "down"), "");
   await expect(submitMissing(request())).rejects.toThrow("squeue failed: no answer");
   expect(jobsOf(folder)).toEqual([]);
-  process.env.PATH = scratch;
-  await expect(submitMissing(request())).rejects.toThrow("no sbatch here: PATH");
+});
+
+test("what cannot be submitted is refused before anything is made", () => {
+  const sweep = (args: string, path = "bin") =>
+    Bun.spawnSync([process.execPath, main, "sweep", "arithmetic", "--grid", "seed=1,2", ...args.split(" ")], {
+      cwd: root,
+      env: { PATH: join(root, path), HOME: scratch },
+    });
+  const cases: [args: string, says: string, path?: string][] = [
+    ["--slurm", "no sbatch here: PATH", "nowhere"],
+    ["--slurm --slurm_time soon", "slurm_time expects a time limit"],
+    ["--slurm --slurm_time 2", "slurm_signal 120 leaves no time to train"],
+    ["--slurm --output_dir a\\b", "Slurm writes no logs"],
+    ["--slurm --per_device 2", "say --slurm_limit instead"],
+    ["--slurm_mem 4G", "--slurm_mem is for --slurm"],
+  ];
+  for (const [args, says, path] of cases) {
+    const { exitCode, stderr } = sweep(args, path);
+    expect(stderr.toString()).toContain(says);
+    expect(exitCode).toBe(2);
+  }
+  expect(readdirSync(root).sort()).toEqual(["a|sweep", "bin", "queue"]);
 });
 
 test("looks on: waiting, running, queued again, evaluated, done", async () => {

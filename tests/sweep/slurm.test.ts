@@ -31,7 +31,7 @@ describe.skipIf(noSlurm !== null)(
       rlv(
         [
           ...["sweep", "arithmetic", "--grid", "seed=1,2,3,4", "--output_dir", scratch],
-          ...["--name", name, "--slurm", "--no_eval", "--slurm_limit", "3"],
+          ...["--name", name, "--slurm", "--slurm_limit", "3"],
           ...["--fixed", ...Object.entries(SETTINGS).map(([key, value]) => `${key}=${value}`)],
           ...args,
         ],
@@ -69,9 +69,11 @@ describe.skipIf(noSlurm !== null)(
         expect(log.match(/^run arithmetic_seed/gm)).toHaveLength(seed < 3 ? 2 : 1);
       }
       const summary = JSON.parse(readFileSync(join(folder, "summary.json"), "utf8")) as {
-        runs: { state: string }[];
+        runs: { state: string; metrics: Record<string, number> }[];
       };
       expect(summary.runs.map(({ state }) => state)).toEqual(Array(4).fill("finished"));
+      // Its task evaluated it.
+      for (const { metrics } of summary.runs) expect(metrics["final/reward"]).toBeNumber();
       const whole = await rlv([
         ...["train", "arithmetic", "--seed", "1", "--output_dir", scratch, "--run_name", "whole"],
         ...Object.entries(SETTINGS).flatMap(([key, value]) => [`--${key}`, value]),

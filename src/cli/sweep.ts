@@ -13,7 +13,7 @@ import { lockSweep, openSweep, storedPlan, type Todo, todoOf, writeSummary } fro
 import { type PlannedRun, planSweep, type SweepPlan } from "../sweep/plan.ts";
 import { type PoolWork, type RunView, runPool, viewsOf } from "../sweep/pool.ts";
 import { readRequest } from "../sweep/request.ts";
-import { checkSlurm, type SlurmRequest, submitMissing, watchJobs } from "../sweep/slurm.ts";
+import { checkSlurm, refuseQueued, type SlurmRequest, submitMissing, watchJobs } from "../sweep/slurm.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { planLines, SweepScreen, summaryLines } from "./sweep-text.ts";
@@ -62,7 +62,7 @@ export const command: Command = {
     "    routed: { routing: classic, lora_config: r8 }",
     "    plain: { lora_rank: 16, lora_alpha: 32 }",
     "  grid: { seed: [42, 123, 7] }",
-    "  name, output_dir, per_device, threads: as the flags, which override the file",
+    "  name, output_dir, per_device, threads, slurm_time and its like: as the flags, which override the file",
     "",
     "Every setting of every run is checked before one starts. Started again, a sweep goes on: what is finished is not",
     "repeated, what was interrupted goes on from its newest checkpoint, and new values of the grid are added to it.",
@@ -117,6 +117,7 @@ export const command: Command = {
       return 0;
     }
     if (slurm !== null) checkSlurm(slurm);
+    else await refuseQueued(plan.folder);
     const located = await locate(plan);
     const lock = stored ? lockSweep(plan.folder) : openSweep(plan);
     try {

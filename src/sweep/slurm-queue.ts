@@ -50,6 +50,9 @@ export function requireSlurm(): void {
     if (found(name) === null) throw new UsageError(`no ${name} here`, "PATH", NO_SLURM);
 }
 
+/** Whether this machine can ask for the queue; one that only shares the folder cannot. */
+export const hasQueue = (): boolean => found("squeue") !== null;
+
 /** Hands a job's script over. Returns the number of the job. */
 export async function submit(script: string, folder: string): Promise<string> {
   const { code, out, err } = await ask(["sbatch", "--parsable", script], folder);

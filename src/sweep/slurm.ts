@@ -9,7 +9,7 @@ import type { Todo } from "./folder.ts";
 import type { PlannedRun, SweepPlan } from "./plan.ts";
 import type { PoolScreen, RunView } from "./pool.ts";
 import { checkTimes, type JobRequest, jobScript, SLURM_FOLDER, taskLog } from "./slurm-job.ts";
-import { endOf, requireSlurm, type SlurmTask, submit, tasksOf } from "./slurm-queue.ts";
+import { endOf, hasQueue, requireSlurm, type SlurmTask, submit, tasksOf } from "./slurm-queue.ts";
 
 /** One array of jobs, as SWEEP/slurm/jobs.json keeps it. */
 export interface SlurmJob {
@@ -24,6 +24,8 @@ export interface SlurmJob {
 const JOBS = join(SLURM_FOLDER, "jobs.json");
 const SCRIPT = join(SLURM_FOLDER, "job.sh");
 
+const runsText = (count: number): string => `${count} ${count === 1 ? "run" : "runs"}`;
+
 /** Every array that was submitted for a sweep, in that order. */
 export function jobsOf(folder: string): SlurmJob[] {
   const path = join(folder, JOBS);
@@ -35,6 +37,19 @@ export interface SlurmRequest extends Omit<JobRequest, "runs"> {
   /** What is left to do of a run, by its folder. */
   todo(run: PlannedRun): Todo;
   line(text: string): void;
+}
+
+/** Refuses to run here what Slurm still has. */
+export async function refuseQueued(folder: string): Promise<void> {
+  if (jobsOf(folder).length === 0 || !hasQueue()) return;
+  const tasks = await tasksOf(folder);
+  if (tasks.length === 0) return;
+  const jobs = [...new Set(tasks.map(({ job }) => job))].join(" ");
+  throw new UsageError(
+    `Slurm still has ${runsText(tasks.length)} of this sweep`,
+    folder,
+    `look on with --slurm, or end them by scancel ${jobs}`,
+  );
 }
 
 /** Refuses, before anything is made, what could not be submitted. */
@@ -52,7 +67,7 @@ export async function submitMissing(request: SlurmRequest): Promise<string[]> {
   const jobs = new Set([...queued.values()].map(({ job }) => job));
   for (const job of jobs) {
     const count = [...queued.values()].filter((task) => task.job === job).length;
-    line(`job ${job} is under way with ${count} ${count === 1 ? "run" : "runs"}`);
+    line(`job ${job} is under way with ${runsText(count)}`);
   }
   const missing = plan.runs.filter(
     (run) => !queued.has(run.name) && ["start", "resume", "evaluate"].includes(request.todo(run)),
@@ -65,7 +80,7 @@ export async function submitMissing(request: SlurmRequest): Promise<string[]> {
     const runs = Object.fromEntries(missing.map(({ index, name }) => [index, name]));
     const all: SlurmJob[] = [...before, { job, time: Date.now() / 1000, runs }];
     writeFileAtomic(join(plan.folder, JOBS), `${JSON.stringify(all, null, 1)}\n`);
-    line(`submitted job ${job} with ${missing.length} ${missing.length === 1 ? "run" : "runs"}`);
+    line(`submitted job ${job} with ${runsText(missing.length)}`);
     jobs.add(job);
   }
   return [...jobs];

@@ -18,7 +18,7 @@ import { writeOutcome } from "../../src/io/run-outcome.ts";
 import type { Todo } from "../../src/sweep/folder.ts";
 import type { SweepPlan } from "../../src/sweep/plan.ts";
 import { type RunView, viewsOf } from "../../src/sweep/pool.ts";
-import { jobsOf, type SlurmRequest, submitMissing, watchJobs } from "../../src/sweep/slurm.ts";
+import { jobsOf, refuseQueued, type SlurmRequest, submitMissing, watchJobs } from "../../src/sweep/slurm.ts";
 
 const scratch = realpathSync(mkdtempSync(join(tmpdir(), "rlv-slurm-watch-")));
 const main = resolve(import.meta.dir, "../../src/cli/main.ts");
@@ -121,6 +121,14 @@ test("what is queued is not submitted again", async () => {
   expect(await submitMissing(request())).toEqual(["7"]);
   expect(existsSync(join(root, "asked"))).toBe(false);
   expect(lines.at(-1)).toBe("job 7 is under way with 2 runs");
+});
+
+test("what is queued is not run here", async () => {
+  await submitMissing(request());
+  queue([0, "PENDING", "Resources"]);
+  await expect(refuseQueued(folder)).rejects.toThrow("Slurm still has 1 run of this sweep");
+  queue();
+  await refuseQueued(folder);
 });
 
 test("a job that nobody recorded is not taken for one of the sweep's", async () => {

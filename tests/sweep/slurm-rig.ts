@@ -89,7 +89,7 @@ export class SlurmRig implements AsyncDisposable {
       "SchedulerParameters=batch_sched_delay=0,sched_interval=1",
       "ReturnToService=2",
       "KillWait=20",
-      `NodeName=node NodeHostname=localhost NodeAddr=127.0.0.1 Port=${node} CPUs=${cpus} State=UNKNOWN`,
+      `NodeName=node NodeHostname=localhost NodeAddr=127.0.0.1 Port=${node} CPUs=${cpus} RealMemory=1000 State=UNKNOWN`,
       "PartitionName=main Nodes=node Default=YES MaxTime=INFINITE State=UP",
     ];
     return `${lines.join("\n")}\n`;

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { resolveOptions } from "../config/resolve.ts";
 import { slurmKeys } from "../config/schema-slurm.ts";
@@ -253,7 +254,7 @@ function conclude(plan: SweepPlan, views: readonly RunView[], json: boolean, sto
 function failureLine(plan: SweepPlan, { run, state, error }: RunView): string {
   const log = join(plan.folder, run.name, "train.log");
   const how = state === "finished" ? "" : ` ${state}`;
-  return `rlv: error: ${run.name}${how}: ${error}: see ${log}`;
+  return `rlv: error: ${run.name}${how}: ${error}${existsSync(log) ? `: see ${log}` : ""}`;
 }
 
 function workOf(plan: SweepPlan, located: Located): PoolWork {

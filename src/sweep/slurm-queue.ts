@@ -60,7 +60,7 @@ export async function submit(script: string, folder: string): Promise<string> {
     throw new SlurmError(
       `sbatch refused the job: ${err || `exit code ${code}`}`,
       script,
-      "nothing was submitted; mend the --slurm_… keys, or submit less at a time",
+      "nothing was submitted; mend the --slurm_… keys, or divide the sweep if it is too much at a time",
     );
   // JOB;CLUSTER where there are several.
   const job = out.trim().split(";")[0]!;

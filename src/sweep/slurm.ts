@@ -30,7 +30,12 @@ const runsText = (count: number): string => `${count} ${count === 1 ? "run" : "r
 export function jobsOf(folder: string): SlurmJob[] {
   const path = join(folder, JOBS);
   if (!existsSync(path)) return [];
-  return withFileErrors("read", path, () => JSON.parse(readFileSync(path, "utf8")) as SlurmJob[]);
+  const text = withFileErrors("read", path, () => readFileSync(path, "utf8"));
+  try {
+    return JSON.parse(text) as SlurmJob[];
+  } catch {
+    throw new UsageError("not JSON", path, "remove it when no job of the sweep is queued");
+  }
 }
 
 export interface SlurmRequest extends Omit<JobRequest, "runs"> {
@@ -94,7 +99,8 @@ function byName(
 ): Map<string, SlurmTask> {
   const named = new Map<string, SlurmTask>();
   for (const task of tasks) {
-    const name = jobs.find(({ job }) => job === task.job)?.runs[task.index];
+    // Slurm uses numbers again.
+    const name = jobs.findLast(({ job }) => job === task.job)?.runs[task.index];
     if (name === undefined)
       throw new UsageError(
         `job ${task.job} runs in the sweep's folder and is not of those that were submitted for it`,

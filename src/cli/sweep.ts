@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { resolveOptions } from "../config/resolve.ts";
+import { slurmKeys } from "../config/schema-slurm.ts";
 import { SWEEP_FILE_OPTIONS, type SweepOptions, sweepSchema } from "../config/schema-sweep.ts";
 import { type DeviceName, deviceChoice, threadCount } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
@@ -13,6 +14,7 @@ import { lockSweep, openSweep, storedPlan, type Todo, todoOf, writeSummary } fro
 import { type PlannedRun, planSweep, type SweepPlan } from "../sweep/plan.ts";
 import { type PoolWork, type RunView, runPool, viewsOf } from "../sweep/pool.ts";
 import { readRequest } from "../sweep/request.ts";
+import { checkSlurm, refuseQueued, type SlurmRequest, submitMissing, watchJobs } from "../sweep/slurm.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { planLines, SweepScreen, summaryLines } from "./sweep-text.ts";
@@ -50,6 +52,7 @@ export const command: Command = {
     "rlv sweep examples/stories-routing.yaml --grid seed=1,2,3 --dry_run",
     "rlv sweep mine.yaml --fixed max_steps=20 --no_eval --json",
     "rlv sweep runs/mine",
+    "rlv sweep mine.yaml --slurm --slurm_time 4:00:00 --slurm_mem 4G --slurm_cpus 4 --slurm_limit 8",
   ],
   notes: () => [
     "",
@@ -60,12 +63,16 @@ export const command: Command = {
     "    routed: { routing: classic, lora_config: r8 }",
     "    plain: { lora_rank: 16, lora_alpha: 32 }",
     "  grid: { seed: [42, 123, 7] }",
-    "  name, output_dir, per_device, threads: as the flags, which override the file",
+    "  name, output_dir, per_device, threads, slurm_time and its like: as the flags, which override the file",
     "",
     "Every setting of every run is checked before one starts. Started again, a sweep goes on: what is finished is not",
     "repeated, what was interrupted goes on from its newest checkpoint, and new values of the grid are added to it.",
     "Its folder holds the runs, sweep.json (the plan), summary.json, summary.csv (a row a run) and groups.csv (means and",
     "spread over the seeds). Ctrl-C once saves every run and ends with 130; twice ends at once.",
+    "",
+    "With --slurm each run is a task of an array of jobs, submitted by sbatch from a folder that all nodes share. Tasks",
+    "are queued again when they lose their places, and go on from where they saved. Logs are in SWEEP_DIR/slurm. Ctrl-C",
+    "leaves the jobs alone; called again, it looks on at what is under way and submits what is missing.",
   ],
   flags: () => [...PAIRS, ...flagsOf(sweepSchema), JSON_FLAG],
   async run({ args, flags, json }) {
@@ -94,9 +101,13 @@ export const command: Command = {
       if (!stored) throw new UsageError("--only needs the folder of a sweep", target, "give SWEEP_DIR");
       return runOne(plan, options.only, options);
     }
+    refuseMixed(flags, options);
+    const slurm = options.slurm ? slurmRequest(plan, options, json) : null;
     const share = shareOf(plan, options);
     if (options.dry_run) {
-      const atOnce = `${share.atOnce} at once with ${share.threads} threads each`;
+      const atOnce = options.slurm
+        ? `tasks of Slurm with ${options.slurm_cpus} CPUs each`
+        : `${share.atOnce} at once with ${share.threads} threads each`;
       if (json) printJson({ ...plan, at_once: share.atOnce, threads: share.threads });
       else
         process.stdout.write(
@@ -106,10 +117,14 @@ export const command: Command = {
         );
       return 0;
     }
+    if (slurm !== null) checkSlurm(slurm);
+    else await refuseQueued(plan.folder);
     const located = await locate(plan);
     const lock = stored ? lockSweep(plan.folder) : openSweep(plan);
     try {
-      return await runAll(plan, located, options, share, json);
+      return slurm === null
+        ? await runAll(plan, located, options, share, json)
+        : await runUnderSlurm(slurm, options, json);
     } finally {
       lock.release();
     }
@@ -163,6 +178,62 @@ async function runAll(
   } finally {
     screen.close();
   }
+  return conclude(plan, views, json, stopped ? `go on with rlv sweep ${plan.folder}` : null);
+}
+
+function slurmRequest(plan: SweepPlan, options: SweepOptions, json: boolean): SlurmRequest {
+  const out = json ? process.stderr : process.stdout;
+  return {
+    ...{ plan, options, cwd: process.cwd(), program: programArgv(Bun.main) },
+    further: [
+      ...(options.eval ? [] : ["--no_eval"]),
+      ...(options.retry ? [] : ["--no_retry"]),
+      ...(options.threads === null ? [] : ["--threads", String(options.threads)]),
+    ],
+    todo: (run) => todoOf(plan, run, options.retry, options.eval),
+    line: (text) => out.write(`${text}\n`),
+  };
+}
+
+/** As an array of jobs. */
+async function runUnderSlurm(request: SlurmRequest, options: SweepOptions, json: boolean): Promise<number> {
+  const { plan } = request;
+  request.line(`sweep folder: ${plan.folder}`);
+  const jobs = await submitMissing(request);
+  const again = `rlv sweep ${plan.folder} --slurm looks on, scancel ${jobs.join(" ")} ends it`;
+  if (options.no_wait && jobs.length > 0) {
+    if (json) printJson({ folder: plan.folder, jobs });
+    else request.line(again);
+    return 0;
+  }
+  const views = viewsOf(plan.runs.map((run) => [run, request.todo(run)]));
+  const out = json ? process.stderr : process.stdout;
+  const screen = new SweepScreen(out, views, options.slurm_limit ?? views.length);
+  let stopped: boolean;
+  try {
+    stopped = await watchJobs(request, views, screen);
+  } finally {
+    screen.close();
+  }
+  return conclude(plan, views, json, stopped ? `the jobs go on; ${again}` : null);
+}
+
+/** What is said of Slurm says nothing of a pool on this machine, and the other way round. */
+function refuseMixed(flags: ReadonlyMap<string, string>, { slurm }: SweepOptions): void {
+  const names = slurm ? ["per_device"] : Object.keys(slurmKeys).filter((name) => name !== "slurm");
+  const given = names.find((name) => flags.has(name));
+  if (given === undefined) return;
+  throw slurm
+    ? new UsageError("--per_device is for runs on this machine", "--slurm", "say --slurm_limit instead")
+    : new UsageError(`--${given} is for --slurm`, "rlv sweep", "add --slurm, or drop it");
+}
+
+/**
+ * Writes and shows the summary. Returns the exit code.
+ * @param stopped what to do after an interruption; null: there was none
+ */
+function conclude(plan: SweepPlan, views: readonly RunView[], json: boolean, stopped: string | null): number {
+  const out = json ? process.stderr : process.stdout;
   const summary = writeSummary(plan);
   if (json) printJson(summary);
   else out.write(["", ...summaryLines(summary, width())].map((line) => `${line}\n`).join(""));
@@ -171,9 +242,9 @@ async function runAll(
   );
   for (const view of bad) process.stderr.write(`${failureLine(plan, view)}\n`);
   const unfinished = views.filter(({ state }) => state !== "finished").length;
-  if (stopped) {
+  if (stopped !== null) {
     process.stderr.write(
-      `rlv: interrupted, ${unfinished} of ${views.length} runs are not finished: ${plan.folder}: go on with rlv sweep ${plan.folder}\n`,
+      `rlv: interrupted, ${unfinished} of ${views.length} runs are not finished: ${plan.folder}: ${stopped}\n`,
     );
     return 130;
   }

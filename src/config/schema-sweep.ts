@@ -1,7 +1,8 @@
 import * as z from "zod";
 import { field, int, orNone, text } from "./fields.ts";
+import { slurmKeys } from "./schema-slurm.ts";
 
-/** Options of `rlv sweep` itself; a sweep file may give name, output_dir, per_device and threads too. */
+/** Options of `rlv sweep` itself; a sweep file may give some of them too. */
 export const sweepSchema = z.strictObject({
   name: field(
     orNone(text()),
@@ -40,8 +41,12 @@ export const sweepSchema = z.strictObject({
     null,
     "of a sweep's folder: run the run of this name alone, as a task of Slurm does",
   ),
+  ...slurmKeys,
 });
 export type SweepOptions = Readonly<z.output<typeof sweepSchema>>;
 
 /** Keys of a sweep file beside recipe, fixed, variants and grid: options above. */
-export const SWEEP_FILE_OPTIONS = ["name", "output_dir", "per_device", "threads"] as const;
+export const SWEEP_FILE_OPTIONS: readonly string[] = [
+  ...["name", "output_dir", "per_device", "threads"],
+  ...Object.keys(slurmKeys).filter((key) => key.startsWith("slurm_")),
+];

@@ -53,6 +53,11 @@ describe("a protocol that is broken", () => {
     ["both kinds of adapters", { ...dual, lora_rank: "16" }, /lora_rank is one plain adapter: drop it/],
     ["half a pair", { retain_rank: "4" }, /retain_rank and forget_rank: give both/],
     ["a placebo of nothing", { ...word, placebo: "true" }, /placebo labels without a routing change nothing/],
+    [
+      "advantages of nothing routed",
+      { ...word, lora_rank: "16", routing: "screening", routing_advantages: "unflagged" },
+      /routing_advantages is about routing classic and exclusive, given screening/,
+    ],
     ["recall without a detector", { detector_recall: "0.5" }, /detector_recall is about labels/],
     ["a penalty elsewhere", { ...word, ...dual, routing: "classic", rh_penalty: "2" }, /rh_penalty is about/],
     ["alpha without adapters", { lora_alpha: "8" }, /lora_alpha is about adapters/],

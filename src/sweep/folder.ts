@@ -7,7 +7,7 @@ import { VERSION } from "../core/version.ts";
 import { withFileErrors, writeFileAtomic } from "../io/atomic.ts";
 import { takeLock } from "../io/run-lock.ts";
 import { readOutcome } from "../io/run-outcome.ts";
-import { configOf, isRun, stateOf } from "../report/runs.ts";
+import { configOf, isRun, SWEEP, stateOf } from "../report/runs.ts";
 import {
   groupsCsv,
   isSweep,
@@ -15,7 +15,6 @@ import {
   readSweep,
   runsCsv,
   type StoredSweep,
-  SWEEP,
   SWEEP_VERSION,
   type SweepSummary,
   sweepSummary,
@@ -173,7 +172,10 @@ function recordOf(settings: ResolvedConfig): Readonly<Record<string, unknown>> {
 /** Writes summary.json, summary.csv (a row a run) and groups.csv (a row a group and metric). */
 export function writeSummary(plan: SweepPlan): SweepSummary {
   const summary = sweepSummary(plan.folder);
-  writeFileAtomic(join(plan.folder, "summary.json"), `${JSON.stringify(summary, null, 1)}\n`);
+  // As in metrics.jsonl: JSON has no NaN.
+  const value = (_: string, inner: unknown) =>
+    typeof inner === "number" && !Number.isFinite(inner) ? String(inner) : inner;
+  writeFileAtomic(join(plan.folder, "summary.json"), `${JSON.stringify(summary, value, 1)}\n`);
   writeFileAtomic(join(plan.folder, "summary.csv"), runsCsv(summary));
   writeFileAtomic(join(plan.folder, "groups.csv"), groupsCsv(summary));
   return summary;

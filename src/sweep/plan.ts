@@ -131,7 +131,9 @@ function pointText({ variant, values }: Pick<PlannedRun, "variant" | "values">):
 function distinct(runs: readonly { readonly name: string; readonly text: string }[]): string[] {
   const counts = new Map<string, number>();
   for (const { name } of runs) counts.set(name.toLowerCase(), (counts.get(name.toLowerCase()) ?? 0) + 1);
-  return runs.map(({ name, text }) => (counts.get(name.toLowerCase()) === 1 ? name : `${name}_${hash(text)}`));
+  return runs.map(({ name, text }) =>
+    counts.get(name.toLowerCase()) === 1 ? name : `${name}_${hash(text)}`,
+  );
 }
 
 /** Keys in which two settings differ, those of places aside; empty: they are the same experiment. */

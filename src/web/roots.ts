@@ -1,7 +1,6 @@
 import { createHash } from "node:crypto";
-import { readdirSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
-import { checkpointsOf, isRun } from "../report/runs.ts";
+import { resolve } from "node:path";
+import { checkpointsOf, isRun, runsIn } from "../report/runs.ts";
 import type { FoundCheckpoint, FoundRun } from "./context.ts";
 import { HttpError } from "./router.ts";
 
@@ -16,10 +15,7 @@ export class Roots {
 
   runs(): FoundRun[] {
     const found = this.folders.flatMap((folder) =>
-      entries(folder)
-        .map((name) => join(folder, name))
-        .filter((dir) => !basename(dir).startsWith(".") && isRun(dir))
-        .map((dir) => ({ id: idOf(dir), name: basename(dir), dir })),
+      runsIn(folder).map(({ name, dir }) => ({ id: idOf(dir), name, dir })),
     );
     this.#byId = new Map(found.map((run) => [run.id, run]));
     return [...this.#byId.values()];
@@ -45,12 +41,4 @@ export class Roots {
 /** The same for the same folder, whoever serves it: addresses of pages stay. */
 export function idOf(dir: string): string {
   return createHash("sha256").update(dir).digest("hex").slice(0, 16);
-}
-
-function entries(dir: string): string[] {
-  try {
-    return readdirSync(dir).sort();
-  } catch {
-    return [];
-  }
 }

@@ -20,7 +20,8 @@ import {
   sweepSummary,
   valueText,
 } from "../report/sweep.ts";
-import { differences, type PlannedRun, type SweepPlan } from "./plan.ts";
+import { waitForOrphan } from "../run/folder.ts";
+import { differences, type PlannedRun, placed, type SweepPlan } from "./plan.ts";
 
 /** What is left to do of a run. */
 export type Todo =
@@ -111,16 +112,18 @@ export function storedPlan(folder: string): SweepPlan {
   const stored = readSweep(folder);
   if (!Object.hasOwn(RECIPES, stored.recipe))
     throw new UsageError(`${SWEEP} names no recipe of this rlv: ${stored.recipe}`, folder);
+  const at = resolve(folder);
   return {
     recipe: stored.recipe as SweepPlan["recipe"],
-    name: basename(resolve(folder)),
-    folder: resolve(folder),
+    name: basename(at),
+    folder: at,
     variants: stored.variants,
     keys: stored.keys,
     runs: stored.runs.map((run, index) => ({
       ...run,
       index,
-      settings: Object.freeze({ ...run.settings }) as unknown as ResolvedConfig,
+      // The folder may have been moved since.
+      settings: placed(run.settings as unknown as ResolvedConfig, at, run.name),
     })),
   };
 }
@@ -140,6 +143,8 @@ export function todoOf(plan: SweepPlan, run: PlannedRun, retry: boolean, evaluat
       dir,
       "remove that folder, or choose another --name",
     );
+  // A sweep that was killed leaves engines that still save.
+  waitForOrphan(dir);
   switch (stateOf(dir)) {
     case "live":
       return "live";

@@ -137,7 +137,7 @@ export default ({ completion }) => {
   );
   mkdirSync(broken);
   const args = (...flags: string[]) =>
-    sweep("fails", [`reward=${reward},format`], [], "--no_eval", "--per_device", "1", ...flags);
+    sweep("fails", [`reward=${reward},last_integer`], [], "--no_eval", "--per_device", "1", ...flags);
   const plan = JSON.parse((await rlv(args("--dry_run", "--json"))).out);
   expect(plan.runs.length).toBe(2);
   const first = await rlv(args());
@@ -154,7 +154,7 @@ export default ({ completion }) => {
   expect([again.err, again.code, states()]).toEqual(["", 0, ["finished", "finished"]]);
 }, 120_000);
 
-test("one sweep at a time; a folder of something else is left alone; one run of a plan by its number", async () => {
+test("one sweep at a time; a folder of something else is left alone; one run of a plan by its name", async () => {
   const dir = folder("held");
   mkdirSync(dir);
   const lock = takeLock(dir);
@@ -164,10 +164,10 @@ test("one sweep at a time; a folder of something else is left alone; one run of 
   writeFileSync(join(dir, "notes.txt"), "mine");
   const foreign = await rlv(sweep("held", ["seed=1"]));
   expect([foreign.code, foreign.err.includes("is no sweep and holds notes.txt")]).toEqual([2, true]);
-  const only = await rlv(["sweep", folder("mine"), "--only", "7"]);
-  expect([only.code, only.err.includes("the plan has 0 to 2")]).toEqual([2, true]);
+  const only = await rlv(["sweep", folder("mine"), "--only", "seven"]);
+  expect([only.code, only.err.includes('no run "seven" in the plan')]).toEqual([2, true]);
   rmSync(join(folder("mine"), "arithmetic_seed3"), { recursive: true });
-  const one = await rlv(["sweep", folder("mine"), "--only", "2", "--no_eval"]);
+  const one = await rlv(["sweep", folder("mine"), "--only", "arithmetic_seed3", "--no_eval"]);
   expect([one.err, one.code]).toEqual(["", 0]);
   expect(readSweep(folder("mine")).runs[2]!.name).toBe("arithmetic_seed3");
   expect(existsSync(join(folder("mine"), "arithmetic_seed3/checkpoints/final"))).toBe(true);

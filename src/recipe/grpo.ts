@@ -17,7 +17,7 @@ import { openDevice } from "../run/open-model.ts";
 import { PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-step.ts";
 import { PolicyTask } from "../run/policy-task.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
-import type { Routing } from "../run/routing.ts";
+import type { Routing, RoutingAdvantages } from "../run/routing.ts";
 import { StepMemory } from "../tape/tape.ts";
 import type { DeviceReward, PolicyModels, RewardJob, RunReward } from "./rewards.ts";
 import type { GrpoSettings } from "./settings.ts";
@@ -71,6 +71,7 @@ export interface GrpoJob {
 
 export interface Routed {
   readonly routing: Routing;
+  readonly advantages: RoutingAdvantages;
   /** null: no completion has a label. */
   readonly labels: Labels | null;
   /** What evaluations report in the place of the components of the reward; none: these. */
@@ -368,5 +369,6 @@ function stepOptions({ settings, beta, gamma, source, routed }: GrpoJob): Policy
     sharePrefix: true,
     exactSampler: true,
     routing: routed?.routing ?? "none",
+    routingAdvantages: routed?.advantages ?? "all",
   };
 }

@@ -247,6 +247,7 @@ export function sweepTable(summary: SweepSummary, text: (value: number) => strin
     ...figures.map((name) => name.replace(/^rewards\//, "")),
   ];
   const rows = groups.flatMap((group) =>
+    // What has no modes of its own is one of both adapters.
     (modes.length === 0 ? [""] : modes)
       .filter(
         (mode, i) =>
@@ -258,10 +259,11 @@ export function sweepTable(summary: SweepSummary, text: (value: number) => strin
         i === 0 ? `${group.runs.length}/${group.planned}` : "",
         ...(modes.length > 1 ? [mode] : []),
         ...figures.map((name) => {
-          const spread = group.metrics[`${source}${mode === "" ? "" : `${mode}/`}${name}`];
-          return spread === undefined
+          const { [`${source}${name}`]: whole, [`${source}${mode}/${name}`]: spread } = group.metrics;
+          const shown = spread ?? (i === 0 ? whole : undefined);
+          return shown === undefined
             ? ""
-            : `${text(spread.mean)}${spread.std === null ? "" : ` ±${text(spread.std)}`}`;
+            : `${text(shown.mean)}${shown.std === null ? "" : ` ±${text(shown.std)}`}`;
         }),
       ]),
   );

@@ -23,7 +23,16 @@ import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import type { Reference } from "./reference.ts";
-import { flaggedShare, hackShare, type Routing, requireLabels, type Unit, unitsOf } from "./routing.ts";
+import {
+  flaggedShare,
+  hackShare,
+  type Routing,
+  type RoutingAdvantages,
+  requireLabels,
+  routedAdvantages,
+  type Unit,
+  unitsOf,
+} from "./routing.ts";
 
 /**
  * How a generation becomes optimizer steps. Its prompts, `gradAccumSteps` batches of them, are divided in order into
@@ -53,6 +62,7 @@ export interface PolicyStepOptions extends GenerationPlan {
   readonly exactSampler: boolean;
   /** Without it, flags are counted and change nothing. */
   readonly routing?: Routing;
+  readonly routingAdvantages?: RoutingAdvantages;
 }
 
 export type Score = (rollouts: readonly Rollout[], step: number) => Promise<readonly Scored[]>;
@@ -207,9 +217,14 @@ export class PolicyStep {
     const hacks = hackShare(scored);
     if (hacks !== null) metrics["train/hack_rate"] = hacks;
     if (this.#routing !== "none") requireLabels(scored, step);
-    const screened = rewards.map((reward, i) => (scored[i]!.flagged ? null : reward));
-    const { advantages } =
-      this.#routing === "screening" ? groupAdvantages(screened, plan.groupSize, options.advantage) : result;
+    const advantages = routedAdvantages(
+      rewards,
+      (row) => scored[row]!.flagged === true,
+      plan.groupSize,
+      options.advantage,
+      this.#routing,
+      options.routingAdvantages ?? "all",
+    );
     return { step, plan, scored, advantages, metrics, reference: null };
   }
 

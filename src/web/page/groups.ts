@@ -74,7 +74,7 @@ export function groupsOf(names: readonly string[], search = "", apart = false): 
     const metrics = [...left].filter((name) => pattern.test(name));
     if (metrics.length === 0) continue;
     if (apart && (metrics.filter((name) => name.startsWith("train/")).length > 1 || metrics.length > 2)) {
-      const pair = apart && chart.id === "reward" ? ["train/reward_mean", "eval/reward"] : [];
+      const pair = chart.id === "reward" ? ["train/reward_mean", "eval/reward"] : [];
       const both = pair.filter((name) => metrics.includes(name));
       if (both.length === 0) continue;
       metrics.splice(0, metrics.length, ...both);

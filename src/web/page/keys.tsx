@@ -2,7 +2,7 @@ import { useLayoutEffect, useRef } from "preact/hooks";
 import { Dialog, typing } from "./parts.tsx";
 
 /** Keys of the view that is shown, by KeyboardEvent.key. */
-export type Keys = Readonly<Record<string, (event: KeyboardEvent) => void>>;
+type Keys = Readonly<Record<string, (event: KeyboardEvent) => void>>;
 
 /** Listens while the component is shown; keys typed into fields and with modifiers are left alone. */
 export function useKeys(keys: Keys): void {

@@ -35,7 +35,7 @@ function sorted(runs: readonly RunSummary[]): RunSummary[] {
   return [...runs].sort((a, b) => rank(b) - rank(a) || (b.updated ?? 0) - (a.updated ?? 0));
 }
 
-export const compareHref = (ids: readonly string[]): string =>
+const compareHref = (ids: readonly string[]): string =>
   hashOf(["run", ids[0]!, "curves"], { vs: ids.slice(1).join(",") });
 
 export function Runs() {

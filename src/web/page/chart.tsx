@@ -1,6 +1,7 @@
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import { figure } from "./format.ts";
+import { Swatch } from "./parts.tsx";
 import { smoothed } from "./series.ts";
 import { colour, seriesColour, THEME_CHANGED } from "./theme.ts";
 
@@ -293,7 +294,7 @@ export function Chart(props: ChartProps) {
       <div class="legend">
         {props.lines.map((line, index) => (
           <span class="key" key={`${line.label}-${index}`}>
-            <i class={`swatch s${(line.colour % 8) + 1} ${line.style}`} />
+            <Swatch colour={line.colour} style={line.style} />
             <span class="name" title={line.label}>
               {line.label}
             </span>
@@ -307,7 +308,13 @@ export function Chart(props: ChartProps) {
         <span class="where" ref={where} />
       </div>
       {/* Keyboard and screen readers get the last values of the legend; the picture itself is for the eye. */}
-      <div class="plot" ref={host} role="img" aria-label={props.label} data-height={props.height} />
+      <div
+        class="plot"
+        ref={host}
+        role="img"
+        aria-label={props.label}
+        style={{ minHeight: `${props.height}px` }}
+      />
     </div>
   );
 }

@@ -9,7 +9,8 @@ import { dateTime, duration, figure, signed } from "./format.ts";
 import { HealthTab } from "./health.tsx";
 import { useKeys } from "./keys.tsx";
 import { rolloutCounts, runList } from "./live.ts";
-import { Glyph, Pending, Progress, StateDot, StateTag } from "./parts.tsx";
+import { memo } from "./memo.tsx";
+import { Figure, Glyph, Pending, Progress, StateDot, StateTag, Swatch } from "./parts.tsx";
 import { RewardsTab } from "./rewards.tsx";
 import { RolloutsTab } from "./rollouts.tsx";
 import { go, hashOf, setQuery, useRoute } from "./route.ts";
@@ -144,10 +145,12 @@ interface HeadProps {
   readonly collapsed: boolean;
 }
 
-function Head({ run, detail, curves, collapsed }: HeadProps) {
+const Head = memo(({ run, detail, curves, collapsed }: HeadProps) => {
   const mine = curves.runs.get(run.id);
   const of = (metric: string) => mine?.series.get(metric)?.value.filter((value) => value !== null) ?? [];
-  const figures = FIGURES.filter(({ metric }) => of(metric).length > 0).slice(0, 7);
+  const figures = FIGURES.map((each) => ({ ...each, values: of(each.metric) }))
+    .filter(({ values }) => values.length > 0)
+    .slice(0, 7);
   const seconds = run.started === null || run.updated === null ? null : (run.updated - run.started) / 1000;
   const left =
     run.state === "live" && seconds !== null && run.total_steps !== null && run.step > 2
@@ -179,43 +182,38 @@ function Head({ run, detail, curves, collapsed }: HeadProps) {
         )}
       </div>
       <dl class="figures">
-        <div class="figure wide">
-          <dt>step</dt>
-          <dd>
-            <Progress run={run} />
-          </dd>
+        <Figure wide name="step" value={<Progress run={run} />}>
           <small title={run.started === null ? undefined : `started ${dateTime(run.started)}`}>
             {seconds === null ? "" : duration(seconds)}
             {left === null ? "" : `, about ${duration(left)} left`}
           </small>
-        </div>
-        {figures.map(({ name, metric, good }) => {
-          const values = of(metric);
+        </Figure>
+        {figures.map(({ name, metric, good, values }) => {
           const [first, last] = [values[0]!, values.at(-1)!];
           const rise = last - first;
           const judged = good === 0 || rise === 0 ? "" : rise * good > 0 ? "good" : "bad";
           return (
-            <div class="figure" key={metric} title={metric}>
-              <dt>{name}</dt>
-              <dd>
-                <b>{figure(last)}</b>
-              </dd>
+            <Figure key={metric} name={name} value={figure(last)} help={metric}>
               <small class={judged} title="since the first step">
                 {values.length < 2 ? "" : signed(rise)}
               </small>
-            </div>
+            </Figure>
           );
         })}
       </dl>
     </header>
   );
-}
+});
 
 /** Which runs are shown beside this one. */
 function Comparison({ id, shown }: { id: string; shown: readonly Shown[] }) {
   const list = useStore(runList);
   const [open, setOpen] = useState(false);
   const [text, setText] = useState("");
+  const field = useRef<HTMLInputElement>(null);
+  useEffect(() => {
+    if (open) field.current?.focus();
+  }, [open]);
   const others = shown.slice(1).map(({ run }) => run.id);
   const set = (next: readonly string[]) => setQuery({ vs: next.join(",") }, true);
   const found = (list?.runs ?? [])
@@ -227,7 +225,7 @@ function Comparison({ id, shown }: { id: string; shown: readonly Shown[] }) {
         <div class="chips">
           {shown.map(({ run, colour }, index) => (
             <span class="tag chip" key={run.id}>
-              <i class={`swatch s${(colour % 8) + 1} line`} />
+              <Swatch colour={colour} />
               {run.name}
               {index === 0 ? null : (
                 <button
@@ -259,7 +257,7 @@ function Comparison({ id, shown }: { id: string; shown: readonly Shown[] }) {
               type="search"
               placeholder="Name of a run"
               aria-label="Name of a run"
-              ref={(element) => element?.focus()}
+              ref={field}
               value={text}
               onInput={(event) => setText(event.currentTarget.value)}
             />

@@ -1,3 +1,5 @@
+import { closeSync, openSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { detectorHelp } from "../config/detectors.ts";
 import { RECIPE_NAMES, RECIPES, type RecipeInfo, type ResolvedConfig } from "../config/recipes.ts";
 import { type Base, baseOf, resolveTrain, startingValues, withPlaces } from "../config/resolve.ts";
@@ -6,9 +8,9 @@ import { storyRunName } from "../config/run-name.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
 import type { ArithmeticConfig } from "../config/schema-arithmetic.ts";
 import { RlvError, UsageError } from "../core/errors.ts";
-import { programArgv, superviseEngine } from "../run/engine-process.ts";
+import { type EngineOutcome, programArgv, superviseEngine } from "../run/engine-process.ts";
 import { openRunFolder, type ResumePoint, resumePoint, writeRunConfig } from "../run/folder.ts";
-import { openProgress } from "../run/progress.ts";
+import { openProgress, type Progress } from "../run/progress.ts";
 import { tokenize } from "./argv.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
@@ -113,54 +115,89 @@ export const command: Command = {
     for (const own of OWN_FLAGS) given.delete(own.name);
     const config = resolveTrain(base, given);
     const located = await findInputs(config);
-    const folder = openRunFolder({
-      outputDir: config.output_dir,
-      runName: config.run_name ?? (config.recipe === "stories" ? storyRunName(config) : null),
-      recipe: config.recipe,
-      resumeRun: resume?.run ?? null,
-      elsewhere,
-      now: new Date(),
-    });
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
     let page: TrainingPage | undefined;
-    try {
-      writeRunConfig(folder.dir, configText(config));
-      progress.line(`run folder: ${folder.dir}`);
-      if (ui === "true") page = new TrainingPage(folder.dir, (line) => progress.line(line));
-      const outcome = await superviseEngine(
-        programArgv(Bun.main),
-        {
-          config: located,
-          runDir: folder.dir,
-          resumeFrom: resume?.checkpoint ?? null,
-          checkpointConfig: checkpointConfigText(config),
-        },
-        progress,
-        folder.engineStarted,
-      );
-      if (outcome.exitCode === 2) folder.discardIfUnused();
-      if (json)
-        printJson({
-          run: folder.dir,
-          exit_code: outcome.exitCode,
-          step: outcome.done?.step ?? null,
-          checkpoint: outcome.done?.path ?? null,
-          metrics: outcome.done?.metrics ?? {},
-        });
-      if (outcome.failure !== undefined) {
-        const prefix = outcome.exitCode === 130 ? "rlv" : "rlv: error";
-        process.stderr.write(`${prefix}: ${outcome.failure}\n`);
-      }
-      return outcome.exitCode;
-    } catch (error) {
-      if (error instanceof RlvError) folder.discardIfUnused();
-      throw error;
-    } finally {
-      page?.close();
-      folder.release();
+    const begun = (dir: string) => {
+      progress.line(`run folder: ${dir}`);
+      if (ui === "true") page = new TrainingPage(dir, (line) => progress.line(line));
+    };
+    const runName = config.run_name ?? (config.recipe === "stories" ? storyRunName(config) : null);
+    const { dir, outcome } = await trainInFolder({
+      ...{ config, located, runName, resume, elsewhere, progress, begun },
+      output: null,
+    }).finally(() => page?.close());
+    if (json)
+      printJson({
+        run: dir,
+        exit_code: outcome.exitCode,
+        step: outcome.done?.step ?? null,
+        checkpoint: outcome.done?.path ?? null,
+        metrics: outcome.done?.metrics ?? {},
+      });
+    if (outcome.failure !== undefined) {
+      const prefix = outcome.exitCode === 130 ? "rlv" : "rlv: error";
+      process.stderr.write(`${prefix}: ${outcome.failure}\n`);
     }
+    return outcome.exitCode;
   },
 };
+
+export interface TrainJob {
+  readonly config: ResolvedConfig;
+  /** The same with the folders that names on the hub stand for. */
+  readonly located: ResolvedConfig;
+  readonly runName: string | null;
+  readonly resume: ResumePoint | null;
+  /** Not into the folder of the run that is resumed. */
+  readonly elsewhere: boolean;
+  readonly progress: Progress;
+  /** The folder is this run's now. */
+  begun(dir: string): void;
+  /** Name of a file in the run's folder for what the engine itself prints, as when it crashes; null: stderr. */
+  readonly output: string | null;
+}
+
+/** Makes or reopens the run's folder, trains in an engine process, and gives the folder free. */
+export async function trainInFolder(job: TrainJob): Promise<{ dir: string; outcome: EngineOutcome }> {
+  const { config, progress } = job;
+  const folder = openRunFolder({
+    outputDir: config.output_dir,
+    runName: job.runName,
+    recipe: config.recipe,
+    resumeRun: job.resume?.run ?? null,
+    elsewhere: job.elsewhere,
+    now: new Date(),
+  });
+  const output = job.output === null ? null : join(folder.dir, job.output);
+  const opened = output === null ? 2 : openSync(output, "a");
+  try {
+    writeRunConfig(folder.dir, configText(config));
+    job.begun(folder.dir);
+    const outcome = await superviseEngine(
+      programArgv(Bun.main),
+      {
+        config: job.located,
+        runDir: folder.dir,
+        resumeFrom: job.resume?.checkpoint ?? null,
+        checkpointConfig: checkpointConfigText(config),
+      },
+      progress,
+      folder.engineStarted,
+      opened,
+    );
+    if (outcome.exitCode === 2) folder.discardIfUnused();
+    return { dir: folder.dir, outcome };
+  } catch (error) {
+    if (error instanceof RlvError) folder.discardIfUnused();
+    throw error;
+  } finally {
+    folder.release();
+    if (output !== null) {
+      closeSync(opened);
+      if (statSync(output, { throwIfNoEntry: false })?.size === 0) rmSync(output);
+    }
+  }
+}
 
 /**
  * The files a job names exist, before a folder is made for it. Names on the hub become folders in what the engine is

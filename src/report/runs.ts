@@ -174,7 +174,7 @@ function summarize(dir: string, root: string): RunSummary {
   const outcome = readOutcome(dir);
   const state = stateOf(dir);
   const updated = last.time ?? (statOf(join(dir, CONFIG))?.mtimeMs ?? 0) / 1000;
-  const total = config?.num_train_steps;
+  const total = config?.num_train_steps ?? config?.max_steps;
   return {
     dir,
     name: basename(dir),

@@ -61,14 +61,16 @@ const NOW_MS = 1000;
 /**
  * Runs a job in an engine process, showing its messages. Ctrl-C once: the engine finishes the step, saves and
  * ends with 130; twice: it is killed. SIGTERM and SIGUSR1 (Slurm's warning) save and end.
+ * @param output file descriptor for what the engine itself prints
  */
 export async function superviseEngine<Config>(
   argv: readonly string[],
   job: Omit<EngineJob<Config>, "type">,
   progress: Progress,
   onStart: (pid: number) => void,
+  output = 2,
 ): Promise<EngineOutcome> {
-  const outcome = await watchEngine(argv, job, progress, onStart);
+  const outcome = await watchEngine(argv, job, progress, onStart, output);
   // The engine's own word does not know of a signal that killed it.
   writeOutcome(job.runDir, outcome.exitCode, outcome.failure ?? null);
   return outcome;
@@ -79,6 +81,7 @@ async function watchEngine<Config>(
   job: Omit<EngineJob<Config>, "type">,
   progress: Progress,
   onStart: (pid: number) => void,
+  output: number,
 ): Promise<EngineOutcome> {
   let done: DoneMessage | undefined;
   let failure: string | undefined;
@@ -86,8 +89,8 @@ async function watchEngine<Config>(
   let stopping: StopMessage["how"] | undefined;
   const ended = Promise.withResolvers<void>();
   const engine = Bun.spawn([...argv, ENGINE_COMMAND], {
-    // The engine's own output is what a crash prints: it goes to stderr, stdout stays clean.
-    stdio: ["ignore", 2, 2],
+    // The engine's own output is what a crash prints: stdout stays clean.
+    stdio: ["ignore", output, output],
     serialization: "advanced",
     ipc(received: EngineMessage | EndMessage) {
       if (received.type === "end") return ended.resolve();

@@ -76,6 +76,15 @@ export function addRoutes(router: Router, { data, live, jobs, roots, removal }: 
     const steps = wholeNumber(query, "steps", 100, 2, MOST_STEPS);
     return jsonText(await data.ask("rewards", params.run!, steps));
   });
+  router.add("GET", "/api/sweeps/:sweep", async ({ params }) =>
+    jsonText(await data.ask("sweep", params.sweep!)),
+  );
+  router.add("GET", "/api/sweeps/:sweep/curves", async ({ params, query }) => {
+    const names = listOf(query, "names", MOST_NAMES);
+    if (names.length === 0) throw new HttpError(400, "names has at least one metric");
+    const points = wholeNumber(query, "points", 300, 2, MOST_POINTS);
+    return jsonText(await data.ask("sweepCurves", params.sweep!, names, points));
+  });
   router.add("GET", "/api/compare", async ({ query }) =>
     jsonText(await data.ask("compare", query.get("a") ?? "", query.get("b") ?? "")),
   );
@@ -84,7 +93,7 @@ export function addRoutes(router: Router, { data, live, jobs, roots, removal }: 
     const { confirm } = objectOf(body) as DeleteRequest;
     if (confirm !== undefined && typeof confirm !== "string") throw new HttpError(400, "confirm is text");
     const checkpoint = roots.checkpoint(params.run!, params.name!);
-    return json(removal.remove(checkpoint, roots.folders, confirm));
+    return json(removal.remove(checkpoint, roots.places(), confirm));
   });
   router.add("POST", "/api/runs/:run/checkpoints/:name/evaluate", ({ params, body }) => {
     objectOf(body);

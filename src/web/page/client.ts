@@ -51,6 +51,8 @@ export function queryOf(values: Readonly<Record<string, string | number | null |
 
 export const runPath = (id: string, rest = ""): string => `/api/runs/${encodeURIComponent(id)}${rest}`;
 
+export const sweepPath = (id: string, rest = ""): string => `/api/sweeps/${encodeURIComponent(id)}${rest}`;
+
 export interface Answer<T> {
   /** The last good answer stays while the next one is under way. */
   readonly data: T | null;

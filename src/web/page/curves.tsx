@@ -7,7 +7,7 @@ import { type ChartOf, groupsOf, plainName } from "./groups.ts";
 import { useKeys } from "./keys.tsx";
 import { Empty, IconButton, Pending, Segments, Smoothing } from "./parts.tsx";
 import { setQuery, useRoute } from "./route.ts";
-import { countsExamples, examplesOf, type Series } from "./series.ts";
+import { around, countsExamples, examplesOf, type Series } from "./series.ts";
 import { ChartFrame } from "./step-chart.tsx";
 import { keptStore, useStore } from "./store.ts";
 
@@ -72,7 +72,7 @@ function linesOf(chart: ChartOf, shown: readonly Shown[], runs: ReadonlyMap<stri
         y: series.value,
         style: metric.startsWith("eval/") ? "points" : "line",
         ...(spread !== undefined && spread.value.length === series.value.length && shown.length === 1
-          ? { spread: spread.value }
+          ? { band: around(series.value, spread.value) }
           : {}),
       });
     });

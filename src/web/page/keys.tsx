@@ -43,9 +43,16 @@ const HELP: readonly (readonly [string, readonly (readonly [string, string])[]])
   [
     "A run",
     [
-      ["1 … 7", "curves, rewards, rollouts, health, system, config, checkpoints"],
+      ["1 … 8", "curves, rewards, rollouts, health, system, config, checkpoints, routing"],
       ["l", "logarithmic axis"],
       ["z", "whole range (as a double click)"],
+      ["[ ]", "less, more smoothing"],
+    ],
+  ],
+  [
+    "A sweep",
+    [
+      ["b", "the band: standard deviation, or least to greatest"],
       ["[ ]", "less, more smoothing"],
     ],
   ],

@@ -90,15 +90,17 @@ export function Segments<T extends string>({
   );
 }
 
-const STATES: Readonly<Record<RunState, { dot: string; tag: string }>> = {
+type ShownState = RunState | "waiting";
+const STATES: Readonly<Record<ShownState, { dot: string; tag: string }>> = {
   live: { dot: "running", tag: "good" },
   finished: { dot: "finished", tag: "" },
   interrupted: { dot: "interrupted", tag: "warn" },
   crashed: { dot: "crashed", tag: "bad" },
   diverged: { dot: "diverged", tag: "bad" },
+  waiting: { dot: "", tag: "" },
 };
 
-export function StateDot({ state }: { state: RunState }) {
+export function StateDot({ state }: { state: ShownState }) {
   return <i class={`dot ${STATES[state].dot}`} role="img" aria-label={state} title={state} />;
 }
 
@@ -106,16 +108,19 @@ export const StateTag = ({ state }: { state: RunState }) => (
   <span class={`tag ${STATES[state].tag}`}>{state}</span>
 );
 
-export function Progress({ run }: { run: RunSummary }) {
-  const { step, total_steps: total } = run;
-  const share = total === null || total === 0 ? 0 : Math.min(1, step / total);
+export const Progress = ({ run }: { run: RunSummary }) => (
+  <Fraction done={run.step} total={run.total_steps} />
+);
+
+/** How many of how many, in figures and as a bar; of a `total` that is not known, the figure alone. */
+export function Fraction({ done, total, what = "" }: { done: number; total: number | null; what?: string }) {
   return (
     <span class="progress">
       <span class="num">
-        {count(step)}
-        {total === null ? "" : <span class="muted"> / {count(total)}</span>}
+        {count(done)}
+        {total === null ? "" : <span class="muted">{` / ${count(total)}${what}`}</span>}
       </span>
-      {total === null ? null : <Bar share={share} />}
+      {total === null ? null : <Bar share={total === 0 ? 0 : done / total} />}
     </span>
   );
 }

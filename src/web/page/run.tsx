@@ -1,10 +1,11 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { modeOf } from "../../report/modes.ts";
 import type { DiversityReport, RunDetail, RunSummary } from "../api.ts";
 import { CheckpointsTab } from "./checkpoints.tsx";
 import { queryOf, runPath, useAnswer } from "./client.ts";
 import { ConfigTab } from "./config.tsx";
 import { CurvesTab, type Shown } from "./curves.tsx";
-import { type Curves, useCurves } from "./curves-data.ts";
+import { type Curves, type RunCurves, useCurves } from "./curves-data.ts";
 import { dateTime, duration, figure, signed } from "./format.ts";
 import { HealthTab } from "./health.tsx";
 import { useKeys } from "./keys.tsx";
@@ -14,6 +15,7 @@ import { Figure, Glyph, Pending, Progress, StateDot, StateTag, Swatch } from "./
 import { RewardsTab } from "./rewards.tsx";
 import { RolloutsTab } from "./rollouts.tsx";
 import { go, hashOf, setQuery, useRoute } from "./route.ts";
+import { RoutingTab } from "./routing.tsx";
 import { mainMetric } from "./runs.tsx";
 import { useStore } from "./store.ts";
 import { SystemTab } from "./system.tsx";
@@ -26,6 +28,7 @@ const TABS = [
   ["system", "System"],
   ["config", "Config"],
   ["checkpoints", "Checkpoints"],
+  ["routing", "Routing"],
 ] as const;
 /** Steps whose completions are looked at to see whether they have collapsed; the last one counts. */
 const GLANCE = 2;
@@ -68,9 +71,10 @@ export function RunView({ id, tab, rest }: { id: string; tab: string; rest: read
       }),
     [ids.join(), list, run],
   );
+  const tabs = TABS.filter(([name]) => name !== "routing" || isRouted(detail.data, curves.runs.get(id)));
   const kept = Object.fromEntries(Object.entries(query).filter(([name]) => KEPT.includes(name)));
   useKeys(
-    Object.fromEntries(TABS.map(([to], index) => [String(index + 1), () => go(["run", id, to], kept)])),
+    Object.fromEntries(tabs.map(([to], index) => [String(index + 1), () => go(["run", id, to], kept)])),
   );
 
   useEffect(() => {
@@ -81,19 +85,19 @@ export function RunView({ id, tab, rest }: { id: string; tab: string; rest: read
   }, [run?.name]);
 
   // A narrow screen shows some of the tabs.
-  const tabs = useRef<HTMLElement>(null);
+  const bar = useRef<HTMLElement>(null);
   useEffect(() => {
-    const current = tabs.current?.querySelector<HTMLElement>("[aria-current]");
-    if (tabs.current && current) tabs.current.scrollLeft = current.offsetLeft - 60;
-  }, [tab, run === undefined || run === null]);
+    const current = bar.current?.querySelector<HTMLElement>("[aria-current]");
+    if (bar.current && current) bar.current.scrollLeft = current.offsetLeft - 60;
+  }, [tab, tabs.length, run === undefined || run === null]);
 
   if (!run) return <Pending error={detail.error} again={detail.again} />;
   return (
     <div class={`stack run of-${tab}`}>
       <Head run={run} detail={detail.data} curves={curves} collapsed={collapsed} />
       <div class="tabs-row">
-        <nav class="tabs" aria-label="of this run" ref={tabs}>
-          {TABS.map(([to, name], index) => (
+        <nav class="tabs" aria-label="of this run" ref={bar}>
+          {tabs.map(([to, name], index) => (
             <a
               key={to}
               href={hashOf(["run", id, to], kept)}
@@ -114,8 +118,17 @@ export function RunView({ id, tab, rest }: { id: string; tab: string; rest: read
       {tab === "health" ? <HealthTab run={run} curves={curves} rollouts={rollouts} /> : null}
       {tab === "system" ? <SystemTab run={run} curves={curves} detail={detail.data} /> : null}
       {tab === "config" ? <ConfigTab detail={detail} shown={shown} /> : null}
+      {tab === "routing" ? <RoutingTab run={run} curves={curves} /> : null}
       {tab === "checkpoints" ? <CheckpointsTab run={run} detail={detail} /> : null}
     </div>
+  );
+}
+
+/** Whether a run is one whose adapters are evaluated by themselves. */
+function isRouted(detail: RunDetail | null, curves: RunCurves | undefined): boolean {
+  return (
+    detail?.config?.eval_routing_steps != null ||
+    [...(curves?.series.keys() ?? [])].some((name) => modeOf(name, "eval") !== null)
   );
 }
 
@@ -167,6 +180,11 @@ const Head = memo(({ run, detail, curves, collapsed }: HeadProps) => {
             <Glyph name="alarm" /> completions have collapsed
           </a>
         ) : null}
+        {run.sweep === null ? null : (
+          <a class="tag" href={hashOf(["sweep", run.sweep])}>
+            <Glyph name="left" /> sweep
+          </a>
+        )}
         {run.recipe === null ? null : <span class="tag">{run.recipe}</span>}
         {run.model === null ? null : <span class="tag">{run.model}</span>}
         {run.tags.map((tag) => (

@@ -340,14 +340,12 @@ describe.skipIf(chromium === null)("the page", () => {
     await page.open(`${base}#/runs`);
     await page.until(`${countOf(".run-row")} === 3 && ${textOf("table.sweeps")}.includes("5 / 6")`);
     await page.click("table.sweeps a");
-    const cell = (row: number, column: number) =>
-      textOf(`table.finals tbody tr:nth-child(${row}) td.num:nth-of-type(${column})`);
     await page.until(`${countOf("table.finals tbody tr")} === 4`, "three modes of one, one of the other");
     const told = await page.value<string>(textOf("table.finals"));
     // Three seeds at 0.75, 0.8 and 0.85; two at 0.65 and 0.7.
     expect(told).toContain("0.8 ± 0.05");
     expect(told).toContain("0.675 ± 0.035");
-    expect(await page.value<string>(cell(1, 1))).toBe("3 / 3");
+    expect(told).toContain("3 / 3 runs");
     expect(await page.value<number>(countOf("table.finals tbody tr:first-child td:last-child circle"))).toBe(
       3,
     );

@@ -215,7 +215,11 @@ function Sweeps({ list: { sweeps, runs } }: { list: RunList }) {
               <td class="metric">
                 {live > 0 ? <span class="tag good">{live} live</span> : null}{" "}
                 {failed > 0 ? <span class="tag bad">{failed} failed</span> : null}{" "}
-                {finished === planned ? <span class="tag">finished</span> : null}
+                {finished === planned ? (
+                  <span class="tag">finished</span>
+                ) : live === 0 ? (
+                  <span class="tag warn">not running</span>
+                ) : null}
               </td>
               <td class="num when">{updated === 0 ? "–" : ago(updated)}</td>
             </tr>

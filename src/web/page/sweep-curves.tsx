@@ -5,7 +5,7 @@ import type { Line } from "./chart.tsx";
 import { queryOf, sweepPath, useAnswer } from "./client.ts";
 import { plainName } from "./groups.ts";
 import { useKeys } from "./keys.tsx";
-import { figuresByMode, isMain, MODE_COLOURS, modeText } from "./modes.ts";
+import { figuresByMode, isMain, modeText } from "./modes.ts";
 import { Empty, Pending, Segments, Smoothing, Swatch } from "./parts.tsx";
 import { setQuery, useRoute } from "./route.ts";
 import { around, smoothed } from "./series.ts";
@@ -175,11 +175,7 @@ function ModeRow({ name, lines }: { name: string; lines: ReadonlyMap<string, rea
           key={mode}
           id={`${mode}/${name}`}
           title={plainName(name)}
-          caption={
-            <span class="tag">
-              <Swatch colour={MODE_COLOURS[mode]} style="points" /> {modeText(mode)}
-            </span>
-          }
+          caption={<span class="tag">{modeText(mode)}</span>}
           lines={of}
           height={170}
           extent={extent}

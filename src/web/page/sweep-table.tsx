@@ -2,7 +2,7 @@ import { MODE_NAMES, modeOf } from "../../report/modes.ts";
 import type { Spread, SweepReport } from "../api.ts";
 import { figure } from "./format.ts";
 import { plainName } from "./groups.ts";
-import { figuresByMode, MODE_COLOURS, modeText } from "./modes.ts";
+import { figuresByMode, modeText } from "./modes.ts";
 import { Empty, Swatch } from "./parts.tsx";
 import { hashOf } from "./route.ts";
 import { compareHref } from "./runs.tsx";
@@ -69,7 +69,6 @@ export function FinalFigures({ report }: { report: SweepReport }) {
           <thead>
             <tr>
               <th>Setting</th>
-              <th class="num">Runs</th>
               {modes.length > 0 ? <th>Adapters</th> : null}
               {figures.map((name) => (
                 <th key={name} class="num" title={name}>
@@ -86,33 +85,20 @@ export function FinalFigures({ report }: { report: SweepReport }) {
               return (
                 <tr key={`${row.group} ${row.mode}`} class={first ? "first" : ""}>
                   {first ? (
-                    <>
-                      <th scope="rowgroup" rowSpan={span}>
-                        <Swatch colour={row.group} /> <GroupLink report={report} group={row.group} />
-                      </th>
-                      <td class="num" rowSpan={span}>
-                        {group.finished}
-                        <span class="muted"> / {group.planned}</span>
-                      </td>
-                    </>
+                    <th scope="rowgroup" rowSpan={span}>
+                      <Swatch colour={row.group} /> <GroupLink report={report} group={row.group} />
+                      <small class="muted">
+                        {group.finished} / {group.planned} runs
+                      </small>
+                    </th>
                   ) : null}
                   {modes.length === 0 ? null : (
-                    <th scope="row">
-                      {row.mode === null ? null : (
-                        <>
-                          <Swatch colour={MODE_COLOURS[row.mode]} style="points" /> {modeText(row.mode)}
-                        </>
-                      )}
-                    </th>
+                    <th scope="row">{row.mode === null ? null : modeText(row.mode)}</th>
                   )}
                   {figures.map((name, column) => (
                     <td key={name} class="num">
                       <SpreadText of={group.metrics[metricOf(row, name)]} />
-                      <Strip
-                        values={seeds(row, name)}
-                        range={ranges[column]!}
-                        colour={row.mode === null ? row.group : MODE_COLOURS[row.mode]}
-                      />
+                      <Strip values={seeds(row, name)} range={ranges[column]!} colour={row.group} />
                     </td>
                   ))}
                 </tr>
@@ -141,12 +127,17 @@ function GroupLink({ report, group }: { report: SweepReport; group: number }) {
   );
 }
 
+/** Whether a difference is what sums of equal numbers leave behind. */
+const isRounding = (difference: number, of: number | null): boolean => difference <= 1e-9 * Math.abs(of ?? 0);
+
 function SpreadText({ of }: { of: Spread | undefined }) {
   if (of === undefined) return <span class="muted">–</span>;
   return (
     <span title={`from ${figure(of.min)} to ${figure(of.max)}, ${of.n} runs`}>
       <b>{figure(of.mean, 3)}</b>
-      {of.std === null ? null : <span class="muted"> ± {figure(of.std, 2)}</span>}
+      {of.std === null ? null : (
+        <span class="muted"> ± {figure(isRounding(of.std, of.mean) ? 0 : of.std, 2)}</span>
+      )}
     </span>
   );
 }
@@ -165,7 +156,8 @@ function Strip({
   colour: number;
 }) {
   if (values.length === 0) return null;
-  const x = (value: number) => (high === low ? WIDTH / 2 : 4 + ((WIDTH - 8) * (value - low)) / (high - low));
+  const x = (value: number) =>
+    isRounding(high - low, high) ? WIDTH / 2 : 4 + ((WIDTH - 8) * (value - low)) / (high - low);
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   return (
     <svg

@@ -16,6 +16,8 @@
  *   GET  /api/runs/ID/rewards?steps=                           RewardReport
  *   GET  /api/sweeps/ID                                        SweepReport
  *   GET  /api/sweeps/ID/curves?names=…&points=                 SweepCurves
+ *   GET  /api/grouped?runs=A,B                                 SweepReport (of runs of any folder, without an id)
+ *   GET  /api/grouped/curves?runs=A,B&names=…&points=          SweepCurves
  *   GET  /api/compare?a=ID&b=ID                                ConfigComparison
  *   GET  /api/system                                           SystemInfo
  *   POST /api/runs/ID/checkpoints/NAME/delete  DeleteRequest   DeleteAnswer

@@ -31,6 +31,8 @@ export interface DataCalls {
   rewards(id: string, steps: number): unknown;
   sweep(id: string): unknown;
   sweepCurves(id: string, names: readonly string[], points: number): unknown;
+  grouped(ids: readonly string[]): unknown;
+  groupedCurves(ids: readonly string[], names: readonly string[], points: number): unknown;
   compare(a: string, b: string): unknown;
 }
 

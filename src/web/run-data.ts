@@ -36,7 +36,7 @@ import { MetricsTable } from "./metrics-table.ts";
 import { parseKey, RunRollouts } from "./rollouts.ts";
 import { idOf, Roots } from "./roots.ts";
 import { HttpError } from "./router.ts";
-import { readableSweeps, spreadSeries, sweepReport } from "./sweeps.ts";
+import { groupedReport, readableSweeps, spreadSeries, sweepReport } from "./sweeps.ts";
 
 /** What is kept in memory of runs that were looked at; the ones not looked at for longest go first. */
 const MOST_VALUES = 16 << 20;
@@ -229,20 +229,37 @@ export class RunData {
     return this.#rolloutsOf(id).rewards(steps);
   }
 
-  async sweep(id: string): Promise<SweepReport> {
-    const found = this.#roots.sweep(id);
-    const report = sweepReport(found);
+  sweep(id: string): Promise<SweepReport> {
+    return this.#named(sweepReport(this.#roots.sweep(id)));
+  }
+
+  sweepCurves(id: string, names: readonly string[], points: number): Promise<SweepCurves> {
+    return this.#spread(sweepReport(this.#roots.sweep(id)), names, points);
+  }
+
+  grouped(ids: readonly string[]): Promise<SweepReport> {
+    return this.#named(groupedReport(ids.map((id) => this.#roots.run(id))));
+  }
+
+  groupedCurves(ids: readonly string[], names: readonly string[], points: number): Promise<SweepCurves> {
+    return this.#spread(groupedReport(ids.map((id) => this.#roots.run(id))), names, points);
+  }
+
+  async #named(report: Omit<SweepReport, "metric_names">): Promise<SweepReport> {
     const names = new Set<string>();
-    for (const { id: run } of report.runs)
-      if (run !== null) for (const name of (await this.#table(run)).names) names.add(name);
+    for (const { id } of report.runs)
+      if (id !== null) for (const name of (await this.#table(id)).names) names.add(name);
     return { ...report, metric_names: [...names].sort() };
   }
 
-  async sweepCurves(id: string, names: readonly string[], points: number): Promise<SweepCurves> {
-    const { runs, groups } = sweepReport(this.#roots.sweep(id));
+  async #spread(
+    { runs, groups }: Pick<SweepReport, "runs" | "groups">,
+    names: readonly string[],
+    points: number,
+  ): Promise<SweepCurves> {
     const tables: RunMetrics[][] = groups.map(() => []);
-    for (const { id: run, group } of runs)
-      if (run !== null) tables[group]!.push((await this.#table(run)).curves(names, ALL, 0, ALL));
+    for (const { id, group } of runs)
+      if (id !== null) tables[group]!.push((await this.#table(id)).curves(names, ALL, 0, ALL));
     const of = (name: string) =>
       tables.map((members) =>
         spreadSeries(

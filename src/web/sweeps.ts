@@ -1,5 +1,6 @@
 /** Sweeps as the page is told of them. */
 import { RlvError } from "../core/errors.ts";
+import { VERSION } from "../core/version.ts";
 import {
   readSweep,
   type SweepSummary as Summary,
@@ -8,7 +9,7 @@ import {
   valueText,
 } from "../report/sweep.ts";
 import type { MetricSeries, SpreadSeries, SweepReport, SweepSummary } from "./api.ts";
-import type { FoundSweep } from "./context.ts";
+import type { FoundRun, FoundSweep } from "./context.ts";
 import { idOf } from "./roots.ts";
 
 /** A list has those that this version can read; runs of others are runs like any. */
@@ -29,14 +30,44 @@ function sweepOf({ id, name, dir }: FoundSweep): SweepSummary {
 
 /** How its runs stand, and what those that differ in their seed alone say together. */
 export function sweepReport(found: FoundSweep): Omit<SweepReport, "metric_names"> {
-  const summary = sweepSummary(found.dir);
+  return { ...sweepOf(found), ...partsOf(sweepSummary(found.dir)) };
+}
+
+/** Settings in which runs differ and are the same experiment. */
+const NO_SETTINGS = new Set(["output_dir", "run_name", "log_dir", "threads", "device", "rlv_version"]);
+
+/** The same of runs that somebody has chosen: what their settings differ in is what they are grouped by. */
+export function groupedReport(runs: readonly FoundRun[]): Omit<SweepReport, "metric_names"> {
+  const configs = runs.map(({ dir }) => configOf(dir) ?? {});
+  const keys = [...new Set(configs.flatMap(Object.keys))].filter(
+    (key) =>
+      !NO_SETTINGS.has(key) && configs.some((config) => !Bun.deepEquals(config[key], configs[0]![key])),
+  );
+  const recipes = [...new Set(configs.map(({ recipe }) => String(recipe ?? "")))];
+  const parts = partsOf(
+    sweepSummary("/", {
+      ...{ version: SWEEP_VERSION, rlv_version: VERSION, recipe: "", name: "", variants: [], keys },
+      runs: runs.map(({ dir }, at) => ({
+        name: dir,
+        variant: null,
+        values: Object.fromEntries(keys.map((key) => [key, configs[at]![key] ?? null])),
+        settings: configs[at]!,
+      })),
+    }),
+  );
   return {
-    ...sweepOf(found),
-    runs: summary.runs.map(({ dir, values, variant, metrics, ...run }) => ({
+    ...{ id: "", name: `${runs.length} runs`, recipe: recipes.join(", "), planned: runs.length },
+    groups: parts.groups,
+    runs: parts.runs.map((run, at) => ({ ...run, name: runs[at]!.name })),
+  };
+}
+
+function partsOf(summary: Summary): Pick<SweepReport, "runs" | "groups"> {
+  return {
+    runs: summary.runs.map(({ dir, values, variant, ...run }) => ({
       ...run,
       id: run.state === "waiting" ? null : idOf(dir),
       group: groupOf(summary, variant, values),
-      metrics,
     })),
     groups: summary.groups.map(({ variant, values, runs, planned, metrics }) => ({
       name: groupName(variant, values),

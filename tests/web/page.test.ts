@@ -360,6 +360,10 @@ describe.skipIf(chromium === null)("the page", () => {
     await page.until(`${countOf("[data-chart='both/unique_rate'] canvas")} === 1`, "any metric is found");
     await page.click("table.swept a");
     await page.until(`${textOf(".run-head h1")}.includes("routing/routed_s1")`, "its run is opened");
+    const chosen = [ids.first, ids["routing/routed_s1"], ids["routing/routed_s2"]];
+    await page.open(`${base}#/run/${chosen[0]}/curves?vs=${chosen.slice(1).join()}`);
+    await page.click(".comparison a.link");
+    await page.until(`${countOf("table.finals tbody tr")} === 4`, "chosen runs are grouped as well");
   });
 
   const VIEWS: readonly (readonly [string, () => string, string])[] = [

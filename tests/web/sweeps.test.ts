@@ -61,3 +61,38 @@ test("a sweep: its runs by their seeds, and their curves together", async () => 
   expect([later.sweeps.length, later.runs.length]).toEqual([0, 6]);
   expect((await site.fetch(`/api/sweeps/${id}`)).status).toBe(404);
 });
+
+test("runs of any folder are grouped by what they differ in besides the seed", async () => {
+  using scratch = new Scratch();
+  for (const [rank, seed, last] of [
+    [4, 1, 0.2],
+    [4, 2, 0.4],
+    [8, 1, 0.9],
+  ] as const)
+    makeRun(scratch.dir, `r${rank}-s${seed}`, {
+      config: { seed, lora: { rank }, run_name: `r${rank}-s${seed}`, kept: "same" },
+      rows: steps(3, (step) => ({ "eval/reward": (last * step) / 3 })),
+      outcome: 0,
+    });
+  await using site = new Site(scratch.dir);
+  const { runs } = await site.get<RunList>("/api/runs");
+  const ids = ["r8-s1", "r4-s2", "r4-s1"].map((name) => runs.find((run) => run.name === name)!.id);
+  const report = await site.get<SweepReport>(`/api/grouped?runs=${ids.join()}`);
+  expect(report.groups.map(({ name, planned }) => [name, planned])).toEqual([
+    ['lora {"rank":8}', 1],
+    ['lora {"rank":4}', 2],
+  ]);
+  expect(report.runs.map(({ name, id, group, seed }) => [name, id, group, seed])).toEqual([
+    ["r8-s1", ids[0], 0, 1],
+    ["r4-s2", ids[1], 1, 2],
+    ["r4-s1", ids[2], 1, 1],
+  ]);
+  expect(report.groups[1]!.metrics["eval/reward"]!.mean).toBeCloseTo(0.3, 12);
+  const curves = await site.get<SweepCurves>(`/api/grouped/curves?runs=${ids.join()}&names=eval/reward`);
+  expect(curves.metrics["eval/reward"]!.map((each) => each!.runs)).toEqual([
+    [1, 1, 1],
+    [2, 2, 2],
+  ]);
+  expect((await site.fetch("/api/grouped")).status).toBe(400);
+  expect((await site.fetch("/api/grouped?runs=x")).status).toBe(404);
+});

@@ -7,7 +7,7 @@ import { go, hashOf, useRoute } from "./route.ts";
 import { RunView } from "./run.tsx";
 import { Runs } from "./runs.tsx";
 import { useStore } from "./store.ts";
-import { SweepView } from "./sweep.tsx";
+import { GroupedView, SweepView } from "./sweep.tsx";
 import { nextTheme, themeChoice } from "./theme.ts";
 
 function Connection() {
@@ -35,7 +35,7 @@ const TABS = [
   { path: "chat", name: "Chat" },
 ] as const;
 /** Views that the list of runs leads to. */
-const OF_RUNS = ["run", "sweep"];
+const OF_RUNS = ["run", "sweep", "grouped"];
 
 export function App() {
   const { path } = useRoute();
@@ -90,6 +90,8 @@ export function App() {
           <RunView key={path[1]} id={path[1]} tab={path[2] ?? "curves"} rest={path.slice(3)} />
         ) : view === "sweep" && path[1] ? (
           <SweepView key={path[1]} id={path[1]} />
+        ) : view === "grouped" ? (
+          <GroupedView />
         ) : view === "runs" ? (
           <Runs />
         ) : view === "chat" ? (

@@ -51,7 +51,18 @@ export function queryOf(values: Readonly<Record<string, string | number | null |
 
 export const runPath = (id: string, rest = ""): string => `/api/runs/${encodeURIComponent(id)}${rest}`;
 
-export const sweepPath = (id: string, rest = ""): string => `/api/sweeps/${encodeURIComponent(id)}${rest}`;
+/** Where groups of runs are asked for: of a sweep, or of runs that somebody has chosen. */
+export type GroupsPath = (rest?: string, query?: Parameters<typeof queryOf>[0]) => string;
+
+export const sweepPath =
+  (id: string): GroupsPath =>
+  (rest = "", query = {}) =>
+    `/api/sweeps/${encodeURIComponent(id)}${rest}${queryOf(query)}`;
+
+export const groupedPath =
+  (runs: readonly string[]): GroupsPath =>
+  (rest = "", query = {}) =>
+    `/api/grouped${rest}${queryOf({ runs: runs.join(","), ...query })}`;
 
 export interface Answer<T> {
   /** The last good answer stays while the next one is under way. */

@@ -240,6 +240,15 @@ function Comparison({ id, shown }: { id: string; shown: readonly Shown[] }) {
   return (
     <div class="comparison">
       {shown.length > 1 ? (
+        <a
+          class="link"
+          title="runs that differ in their seed alone together, with mean and spread"
+          href={hashOf(["grouped"], { runs: [id, ...others].join(",") })}
+        >
+          Group by seed
+        </a>
+      ) : null}
+      {shown.length > 1 ? (
         <div class="chips">
           {shown.map(({ run, colour }, index) => (
             <span class="tag chip" key={run.id}>

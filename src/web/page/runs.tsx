@@ -168,6 +168,14 @@ export function Runs() {
           >
             Compare
           </button>
+          <button
+            type="button"
+            disabled={marked.length < 2}
+            title="runs that differ in their seed alone together, with mean and spread"
+            onClick={() => go(["grouped"], { runs: marked.join(",") })}
+          >
+            Group by seed
+          </button>
         </div>
       ) : null}
     </div>

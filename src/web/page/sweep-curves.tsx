@@ -2,7 +2,7 @@ import { useMemo } from "preact/hooks";
 import { MODE_NAMES, type ModeName, modeOf } from "../../report/modes.ts";
 import type { SpreadSeries, SweepCurves, SweepReport } from "../api.ts";
 import type { Line } from "./chart.tsx";
-import { queryOf, sweepPath, useAnswer } from "./client.ts";
+import { type GroupsPath, useAnswer } from "./client.ts";
 import { plainName } from "./groups.ts";
 import { useKeys } from "./keys.tsx";
 import { figuresByMode, isMain, modeText } from "./modes.ts";
@@ -25,12 +25,13 @@ const POINTS = 250;
 
 interface Props {
   readonly report: SweepReport;
+  readonly path: GroupsPath;
   /** Changes when the curves may have. */
   readonly fresh: string;
 }
 
 /** Curves of the settings: mean over seeds with a band. What modes were evaluated by has a row, a chart a mode. */
-export function SweepCurvesView({ report, fresh }: Props) {
+export function SweepCurvesView({ report, path, fresh }: Props) {
   const { query } = useRoute();
   const band: Band = query.band === "range" ? "range" : "std";
   const smooth = Math.min(0.99, Math.max(0, Number(query.smooth ?? 0) || 0));
@@ -38,9 +39,7 @@ export function SweepCurvesView({ report, fresh }: Props) {
   const all = report.metric_names;
   const names = useMemo(() => shownMetrics(all, search), [all.join(), search]);
   const { data, error, again } = useAnswer<SweepCurves>(
-    names.length === 0
-      ? null
-      : sweepPath(report.id, `/curves${queryOf({ names: names.join(","), points: POINTS })}`),
+    names.length === 0 ? null : path("/curves", { names: names.join(","), points: POINTS }),
     fresh,
   );
   const setSmooth = (value: number) =>

@@ -1,25 +1,40 @@
-import { useMemo } from "preact/hooks";
 import type { RunSummary, SweepReport, SweptRun } from "../api.ts";
-import { sweepPath, useAnswer } from "./client.ts";
+import { type GroupsPath, groupedPath, sweepPath, useAnswer } from "./client.ts";
 import { count } from "./format.ts";
 import { runList } from "./live.ts";
 import { Fraction, Pending, StateDot, Swatch } from "./parts.tsx";
-import { hashOf } from "./route.ts";
+import { hashOf, useRoute } from "./route.ts";
 import { useStore } from "./store.ts";
 import { SweepCurvesView } from "./sweep-curves.tsx";
 import { FinalFigures } from "./sweep-table.tsx";
 
+export const SweepView = ({ id }: { id: string }) => (
+  <Groups path={sweepPath(id)} has={(run) => run.sweep === id} />
+);
+
+/** Runs of any folder, `#/grouped?runs=ID,ID`: those that differ in their seed alone are one setting. */
+export function GroupedView() {
+  const runs = useRoute().query.runs ?? "";
+  const ids = runs.split(",").filter(Boolean);
+  return <Groups key={runs} path={groupedPath(ids)} has={(run) => ids.includes(run.id)} />;
+}
+
+interface GroupsProps {
+  readonly path: GroupsPath;
+  /** Whether a run is one of them. */
+  readonly has: (run: RunSummary) => boolean;
+}
+
 /** Runs that differ in their seed alone, taken together: their last figures and their curves, with spread. */
-export function SweepView({ id }: { id: string }) {
-  const list = useStore(runList);
-  const mine = useMemo(() => (list?.runs ?? []).filter((run) => run.sweep === id), [list, id]);
-  const report = useAnswer<SweepReport>(sweepPath(id), progressOf(mine));
+function Groups({ path, has }: GroupsProps) {
+  const progress = progressOf((useStore(runList)?.runs ?? []).filter(has));
+  const report = useAnswer<SweepReport>(path(), progress);
   if (report.data === null) return <Pending error={report.error} again={report.again} />;
   return (
     <div class="stack sweep">
       <Head report={report.data} />
       <FinalFigures report={report.data} />
-      <SweepCurvesView report={report.data} fresh={progressOf(mine)} />
+      <SweepCurvesView report={report.data} path={path} fresh={progress} />
       <RunTable report={report.data} />
     </div>
   );
@@ -32,7 +47,7 @@ function progressOf(runs: readonly RunSummary[]): string {
   return `${runs.length} ${ended} ${Math.floor(steps / (10 * Math.max(1, runs.length)))}`;
 }
 
-function Head({ report: { name, recipe, planned, runs, groups } }: { report: SweepReport }) {
+function Head({ report: { id, name, recipe, planned, runs, groups } }: { report: SweepReport }) {
   const finished = runs.filter(({ state }) => state === "finished").length;
   const others = Object.entries(Object.groupBy(runs, ({ state }) => state)).filter(
     ([state]) => state !== "finished",
@@ -41,7 +56,7 @@ function Head({ report: { name, recipe, planned, runs, groups } }: { report: Swe
     <header class="run-head">
       <div class="title">
         <h1>{name}</h1>
-        <span class="tag">sweep</span>
+        {id === "" ? null : <span class="tag">sweep</span>}
         <span class="tag">{recipe}</span>
         <span class="tag">
           {count(groups.length)} {groups.length === 1 ? "setting" : "settings"}
@@ -59,7 +74,7 @@ function Head({ report: { name, recipe, planned, runs, groups } }: { report: Swe
 
 function RunTable({ report: { runs, groups } }: { report: SweepReport }) {
   return (
-    <section class="panel" aria-label="Runs of this sweep">
+    <section class="panel" aria-label="Runs">
       <div class="toolbar pad">
         <h2>Runs</h2>
       </div>

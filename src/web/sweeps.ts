@@ -1,9 +1,11 @@
 /** Sweeps as the page is told of them. */
 import { RlvError } from "../core/errors.ts";
 import { VERSION } from "../core/version.ts";
+import { configOf } from "../report/runs.ts";
 import {
   readSweep,
   type SweepSummary as Summary,
+  SWEEP_VERSION,
   spreadOf,
   sweepSummary,
   valueText,

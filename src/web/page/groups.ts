@@ -100,7 +100,8 @@ export function groupsOf(names: readonly string[], search = "", apart = false): 
   }
   for (const [stem, metrics] of byStem) {
     const of = modeOf(metrics[0]!, "eval");
-    if (of === null) metrics.sort((a, b) => (a < b ? 1 : -1));
+    // Training before its evaluation; modes have their colours by their order.
+    metrics.sort((a, b) => (a < b === (of === null) ? 1 : -1));
     const title = of === null || apart ? plainName(metrics[0]!) : `${plainName(of.figure)} by mode`;
     charts.push({ id: stem, title, metrics });
   }

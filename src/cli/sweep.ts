@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { resolveOptions } from "../config/resolve.ts";
 import { SWEEP_FILE_OPTIONS, type SweepOptions, sweepSchema } from "../config/schema-sweep.ts";
@@ -182,7 +183,7 @@ async function runAll(
 function failureLine(plan: SweepPlan, { run, state, error }: RunView): string {
   const log = join(plan.folder, run.name, "train.log");
   const how = state === "finished" ? "" : ` ${state}`;
-  return `rlv: error: ${run.name}${how}: ${error}: see ${log}`;
+  return `rlv: error: ${run.name}${how}: ${error}${existsSync(log) ? `: see ${log}` : ""}`;
 }
 
 function workOf(plan: SweepPlan, located: Located): PoolWork {
@@ -236,24 +237,27 @@ async function evaluate(
 }
 
 /** One run of a plan by itself, as a job of an array does: other processes run the others. */
-async function runOne(plan: SweepPlan, index: number, options: SweepOptions): Promise<number> {
-  const run = plan.runs[index];
+async function runOne(plan: SweepPlan, name: string, options: SweepOptions): Promise<number> {
+  const run = plan.runs.find((each) => each.name === name);
   if (run === undefined)
     throw new UsageError(
-      `no run ${index}, the plan has 0 to ${plan.runs.length - 1}`,
+      `no run ${JSON.stringify(name)} in the plan`,
       plan.folder,
       "see rlv sweep … --dry_run",
     );
   const todo: Todo = todoOf(plan, run, options.retry, options.eval);
   const progress = openProgress(process.stdout, process.stderr);
-  progress.line(`run ${index} of ${plan.folder}: ${run.name}`);
+  progress.line(`run ${run.name} of ${plan.folder}`);
   if (todo === "nothing") return 0;
   const threads = options.threads ?? threadCount(null);
   const found = new Map([[run.name, await findInputs(run.settings)]]);
   const work = workOf(plan, found);
   if (todo !== "evaluate") {
     const outcome = await work.train(run, todo === "resume", threads, progress);
-    if (outcome.failure !== undefined) process.stderr.write(`rlv: error: ${outcome.failure}\n`);
+    if (outcome.failure !== undefined) {
+      const prefix = outcome.exitCode === 130 ? "rlv" : "rlv: error";
+      process.stderr.write(`${prefix}: ${outcome.failure}\n`);
+    }
     if (outcome.exitCode !== 0) return outcome.exitCode;
   }
   if (!options.eval) return 0;

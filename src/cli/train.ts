@@ -169,9 +169,10 @@ export async function trainInFolder(job: TrainJob): Promise<{ dir: string; outco
     now: new Date(),
   });
   const output = job.output === null ? null : join(folder.dir, job.output);
-  const opened = output === null ? 2 : openSync(output, "a");
+  let opened = 2;
   try {
     writeRunConfig(folder.dir, configText(config));
+    if (output !== null) opened = openSync(output, "a");
     job.begun(folder.dir);
     const outcome = await superviseEngine(
       programArgv(Bun.main),
@@ -191,11 +192,11 @@ export async function trainInFolder(job: TrainJob): Promise<{ dir: string; outco
     if (error instanceof RlvError) folder.discardIfUnused();
     throw error;
   } finally {
-    folder.release();
-    if (output !== null) {
+    if (output !== null && opened !== 2) {
       closeSync(opened);
       if (statSync(output, { throwIfNoEntry: false })?.size === 0) rmSync(output);
     }
+    folder.release();
   }
 }
 

@@ -27,7 +27,11 @@ const LONGEST = 180;
  * The name of a run in a sweep: its variant, else what a story run calls itself, else the recipe; then the keys of the
  * grid that this does not say.
  */
-export function sweptRunName(config: ResolvedConfig, variant: string | null, keys: readonly string[]): string {
+export function sweptRunName(
+  config: ResolvedConfig,
+  variant: string | null,
+  keys: readonly string[],
+): string {
   const said = variant === null && config.recipe === "stories";
   const values = config as unknown as Readonly<Record<string, unknown>>;
   const first = variant ?? (config.recipe === "stories" ? storyRunName(config) : config.recipe);

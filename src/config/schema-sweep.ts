@@ -36,9 +36,9 @@ export const sweepSchema = z.strictObject({
   ),
   dry_run: field(z.boolean(), false, "print the plan and make nothing"),
   only: field(
-    orNone(int(0)),
+    orNone(text()),
     null,
-    "of a sweep's folder: run this run of its plan alone, counted from 0, as a job of an array does",
+    "of a sweep's folder: run the run of this name alone, as a task of Slurm does",
   ),
 });
 export type SweepOptions = Readonly<z.output<typeof sweepSchema>>;

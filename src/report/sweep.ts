@@ -6,10 +6,9 @@ import { jsonNumber } from "../io/jsonl.ts";
 import { readOutcome } from "../io/run-outcome.ts";
 import type { Evaluation } from "./evaluation.ts";
 import { lastRows, lastValues } from "./metrics.ts";
-import { isRun, type RunState, stateOf } from "./runs.ts";
+import { isRun, type RunState, SWEEP, stateOf } from "./runs.ts";
 
-/** The plan in a sweep's folder, and the one version of it that is read. */
-export const SWEEP = "sweep.json";
+/** The one version of a plan that is read. */
 export const SWEEP_VERSION = 1;
 /** What `rlv eval --json` said of a run's final checkpoint, in the run's folder. */
 export const EVALUATION = "evaluation.json";

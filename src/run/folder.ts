@@ -192,7 +192,7 @@ function hold(dir: string, fresh: boolean): RunFolder {
 }
 
 /** Waits while a run's parent is dead and its engine still saves. */
-function waitForOrphan(dir: string): void {
+export function waitForOrphan(dir: string): void {
   const [parent, engine] = lockHolders(dir);
   if (parent === undefined || engine === undefined || holderAlive(parent)) return;
   for (const end = Date.now() + ORPHAN_MS; holderAlive(engine) && Date.now() < end; ) Bun.sleepSync(50);

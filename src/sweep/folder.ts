@@ -7,7 +7,7 @@ import { VERSION } from "../core/version.ts";
 import { withFileErrors, writeFileAtomic } from "../io/atomic.ts";
 import { takeLock } from "../io/run-lock.ts";
 import { readOutcome } from "../io/run-outcome.ts";
-import { configOf, isRun, stateOf } from "../report/runs.ts";
+import { configOf, isRun, SWEEP, stateOf } from "../report/runs.ts";
 import {
   groupsCsv,
   isSweep,
@@ -15,13 +15,13 @@ import {
   readSweep,
   runsCsv,
   type StoredSweep,
-  SWEEP,
   SWEEP_VERSION,
   type SweepSummary,
   sweepSummary,
   valueText,
 } from "../report/sweep.ts";
-import { differences, type PlannedRun, type SweepPlan } from "./plan.ts";
+import { waitForOrphan } from "../run/folder.ts";
+import { differences, type PlannedRun, placed, type SweepPlan } from "./plan.ts";
 
 /** What is left to do of a run. */
 export type Todo =
@@ -112,16 +112,18 @@ export function storedPlan(folder: string): SweepPlan {
   const stored = readSweep(folder);
   if (!Object.hasOwn(RECIPES, stored.recipe))
     throw new UsageError(`${SWEEP} names no recipe of this rlv: ${stored.recipe}`, folder);
+  const at = resolve(folder);
   return {
     recipe: stored.recipe as SweepPlan["recipe"],
-    name: basename(resolve(folder)),
-    folder: resolve(folder),
+    name: basename(at),
+    folder: at,
     variants: stored.variants,
     keys: stored.keys,
     runs: stored.runs.map((run, index) => ({
       ...run,
       index,
-      settings: Object.freeze({ ...run.settings }) as unknown as ResolvedConfig,
+      // The folder may have been moved since.
+      settings: placed(run.settings as unknown as ResolvedConfig, at, run.name),
     })),
   };
 }
@@ -141,6 +143,8 @@ export function todoOf(plan: SweepPlan, run: PlannedRun, retry: boolean, evaluat
       dir,
       "remove that folder, or choose another --name",
     );
+  // A sweep that was killed leaves engines that still save.
+  waitForOrphan(dir);
   switch (stateOf(dir)) {
     case "live":
       return "live";
@@ -173,7 +177,10 @@ function recordOf(settings: ResolvedConfig): Readonly<Record<string, unknown>> {
 /** Writes summary.json, summary.csv (a row a run) and groups.csv (a row a group and metric). */
 export function writeSummary(plan: SweepPlan): SweepSummary {
   const summary = sweepSummary(plan.folder);
-  writeFileAtomic(join(plan.folder, "summary.json"), `${JSON.stringify(summary, null, 1)}\n`);
+  // As in metrics.jsonl: JSON has no NaN.
+  const value = (_: string, inner: unknown) =>
+    typeof inner === "number" && !Number.isFinite(inner) ? String(inner) : inner;
+  writeFileAtomic(join(plan.folder, "summary.json"), `${JSON.stringify(summary, value, 1)}\n`);
   writeFileAtomic(join(plan.folder, "summary.csv"), runsCsv(summary));
   writeFileAtomic(join(plan.folder, "groups.csv"), groupsCsv(summary));
   return summary;

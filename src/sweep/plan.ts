@@ -38,10 +38,11 @@ export interface SweepPlan {
 
 /**
  * What follows the program's name to run, or to go on with, one run of a plan that lies in its folder; a finished run
- * ends at once with 0. A sweep's array of jobs calls it with its task's number.
+ * ends at once with 0. Its name says which, last: a plan may grow, and then places change.
+ * @param further flags
  */
-export function runArgv(plan: SweepPlan, index: number): string[] {
-  return ["sweep", plan.folder, "--only", String(index)];
+export function runArgv(plan: SweepPlan, run: PlannedRun, further: readonly string[] = []): string[] {
+  return ["sweep", plan.folder, ...further, "--only", run.name];
 }
 
 /** More are a mistake. */
@@ -77,9 +78,10 @@ export function planSweep(request: SweepRequest, name: string | null, outputDir:
       const config = resolveTrain(base, new Map(), new Map([...fixed, ...settings, ...point]));
       const all = config as unknown as Readonly<Record<string, unknown>>;
       const values = Object.fromEntries(keys.map((key) => [key, all[key]]));
-      return { config, variant, values, text: identityOf(config) };
+      return { config, variant, values, text: checkpointConfigText(config) };
     }),
   );
+  // What two runs share exactly when they compute the same.
   const texts = new Map<string, (typeof drafts)[number]>();
   for (const draft of drafts) {
     const other = texts.get(draft.text);
@@ -95,31 +97,31 @@ export function planSweep(request: SweepRequest, name: string | null, outputDir:
   const sweep = name ?? `${recipe}-sweep-${hash(drafts.map(({ text }) => text).join())}`;
   if (sweep !== basename(sweep) || sweep === "." || sweep === "..")
     throw new UsageError(`name ${JSON.stringify(sweep)} is not the name of a folder`, "--name");
-  const folder = join(outputDir ?? drafts[0]!.config.output_dir, sweep);
+  const folder = resolve(outputDir ?? drafts[0]!.config.output_dir, sweep);
   const names = distinct(
     drafts.map(({ config, variant, text }) => ({ name: sweptRunName(config, variant, keys), text })),
   );
   return {
     recipe,
     name: sweep,
-    folder: resolve(folder),
+    folder,
     variants: [...variants.keys()],
     keys,
     runs: drafts.map(({ config, variant, values }, index) => ({
       ...{ index, variant, values },
       name: names[index]!,
-      settings: Object.freeze({
-        ...config,
-        ...{ output_dir: folder, run_name: names[index]!, threads: null },
-        ...("log_dir" in config ? { log_dir: join(folder, "logs") } : {}),
-      }) as ResolvedConfig,
+      settings: placed(config, folder, names[index]!),
     })),
   };
 }
 
-/** Text that two runs share exactly when they compute the same. */
-function identityOf(config: ResolvedConfig): string {
-  return checkpointConfigText(config);
+/** Settings of a run that lies in a sweep's folder. */
+export function placed(config: ResolvedConfig, folder: string, name: string): ResolvedConfig {
+  return Object.freeze({
+    ...config,
+    ...{ output_dir: folder, run_name: name, threads: null },
+    ...("log_dir" in config ? { log_dir: join(folder, "logs") } : {}),
+  }) as ResolvedConfig;
 }
 
 function pointText({ variant, values }: Pick<PlannedRun, "variant" | "values">): string {
@@ -131,7 +133,9 @@ function pointText({ variant, values }: Pick<PlannedRun, "variant" | "values">):
 function distinct(runs: readonly { readonly name: string; readonly text: string }[]): string[] {
   const counts = new Map<string, number>();
   for (const { name } of runs) counts.set(name.toLowerCase(), (counts.get(name.toLowerCase()) ?? 0) + 1);
-  return runs.map(({ name, text }) => (counts.get(name.toLowerCase()) === 1 ? name : `${name}_${hash(text)}`));
+  return runs.map(({ name, text }) =>
+    counts.get(name.toLowerCase()) === 1 ? name : `${name}_${hash(text)}`,
+  );
 }
 
 /** Keys in which two settings differ, those of places aside; empty: they are the same experiment. */

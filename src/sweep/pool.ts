@@ -186,9 +186,7 @@ export function secondsLeft(view: RunView, now: number): number | null {
 export function sweepSecondsLeft(views: readonly RunView[], atOnce: number, now: number): number | null {
   const going = views.filter(({ began, step }) => began !== null && step > began.step);
   if (going.length === 0) return null;
-  const speeds = going.map(
-    ({ began, step }) => (now - began!.time) / 1000 / Math.max(1, step - began!.step),
-  );
+  const speeds = going.map(({ began, step }) => (now - began!.time) / 1000 / Math.max(1, step - began!.step));
   const ended: readonly PoolState[] = ["finished", "failed", "diverged", "interrupted", "elsewhere"];
   const left = views
     .filter(({ state }) => !ended.includes(state))

@@ -206,7 +206,11 @@ function fileOf(target: string | undefined, gridGiven: boolean): SweepRequest {
       throw new UsageError(
         `unknown key ${key} of a sweep file`,
         where,
-        didYouMean(key, FILE_KEYS, `its keys are ${FILE_KEYS.join(", ")}; settings of the runs go under fixed`),
+        didYouMean(
+          key,
+          FILE_KEYS,
+          `its keys are ${FILE_KEYS.join(", ")}; settings of the runs go under fixed`,
+        ),
       );
   const folder = dirname(target);
   const recipe = entries.get("recipe");

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { readdirSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { checkpointsOf, isRun } from "../report/runs.ts";
+import { checkpointsOf, isRun, runsIn } from "../report/runs.ts";
 import { isSweep } from "../report/sweep.ts";
 import type { FoundCheckpoint, FoundRun, FoundSweep } from "./context.ts";
 import { HttpError } from "./router.ts";
@@ -29,18 +29,9 @@ export class Roots {
     return found;
   }
 
-  /** The folders that runs lie in. */
-  places(): string[] {
-    return [...new Set([...this.folders, ...this.sweeps().map(({ dir }) => dir)])];
-  }
-
-  /** A run of a sweep has the sweep's name before its own. */
   runs(): FoundRun[] {
-    const sweeps = new Map(this.sweeps().map(({ dir, name }) => [dir, `${name}/`]));
-    const found = this.places().flatMap((folder) =>
-      visible(folder)
-        .filter(isRun)
-        .map((dir) => ({ id: idOf(dir), name: `${sweeps.get(folder) ?? ""}${basename(dir)}`, dir })),
+    const found = this.folders.flatMap((folder) =>
+      runsIn(folder).map(({ name, dir }) => ({ id: idOf(dir), name, dir })),
     );
     this.#byId = new Map(found.map((run) => [run.id, run]));
     return [...this.#byId.values()];

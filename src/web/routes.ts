@@ -93,7 +93,7 @@ export function addRoutes(router: Router, { data, live, jobs, roots, removal }: 
     const { confirm } = objectOf(body) as DeleteRequest;
     if (confirm !== undefined && typeof confirm !== "string") throw new HttpError(400, "confirm is text");
     const checkpoint = roots.checkpoint(params.run!, params.name!);
-    return json(removal.remove(checkpoint, roots.places(), confirm));
+    return json(removal.remove(checkpoint, roots.folders, confirm));
   });
   router.add("POST", "/api/runs/:run/checkpoints/:name/evaluate", ({ params, body }) => {
     objectOf(body);

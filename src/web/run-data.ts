@@ -73,7 +73,7 @@ export class RunData {
 
   list(): RunList {
     const sweeps = this.#roots.sweeps();
-    const runs = listRuns(this.#roots.places()).map((summary) => this.#summary(summary, sweeps));
+    const runs = listRuns(this.#roots.folders).map((summary) => this.#summary(summary, sweeps));
     const there = new Set(runs.map((run) => run.id));
     for (const map of [this.#digests, this.#tables, this.#rollouts])
       for (const id of map.keys()) if (!there.has(id)) map.delete(id);
@@ -88,7 +88,7 @@ export class RunData {
     const model = config?.model_name ?? config?.model;
     return {
       id,
-      name: sweep === undefined ? summary.name : `${sweep.name}/${summary.name}`,
+      name: summary.name,
       sweep: sweep?.id ?? null,
       recipe: summary.recipe,
       state: summary.state,

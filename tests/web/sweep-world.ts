@@ -2,7 +2,8 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { MODE_NAMES } from "../../src/report/modes.ts";
-import { SWEEP, SWEEP_VERSION } from "../../src/report/sweep.ts";
+import { SWEEP } from "../../src/report/runs.ts";
+import { SWEEP_VERSION } from "../../src/report/sweep.ts";
 import { makeRun } from "../report/fixture.ts";
 
 export const SEEDS = [1, 2, 3];

@@ -6,6 +6,7 @@ import { jsonNumber } from "../io/jsonl.ts";
 import { readOutcome } from "../io/run-outcome.ts";
 import type { Evaluation } from "./evaluation.ts";
 import { lastRows, lastValues } from "./metrics.ts";
+import { MODE_NAMES } from "./modes.ts";
 import { isRun, type RunState, SWEEP, stateOf } from "./runs.ts";
 
 /** The one version of a plan that is read. */
@@ -211,7 +212,6 @@ export function spreadOf(values: readonly number[]): Spread {
   };
 }
 
-const MODES = ["both", "retain_only", "forget_only"];
 /** Figures in the order of a table's columns; those that no table has room for are left to the CSV. */
 const UNSHOWN = /^(unique_rate|completion_length_avg|proper_ending_rate|degenerate)$/;
 
@@ -227,7 +227,7 @@ export function sweepTable(summary: SweepSummary, text: (value: number) => strin
   );
   if (source === undefined) return [];
   const named = [...all].filter((name) => name.startsWith(source)).map((name) => name.slice(source.length));
-  const modes = MODES.filter((mode) => named.some((name) => name.startsWith(`${mode}/`)));
+  const modes = MODE_NAMES.filter((mode) => named.some((name) => name.startsWith(`${mode}/`)));
   const figures = [
     ...new Set(
       named.flatMap((name) => {

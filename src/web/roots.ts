@@ -1,16 +1,32 @@
 import { createHash } from "node:crypto";
-import { resolve } from "node:path";
+import { readdirSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
 import { checkpointsOf, isRun, runsIn } from "../report/runs.ts";
-import type { FoundCheckpoint, FoundRun } from "./context.ts";
+import { isSweep } from "../report/sweep.ts";
+import type { FoundCheckpoint, FoundRun, FoundSweep } from "./context.ts";
 import { HttpError } from "./router.ts";
 
-/** The folders whose runs are served: runs and checkpoints are found in them by id and name, and nothing else is. */
+/**
+ * The folders whose runs are served, and the sweeps that are or lie in them: runs, sweeps and checkpoints are found there
+ * by id and name, and nothing else is.
+ */
 export class Roots {
   readonly folders: readonly string[];
   #byId = new Map<string, FoundRun>();
 
   constructor(folders: readonly string[]) {
     this.folders = folders.map((folder) => resolve(folder));
+  }
+
+  sweeps(): FoundSweep[] {
+    const dirs = this.folders.flatMap((folder) => [folder, ...visible(folder)]).filter(isSweep);
+    return [...new Set(dirs)].map((dir) => ({ id: idOf(dir), name: basename(dir), dir }));
+  }
+
+  sweep(id: string): FoundSweep {
+    const found = this.sweeps().find((sweep) => sweep.id === id);
+    if (found === undefined) throw new HttpError(404, "no such sweep");
+    return found;
   }
 
   runs(): FoundRun[] {
@@ -41,4 +57,16 @@ export class Roots {
 /** The same for the same folder, whoever serves it: addresses of pages stay. */
 export function idOf(dir: string): string {
   return createHash("sha256").update(dir).digest("hex").slice(0, 16);
+}
+
+/** What lies in a folder, hidden things aside. */
+function visible(dir: string): string[] {
+  try {
+    return readdirSync(dir)
+      .filter((name) => !name.startsWith("."))
+      .sort()
+      .map((name) => join(dir, name));
+  } catch {
+    return [];
+  }
 }

@@ -17,7 +17,7 @@ import type { SampledScores } from "../nn/functional.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { judgeMetrics } from "../report/judge.ts";
-import { type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
+import { asRollouts, type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { type Group, type GroupPart, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
 import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
@@ -166,12 +166,8 @@ export class PolicyStep {
       await this.engine.generateAsync(requests, sampling, { seed: this.options.seed, ...key })
     ).flat();
     this.engine.store.rest();
-    return prompts.flatMap((prompt, i) =>
-      results.slice(i * completions, (i + 1) * completions).map((c, completion) => {
-        const text = this.tokenizer.decode(c.ids, { skipSpecialTokens: true });
-        return { prompt, completion, text, ...c };
-      }),
-    );
+    const drawn = prompts.map((_, i) => results.slice(i * completions, (i + 1) * completions));
+    return asRollouts(prompts, drawn, this.tokenizer);
   }
 
   /** Makes the batch that the steps from `step` on train on. */

@@ -6,9 +6,16 @@ import { storyRunName } from "../config/run-name.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
 import type { ArithmeticConfig } from "../config/schema-arithmetic.ts";
 import { RlvError, UsageError } from "../core/errors.ts";
-import { programArgv, superviseEngine } from "../run/engine-process.ts";
-import { openRunFolder, type ResumePoint, resumePoint, writeRunConfig } from "../run/folder.ts";
-import { openProgress } from "../run/progress.ts";
+import { type EngineOutcome, programArgv, superviseEngine, type Train } from "../run/engine-process.ts";
+import {
+  openRunFolder,
+  type ResumePoint,
+  type RunFolder,
+  resumePoint,
+  writeRunConfig,
+} from "../run/folder.ts";
+import { openProgress, type Progress } from "../run/progress.ts";
+import { joinRanks, leaveTogether, runRanked } from "../run/ranked-job.ts";
 import { tokenize } from "./argv.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
@@ -40,6 +47,14 @@ const OWN_FLAGS: readonly Flag[] = [
     value: "true|false",
     description: "show the run on a page (rlv serve) while it trains; the address is printed",
     fallback: "false",
+  },
+  {
+    name: "mpi",
+    aliases: [],
+    boolean: true,
+    value: "true|false",
+    description: "train as one of the processes that mpirun or srun started (docs/several-machines.md)",
+    fallback: "true under mpirun and srun",
   },
   JSON_FLAG,
 ];
@@ -101,19 +116,66 @@ export const command: Command = {
   },
   flags: (argv) => recipeFlags(asked(argv).base.recipe),
   async run({ args, flags, json }) {
+    const ui = switchOf(flags, "ui") ?? false;
+    const ranks = await joinRanks(switchOf(flags, "mpi"));
+    const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
+    const run = new OwnRun(progress, ui);
+    const body = async (): Promise<number> => {
+      try {
+        const outcome = ranks
+          ? await runRanked(trainRecipe, ranks, () => run.open(args[0], flags), progress)
+          : await superviseEngine(programArgv(Bun.main), await run.open(args[0], flags), progress, (pid) =>
+              run.folder!.engineStarted(pid),
+            );
+        // Every rank knows how it ended; the first says so.
+        if (ranks === null || ranks.root) run.report(outcome, json);
+        return outcome.exitCode;
+      } catch (error) {
+        if (error instanceof RlvError) run.folder?.discardIfUnused();
+        throw error;
+      } finally {
+        run.close();
+      }
+    };
+    return ranks ? leaveTogether(ranks, body) : body();
+  },
+};
+
+/** `--ui`, `--ui false`; null: not given. */
+function switchOf(flags: ReadonlyMap<string, string>, name: string): boolean | null {
+  const value = flags.get(name);
+  if (value === undefined) return null;
+  if (value === "true" || value === "false") return value === "true";
+  throw new UsageError(`${name} expects true or false, given ${JSON.stringify(value)}`, `--${name} ${value}`);
+}
+
+const trainRecipe: Train<ResolvedConfig> = async (config, reporter, control) => {
+  const { runTraining } = await import("../recipe/index.ts");
+  await runTraining(config, reporter, control);
+};
+
+/** The run's folder, held by this process, and what is shown of it. */
+class OwnRun {
+  folder: RunFolder | null = null;
+  #page: TrainingPage | null = null;
+
+  constructor(
+    readonly progress: Progress,
+    readonly ui: boolean,
+  ) {}
+
+  /** Resolves the line, finds its inputs and opens the folder: the job to run. */
+  async open(target: string | undefined, flags: ReadonlyMap<string, string>) {
     const given = new Map(flags);
     const resume = resumeOf(given);
     const elsewhere = given.has("output_dir") || given.has("run_name");
-    const fromLine = baseOf({ target: args[0], configFile: given.get("config"), checkpoint: resume?.config });
+    const fromLine = baseOf({ target, configFile: given.get("config"), checkpoint: resume?.config });
     const places = elsewhere ? ["output_dir", "log_dir"] : ["output_dir", "log_dir", "run_name"];
     const base = resume?.run ? withPlaces(fromLine, resume.run, places) : fromLine;
-    const ui = given.get("ui") ?? "false";
-    if (ui !== "true" && ui !== "false")
-      throw new UsageError(`ui expects true or false, given ${JSON.stringify(ui)}`, `--ui ${ui}`);
     for (const own of OWN_FLAGS) given.delete(own.name);
     const config = resolveTrain(base, given);
     const located = await findInputs(config);
-    const folder = openRunFolder({
+    this.folder = openRunFolder({
       outputDir: config.output_dir,
       runName: config.run_name ?? (config.recipe === "stories" ? storyRunName(config) : null),
       recipe: config.recipe,
@@ -121,46 +183,33 @@ export const command: Command = {
       elsewhere,
       now: new Date(),
     });
-    const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
-    let page: TrainingPage | undefined;
-    try {
-      writeRunConfig(folder.dir, configText(config));
-      progress.line(`run folder: ${folder.dir}`);
-      if (ui === "true") page = new TrainingPage(folder.dir, (line) => progress.line(line));
-      const outcome = await superviseEngine(
-        programArgv(Bun.main),
-        {
-          config: located,
-          runDir: folder.dir,
-          resumeFrom: resume?.checkpoint ?? null,
-          checkpointConfig: checkpointConfigText(config),
-        },
-        progress,
-        folder.engineStarted,
-      );
-      if (outcome.exitCode === 2) folder.discardIfUnused();
-      if (json)
-        printJson({
-          run: folder.dir,
-          exit_code: outcome.exitCode,
-          step: outcome.done?.step ?? null,
-          checkpoint: outcome.done?.path ?? null,
-          metrics: outcome.done?.metrics ?? {},
-        });
-      if (outcome.failure !== undefined) {
-        const prefix = outcome.exitCode === 130 ? "rlv" : "rlv: error";
-        process.stderr.write(`${prefix}: ${outcome.failure}\n`);
-      }
-      return outcome.exitCode;
-    } catch (error) {
-      if (error instanceof RlvError) folder.discardIfUnused();
-      throw error;
-    } finally {
-      page?.close();
-      folder.release();
-    }
-  },
-};
+    const { dir } = this.folder;
+    writeRunConfig(dir, configText(config));
+    this.progress.line(`run folder: ${dir}`);
+    if (this.ui) this.#page = new TrainingPage(dir, (line) => this.progress.line(line));
+    const checkpointConfig = checkpointConfigText(config);
+    return { config: located, runDir: dir, resumeFrom: resume?.checkpoint ?? null, checkpointConfig };
+  }
+
+  report({ exitCode, done, failure }: EngineOutcome, json: boolean): void {
+    if (exitCode === 2) this.folder!.discardIfUnused();
+    if (json)
+      printJson({
+        run: this.folder!.dir,
+        exit_code: exitCode,
+        step: done?.step ?? null,
+        checkpoint: done?.path ?? null,
+        metrics: done?.metrics ?? {},
+      });
+    if (failure !== undefined)
+      process.stderr.write(`${exitCode === 130 ? "rlv" : "rlv: error"}: ${failure}\n`);
+  }
+
+  close(): void {
+    this.#page?.close();
+    this.folder?.release();
+  }
+}
 
 /**
  * The files a job names exist, before a folder is made for it. Names on the hub become folders in what the engine is

@@ -14,7 +14,7 @@ import { KvStore } from "../rollout/kv.ts";
 import type { TrainState } from "../run/checkpoint.ts";
 import { runLoop } from "../run/loop.ts";
 import { openDevice } from "../run/open-model.ts";
-import { PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-step.ts";
+import { type PolicyCompany, PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-step.ts";
 import { PolicyTask } from "../run/policy-task.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import type { Routing } from "../run/routing.ts";
@@ -147,10 +147,11 @@ async function train(
     const own: Score = (rollouts, step) => rewards.score(rollouts, { step, signal: control.signal });
     const { routed } = job;
     const labels = routed?.labels;
-    const score: Score = labels
-      ? async (rollouts, step) => labels.label(await own(rollouts, step), step)
-      : own;
-    const step = policyStep(job, options, trained, memory, score);
+    const step = policyStep(job, options, trained, memory, own, {
+      ranks: control.ranks,
+      // A placebo deals the labels of a whole step.
+      ...(labels ? { label: (scored, at) => labels.label(scored, at) } : {}),
+    });
     const { state } = trained;
     const totalSteps = job.totalSteps(state);
     const factor = learningRateFactor({
@@ -297,6 +298,7 @@ function policyStep(
   trained: Trained,
   memory: StepMemory,
   score: Score,
+  company: PolicyCompany = {},
 ) {
   const { settings } = job;
   if (trained.model.dropout > 0 && settings.top_entropy_quantile < 1)
@@ -319,6 +321,7 @@ function policyStep(
       maxLength,
       prefillTokens: Math.max(settings.max_prompt_length, Math.min(settings.micro_batch_tokens, 2048)),
     },
+    company,
   );
 }
 

@@ -58,7 +58,7 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
   try {
     const { model, state } = trained;
     const totalSteps = settings.num_train_steps ?? stepsOf(settings.epochs * train.length, perStep, state);
-    const step = new PreferenceStep(memory, model, trained.optimizer, options);
+    const step = new PreferenceStep(memory, model, trained.optimizer, options, control.ranks);
     const factor = learningRateFactor({
       schedule: settings.lr_schedule,
       totalSteps,

@@ -68,7 +68,7 @@ export async function trainSft(
     const { model, tokenizer, state } = trained;
     const totalSteps =
       settings.num_train_steps ?? stepsOf((settings.epochs ?? 1) * examples.length, perStep, state);
-    const step = new SupervisedStep(memory, model, trained.optimizer, options);
+    const step = new SupervisedStep(memory, model, trained.optimizer, options, control.ranks);
     const shuffle = new Shuffle(examples.length, settings.seed);
     const factor = learningRateFactor({
       schedule: settings.lr_schedule,
@@ -107,7 +107,7 @@ export async function trainSft(
       save: (parent, name, n) => saveTrained(trained, settings, control, parent, name, n, cursorAfter(n)),
     };
     await runLoop(task, loopOptions(settings, totalSteps, state.step), reporter, control);
-    if (settings.output) saveModel(settings.output, model, tokenizer);
+    if (settings.output && control.ranks.root) saveModel(settings.output, model, tokenizer);
   } finally {
     memory.dispose();
     trained.dispose();

@@ -115,26 +115,30 @@ async function train(
       dual: job.dual ?? null,
     });
 
-  const plan = await planMemory(open, async (trained, memory) => {
-    const batch = Array.from({ length: promptsPerBatch }, (_, index) => longPrompt(prompts.longest, index));
-    const mixed = job.routed?.routing !== "screening";
-    const alternate: Score = async (rollouts) =>
-      rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {}, flagged: mixed && i % 4 < 2 }));
-    const rewards = openRewards(job.rewards, memory, trained);
-    const evalRewards = openEvalRewards(job, memory, trained);
-    const step = policyStep(job, options, trained, memory, alternate);
-    await step.generate(1, batch);
-    await step.update(1, 0);
-    const kv =
-      step.engine.store.pages *
-      config.numLayers *
-      KvStore.pageBytes(trained.model.shape, trained.model.options.dtype);
-    step.dispose();
-    rewards.close();
-    evalRewards?.close();
-    const reward = rewards.bytes + (evalRewards?.bytes ?? 0);
-    return { kv, ...(reward > 0 ? { reward } : {}) };
-  });
+  const plan = await planMemory(
+    open,
+    async (trained, memory) => {
+      const batch = Array.from({ length: promptsPerBatch }, (_, index) => longPrompt(prompts.longest, index));
+      const mixed = job.routed?.routing !== "screening";
+      const alternate: Score = async (rollouts) =>
+        rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {}, flagged: mixed && i % 4 < 2 }));
+      const rewards = openRewards(job.rewards, memory, trained);
+      const evalRewards = openEvalRewards(job, memory, trained);
+      const step = policyStep(job, options, trained, memory, alternate);
+      await step.generate(1, batch);
+      await step.update(1, 0);
+      const kv =
+        step.engine.store.pages *
+        config.numLayers *
+        KvStore.pageBytes(trained.model.shape, trained.model.options.dtype);
+      step.dispose();
+      rewards.close();
+      evalRewards?.close();
+      const reward = rewards.bytes + (evalRewards?.bytes ?? 0);
+      return { kv, ...(reward > 0 ? { reward } : {}) };
+    },
+    control.ranks,
+  );
 
   const trained = open(openDevice(settings.device, settings.threads));
   const memory = new StepMemory(trained.device);

@@ -53,14 +53,18 @@ export async function trainSft(
   const open = (device: Device) =>
     openTrained(device, source, settings, control, { maxPositions: maxLength, reference: false });
 
-  const plan = await planMemory(open, async (trained, memory) => {
-    const longest = [...examples].sort(
-      (a, b) => b.prompt.length + b.completion.length - a.prompt.length - a.completion.length,
-    );
-    const batch = Array.from({ length: perStep }, (_, i) => longest[i % longest.length]!);
-    await new SupervisedStep(memory, trained.model, trained.optimizer, options).update(batch, 1, 0);
-    return { kv: 0 };
-  });
+  const plan = await planMemory(
+    open,
+    async (trained, memory) => {
+      const longest = [...examples].sort(
+        (a, b) => b.prompt.length + b.completion.length - a.prompt.length - a.completion.length,
+      );
+      const batch = Array.from({ length: perStep }, (_, i) => longest[i % longest.length]!);
+      await new SupervisedStep(memory, trained.model, trained.optimizer, options).update(batch, 1, 0);
+      return { kv: 0 };
+    },
+    control.ranks,
+  );
 
   const trained = open(openDevice(settings.device, settings.threads));
   const memory = new StepMemory(trained.device);

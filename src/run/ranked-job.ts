@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { type Launch, mpiLaunch, threadsOfRank } from "../core/env.ts";
-import { errorLine, exitCodeOf } from "../core/errors.ts";
+import { errorLine, exitCodeOf, RanksError } from "../core/errors.ts";
 import { Mpi } from "../device/mpi.ts";
 import { type EngineJob, type EngineOutcome, execute, PATIENCE_MS, type Train } from "./engine-process.ts";
 import type { Progress } from "./progress.ts";
@@ -61,13 +61,14 @@ export async function runRanked<Config extends { readonly threads: number | null
   if (ranks.root) progress.close();
   stop.release();
   let { code, failure, error } = ending;
-  if (error !== null && !ranks.begun) {
+  if (error !== null && !ranks.begun && !(error instanceof RanksError)) {
     // The others may have failed by the same input: they meet where all would have begun.
     const agreed = await ranks.gather(FIRST_MEETING, () => Promise.reject(error)).catch((thrown) => thrown);
     [code, failure, error] = [exitCodeOf(agreed), errorLine(agreed).slice("rlv: error: ".length), agreed];
   }
   if (error !== null && !ranks.isEverywhere(error)) {
-    process.stderr.write(`rlv: error: rank ${ranks.rank}: ${failure}\n`);
+    const who = error instanceof RanksError ? "" : `rank ${ranks.rank}: `;
+    process.stderr.write(`rlv: error: ${who}${failure}\n`);
     ranks.mpi.abort(code);
   }
   return { exitCode: code, done, failure: failure ?? undefined };
@@ -89,7 +90,12 @@ export async function leaveTogether(ranks: MpiRanks, body: () => Promise<number>
   if (thrown !== null && (ranks.root || !ranks.isEverywhere(thrown)))
     process.stderr.write(`${errorLine(thrown)}\n`);
   if (thrown !== null && !ranks.isEverywhere(thrown)) ranks.mpi.abort(code);
-  await ranks.leave();
+  try {
+    await ranks.leave();
+  } catch (error) {
+    process.stderr.write(`${errorLine(error)}\n`);
+    ranks.mpi.abort(exitCodeOf(error));
+  }
   return code;
 }
 

@@ -31,6 +31,8 @@ export interface Ranks {
   readonly count: number;
   /** Whether this rank writes the run's folder and speaks. */
   readonly root: boolean;
+  /** Ranks on this machine for the first of them, which looks after what they share; 0 for the others. */
+  readonly inCharge: number;
   /** What `body` gives on every rank, by rank; all ranks call it at the same place. An error of one is thrown on all. */
   gather<T>(what: string, body: () => T | Promise<T>): Promise<T[]>;
   /** The most urgent of what the ranks were asked. */
@@ -50,6 +52,7 @@ export const ALONE: Ranks = {
   rank: 0,
   count: 1,
   root: true,
+  inCharge: 1,
   gather: async (_, body) => [await body()],
   stop: async (own) => own,
   sumGradients: async () => {},
@@ -190,6 +193,11 @@ export class MpiRanks implements Ranks {
         ),
       );
     return ranks;
+  }
+
+  get inCharge(): number {
+    const { host } = this.#selves[this.rank]!;
+    return this.#selves.findIndex((self) => self.host === host) === this.rank ? this.neighbours.local : 0;
   }
 
   /** Ranks on this machine, and how many of them may use the very processors that this one may. */

@@ -8,9 +8,23 @@ import { storyRunName } from "../config/run-name.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
 import type { ArithmeticConfig } from "../config/schema-arithmetic.ts";
 import { RlvError, UsageError } from "../core/errors.ts";
-import { type EngineOutcome, programArgv, superviseEngine } from "../run/engine-process.ts";
-import { openRunFolder, type ResumePoint, resumePoint, writeRunConfig } from "../run/folder.ts";
+import {
+  type EngineJob,
+  type EngineOutcome,
+  programArgv,
+  superviseEngine,
+  type Train,
+} from "../run/engine-process.ts";
+import {
+  openRunFolder,
+  type ResumePoint,
+  type RunFolder,
+  resumePoint,
+  writeRunConfig,
+} from "../run/folder.ts";
 import { openProgress, type Progress } from "../run/progress.ts";
+import { joinRanks, leaveTogether, runRanked } from "../run/ranked-job.ts";
+import type { MpiRanks } from "../run/ranks.ts";
 import { tokenize } from "./argv.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
@@ -42,6 +56,14 @@ const OWN_FLAGS: readonly Flag[] = [
     value: "true|false",
     description: "show the run on a page (rlv serve) while it trains; the address is printed",
     fallback: "false",
+  },
+  {
+    name: "mpi",
+    aliases: [],
+    boolean: true,
+    value: "true|false",
+    description: "train as one of the processes that mpirun or srun started (docs/several-machines.md)",
+    fallback: "true under mpirun and srun",
   },
   JSON_FLAG,
 ];
@@ -103,44 +125,64 @@ export const command: Command = {
   },
   flags: (argv) => recipeFlags(asked(argv).base.recipe),
   async run({ args, flags, json }) {
-    const given = new Map(flags);
-    const resume = resumeOf(given);
-    const elsewhere = given.has("output_dir") || given.has("run_name");
-    const fromLine = baseOf({ target: args[0], configFile: given.get("config"), checkpoint: resume?.config });
-    const places = elsewhere ? ["output_dir", "log_dir"] : ["output_dir", "log_dir", "run_name"];
-    const base = resume?.run ? withPlaces(fromLine, resume.run, places) : fromLine;
-    const ui = given.get("ui") ?? "false";
-    if (ui !== "true" && ui !== "false")
-      throw new UsageError(`ui expects true or false, given ${JSON.stringify(ui)}`, `--ui ${ui}`);
-    for (const own of OWN_FLAGS) given.delete(own.name);
-    const config = resolveTrain(base, given);
-    const located = await findInputs(config);
+    const ui = switchOf(flags, "ui") ?? false;
+    const ranks = await joinRanks(switchOf(flags, "mpi"));
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
     let page: TrainingPage | undefined;
     const begun = (dir: string) => {
       progress.line(`run folder: ${dir}`);
-      if (ui === "true") page = new TrainingPage(dir, (line) => progress.line(line));
+      if (ui) page = new TrainingPage(dir, (line) => progress.line(line));
     };
-    const runName = config.run_name ?? (config.recipe === "stories" ? storyRunName(config) : null);
-    const { dir, outcome } = await trainInFolder({
-      ...{ config, located, runName, resume, elsewhere, progress, begun },
-      output: null,
-    }).finally(() => page?.close());
-    if (json)
-      printJson({
-        run: dir,
-        exit_code: outcome.exitCode,
-        step: outcome.done?.step ?? null,
-        checkpoint: outcome.done?.path ?? null,
-        metrics: outcome.done?.metrics ?? {},
-      });
-    if (outcome.failure !== undefined) {
-      const prefix = outcome.exitCode === 130 ? "rlv" : "rlv: error";
-      process.stderr.write(`${prefix}: ${outcome.failure}\n`);
+    const job = async (): Promise<TrainJob> => ({
+      ...(await resolveJob(args[0], flags)),
+      ...{ progress, begun, output: null },
+    });
+    const report = ({ dir, outcome }: TrainedRun): number => {
+      const { exitCode, done, failure } = outcome;
+      if (json)
+        printJson({
+          run: dir,
+          exit_code: exitCode,
+          step: done?.step ?? null,
+          checkpoint: done?.path ?? null,
+          metrics: done?.metrics ?? {},
+        });
+      if (failure !== undefined)
+        process.stderr.write(`${exitCode === 130 ? "rlv" : "rlv: error"}: ${failure}\n`);
+      return exitCode;
+    };
+    try {
+      return ranks
+        ? await trainAsRank(ranks, job, progress, report)
+        : report(await trainInFolder(await job()));
+    } finally {
+      page?.close();
     }
-    return outcome.exitCode;
   },
 };
+
+/** `--ui`, `--ui false`; null: not given. */
+function switchOf(flags: ReadonlyMap<string, string>, name: string): boolean | null {
+  const value = flags.get(name);
+  if (value === undefined) return null;
+  if (value === "true" || value === "false") return value === "true";
+  throw new UsageError(`${name} expects true or false, given ${JSON.stringify(value)}`, `--${name} ${value}`);
+}
+
+/** What a command line asks for, with its inputs found. */
+async function resolveJob(target: string | undefined, flags: ReadonlyMap<string, string>) {
+  const given = new Map(flags);
+  const resume = resumeOf(given);
+  const elsewhere = given.has("output_dir") || given.has("run_name");
+  const fromLine = baseOf({ target, configFile: given.get("config"), checkpoint: resume?.config });
+  const places = elsewhere ? ["output_dir", "log_dir"] : ["output_dir", "log_dir", "run_name"];
+  const base = resume?.run ? withPlaces(fromLine, resume.run, places) : fromLine;
+  for (const own of OWN_FLAGS) given.delete(own.name);
+  const config = resolveTrain(base, given);
+  const located = await findInputs(config);
+  const runName = config.run_name ?? (config.recipe === "stories" ? storyRunName(config) : null);
+  return { config, located, runName, resume, elsewhere };
+}
 
 export interface TrainJob {
   readonly config: ResolvedConfig;
@@ -157,35 +199,48 @@ export interface TrainJob {
   readonly output: string | null;
 }
 
-/** Makes or reopens the run's folder, trains in an engine process, and gives the folder free. */
-export async function trainInFolder(job: TrainJob): Promise<{ dir: string; outcome: EngineOutcome }> {
-  const { config, progress } = job;
+export interface TrainedRun {
+  readonly dir: string;
+  readonly outcome: EngineOutcome;
+}
+
+/** Makes or reopens the run's folder, which is this process's until it is released. */
+function openJob(job: TrainJob): { folder: RunFolder; task: Omit<EngineJob<ResolvedConfig>, "type"> } {
+  const { config, resume } = job;
   const folder = openRunFolder({
     outputDir: config.output_dir,
     runName: job.runName,
     recipe: config.recipe,
-    resumeRun: job.resume?.run ?? null,
+    resumeRun: resume?.run ?? null,
     elsewhere: job.elsewhere,
     now: new Date(),
   });
+  try {
+    writeRunConfig(folder.dir, configText(config));
+    job.begun(folder.dir);
+  } catch (error) {
+    if (error instanceof RlvError) folder.discardIfUnused();
+    folder.release();
+    throw error;
+  }
+  const task = {
+    config: job.located,
+    runDir: folder.dir,
+    resumeFrom: resume?.checkpoint ?? null,
+    checkpointConfig: checkpointConfigText(config),
+  };
+  return { folder, task };
+}
+
+/** Trains in an engine process, and gives the run's folder free. */
+export async function trainInFolder(job: TrainJob): Promise<TrainedRun> {
+  const { folder, task } = openJob(job);
   const output = job.output === null ? null : join(folder.dir, job.output);
   let opened = 2;
   try {
-    writeRunConfig(folder.dir, configText(config));
     if (output !== null) opened = openSync(output, "a");
-    job.begun(folder.dir);
-    const outcome = await superviseEngine(
-      programArgv(Bun.main),
-      {
-        config: job.located,
-        runDir: folder.dir,
-        resumeFrom: job.resume?.checkpoint ?? null,
-        checkpointConfig: checkpointConfigText(config),
-      },
-      progress,
-      folder.engineStarted,
-      opened,
-    );
+    const argv = programArgv(Bun.main);
+    const outcome = await superviseEngine(argv, task, job.progress, folder.engineStarted, opened);
     if (outcome.exitCode === 2) folder.discardIfUnused();
     return { dir: folder.dir, outcome };
   } catch (error) {
@@ -199,6 +254,39 @@ export async function trainInFolder(job: TrainJob): Promise<{ dir: string; outco
     folder.release();
   }
 }
+
+/** Trains in this process as one of several ranks, of which the first resolves the job, holds the folder and reports. */
+function trainAsRank(
+  ranks: MpiRanks,
+  job: () => Promise<TrainJob>,
+  progress: Progress,
+  report: (run: TrainedRun) => void,
+): Promise<number> {
+  return leaveTogether(ranks, async () => {
+    let folder: RunFolder | undefined;
+    const prepare = async () => {
+      const opened = openJob(await job());
+      folder = opened.folder;
+      return opened.task;
+    };
+    try {
+      const outcome = await runRanked(trainRecipe, ranks, prepare, progress);
+      if (outcome.exitCode === 2) folder?.discardIfUnused();
+      if (folder) report({ dir: folder.dir, outcome });
+      return outcome.exitCode;
+    } catch (error) {
+      if (error instanceof RlvError) folder?.discardIfUnused();
+      throw error;
+    } finally {
+      folder?.release();
+    }
+  });
+}
+
+const trainRecipe: Train<ResolvedConfig> = async (config, reporter, control) => {
+  const { runTraining } = await import("../recipe/index.ts");
+  await runTraining(config, reporter, control);
+};
 
 /**
  * The files a job names exist, before a folder is made for it. Names on the hub become folders in what the engine is

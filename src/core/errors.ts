@@ -53,6 +53,9 @@ export class Interrupted extends RlvError {
   override readonly exitCode = 130;
 }
 
+/** Processes that train together no longer do: one is gone, or they do not hold the same weights. */
+export class RanksError extends RlvError {}
+
 /** A broken invariant of this program, not of its input. */
 export class Bug extends RlvError {}
 

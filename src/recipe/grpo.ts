@@ -14,7 +14,7 @@ import type { Sampling } from "../rollout/engine.ts";
 import type { TrainState } from "../run/checkpoint.ts";
 import { runLoop } from "../run/loop.ts";
 import { openDevice } from "../run/open-model.ts";
-import { PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-step.ts";
+import { type PolicyCompany, PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-step.ts";
 import { PolicyTask } from "../run/policy-task.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
 import type { Routing, RoutingAdvantages } from "../run/routing.ts";
@@ -134,20 +134,24 @@ async function train(
       dual: job.dual ?? null,
     });
 
-  const plan = await planMemory(open, async (trained, memory) => {
-    const batch = Array.from({ length: promptsPerBatch }, (_, index) => longPrompt(prompts.longest, index));
-    const mixed = job.routed?.routing !== "screening";
-    const alternate: Score = async (rollouts) =>
-      rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {}, flagged: mixed && i % 4 < 2 }));
-    const rewards = openRewards(job, memory, trained);
-    const step = policyStep(job, options, trained, memory, alternate);
-    await step.generate(1, batch);
-    await step.update(1, 0);
-    const kv = step.engine.store.bytes;
-    step.dispose();
-    rewards.close();
-    return { kv, ...(rewards.bytes > 0 ? { reward: rewards.bytes } : {}) };
-  });
+  const plan = await planMemory(
+    open,
+    async (trained, memory) => {
+      const batch = Array.from({ length: promptsPerBatch }, (_, index) => longPrompt(prompts.longest, index));
+      const mixed = job.routed?.routing !== "screening";
+      const alternate: Score = async (rollouts) =>
+        rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {}, flagged: mixed && i % 4 < 2 }));
+      const rewards = openRewards(job, memory, trained);
+      const step = policyStep(job, options, trained, memory, alternate);
+      await step.generate(1, batch);
+      await step.update(1, 0);
+      const kv = step.engine.store.bytes;
+      step.dispose();
+      rewards.close();
+      return { kv, ...(rewards.bytes > 0 ? { reward: rewards.bytes } : {}) };
+    },
+    control.ranks,
+  );
 
   const trained = open(openDevice(settings.device, settings.threads));
   const memory = new StepMemory(trained.device);
@@ -158,10 +162,11 @@ async function train(
     const own: Score = (rollouts, step) => rewards.score(rollouts, { step, signal: control.signal });
     const { routed } = job;
     const labels = routed?.labels;
-    const score: Score = labels
-      ? async (rollouts, step) => labels.label(await own(rollouts, step), step)
-      : own;
-    const step = policyStep(job, options, trained, memory, score);
+    const step = policyStep(job, options, trained, memory, own, {
+      ranks: control.ranks,
+      // A placebo deals the labels of a whole step.
+      ...(labels ? { label: (scored, at) => labels.label(scored, at) } : {}),
+    });
     const { state } = trained;
     const totalSteps = job.totalSteps(state);
     const factor = learningRateFactor({
@@ -308,6 +313,7 @@ function policyStep(
   trained: Trained,
   memory: StepMemory,
   score: Score,
+  company: PolicyCompany = {},
 ) {
   const { settings } = job;
   if (trained.model.dropout > 0 && settings.top_entropy_quantile < 1)
@@ -330,6 +336,7 @@ function policyStep(
       maxLength,
       prefillTokens: Math.max(settings.max_prompt_length, Math.min(settings.micro_batch_tokens, 2048)),
     },
+    company,
   );
 }
 

@@ -6,6 +6,7 @@ import { ENGINE_COMMAND, STANDALONE } from "../core/version.ts";
 import { writeOutcome } from "../io/run-outcome.ts";
 import { newestOf } from "./folder.ts";
 import type { Progress } from "./progress.ts";
+import { ALONE, type Ranks } from "./ranks.ts";
 import {
   type DoneMessage,
   type EngineMessage,
@@ -168,7 +169,7 @@ function death(signal: string | number | null, code: number | null, step: number
 }
 
 /** A step that is asked to be the last may wait so long for slow rewards before they are abandoned. */
-const PATIENCE_MS = 2000;
+export const PATIENCE_MS = 2000;
 
 /** What a job runs: the recipe's training loop. */
 export type Train<Config> = (config: Config, reporter: Reporter, control: RunControl) => Promise<void>;
@@ -211,10 +212,31 @@ async function runJob<Config>(
   stopRequested: RunControl["stopRequested"],
   signal: AbortSignal,
 ): Promise<never> {
+  const { code } = await execute(train, job, { stopRequested, signal, ranks: ALONE }, post);
+  await lastWord();
+  process.exit(code);
+}
+
+/** How a job ended: its exit code, what failed (the line for the user, without `rlv: error: `), and the error itself. */
+export interface Ending {
+  readonly code: number;
+  readonly failure: string | null;
+  readonly error: unknown;
+}
+
+/** Runs a job to its end; rank 0 keeps the log and the outcome in the run's folder. */
+export async function execute<Config>(
+  train: Train<Config>,
+  job: Omit<EngineJob<Config>, "type">,
+  control: Pick<RunControl, "stopRequested" | "signal"> & { readonly ranks: Ranks },
+  post: (message: EngineMessage) => void,
+): Promise<Ending> {
+  const { root } = control.ranks;
   const path = join(job.runDir, "train.log");
   let totalSteps = 0;
   let logFails = false;
   const log = (lines: readonly string[]) => {
+    if (!root) return;
     try {
       appendFileSync(path, `${lines.join("\n")}\n`);
     } catch (error) {
@@ -228,20 +250,19 @@ async function runJob<Config>(
     if (message.type !== "step" || message.print) log(linesOf(message, totalSteps));
     post(message);
   };
-  let code = 0;
-  let failure: string | null = null;
+  let ending: Ending = { code: 0, failure: null, error: null };
   try {
     await train(job.config, reporterTo(send), {
-      stopRequested,
-      signal,
+      ...control,
       runDir: job.runDir,
       resumeFrom: job.resumeFrom,
       checkpointConfig: job.checkpointConfig,
     });
   } catch (thrown) {
     const error = firstCause(thrown);
-    code = exitCodeOf(error);
-    failure = errorLine(error).slice("rlv: error: ".length);
+    const code = exitCodeOf(error);
+    const failure = errorLine(error).slice("rlv: error: ".length);
+    ending = { code, failure, error };
     if (error instanceof Interrupted) log([failure]);
     else
       send({
@@ -253,9 +274,8 @@ async function runJob<Config>(
       });
   }
   // A parent that is there says it once more, with what only it can know.
-  writeOutcome(job.runDir, code, failure);
-  await lastWord();
-  process.exit(code);
+  if (root) writeOutcome(job.runDir, ending.code, ending.failure);
+  return ending;
 }
 
 function post(message: EngineMessage): void {

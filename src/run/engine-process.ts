@@ -56,13 +56,20 @@ export function programArgv(main: string): string[] {
 /** How long the last messages of an engine that is gone are waited for. */
 const LAST_WORDS_MS = 300;
 
+/** Whoever sends one wants the run saved and ended. */
+const END_SIGNALS = ["SIGTERM", "SIGHUP", "SIGUSR1"] as const;
+
 /** After "stop now" the engine has this long to end by itself. */
 const NOW_MS = 1000;
 
 /**
  * Runs a job in an engine process, showing its messages. Ctrl-C once: the engine finishes the step, saves and
+<<<<<<< HEAD
  * ends with 130; twice: it is killed. SIGTERM and SIGUSR1 (Slurm's warning) save and end.
  * @param output file descriptor for what the engine itself prints
+=======
+ * ends with 130; twice: it is killed. SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1 (Slurm's warning) save and end.
+>>>>>>> torture
  */
 export async function superviseEngine<Config>(
   argv: readonly string[],
@@ -121,8 +128,7 @@ async function watchEngine<Config>(
       : stop("now", "stopping at once");
   const onTerminate = () => stop("finish", "asked to stop: saving after this step");
   process.on("SIGINT", onInterrupt);
-  process.on("SIGTERM", onTerminate);
-  process.on("SIGUSR1", onTerminate);
+  for (const signal of END_SIGNALS) process.on(signal, onTerminate);
   try {
     onStart(engine.pid);
     engine.send({ type: "job", ...job } satisfies EngineJob<Config>);
@@ -132,8 +138,7 @@ async function watchEngine<Config>(
   } finally {
     clearTimeout(killer);
     process.off("SIGINT", onInterrupt);
-    process.off("SIGTERM", onTerminate);
-    process.off("SIGUSR1", onTerminate);
+    for (const signal of END_SIGNALS) process.off(signal, onTerminate);
     progress.close();
   }
   if (stopping === "now") return { exitCode: 130, done, failure: interrupted(job.runDir, "without saving") };
@@ -185,8 +190,7 @@ export function serveEngine<Config>(train: Train<Config>): void {
   const late = new AbortController();
   // A terminal sends Ctrl-C to both processes; the parent decides what it means.
   process.on("SIGINT", () => {});
-  process.on("SIGTERM", () => finish());
-  process.on("SIGUSR1", () => finish());
+  for (const signal of END_SIGNALS) process.on(signal, () => finish());
   const finish = () => {
     if (stop === "none") {
       stop = "finish";

@@ -35,6 +35,8 @@ export const ENVIRONMENT = {
   HF_HOME: "folder of the hub's token and cache (default: XDG_CACHE_HOME/huggingface)",
   HF_HUB_CACHE: "folder of downloaded models and datasets (default: HF_HOME/hub)",
   HF_HUB_OFFLINE: "1: never ask the hub, only its cache",
+  LD_LIBRARY_PATH: "folders where the loader looks for libraries first, libmpi among them",
+  SLURM_JOB_ID: "the job of Slurm that this process belongs to",
   SLURM_CPUS_PER_TASK: "threads of the CPU device under Slurm, after --threads and RLV_THREADS",
 } as const;
 export type EnvironmentName = keyof typeof ENVIRONMENT;

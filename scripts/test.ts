@@ -4,6 +4,7 @@
  *   scripts/test [FILTER]      only test files whose path contains FILTER
  *   scripts/test goldens       only what walks a goldens folder (RLV_GOLDENS=DIR names another one)
  *   scripts/test long          hundreds of steps: time and memory of a step stay
+ *   scripts/test release       the files of a release: every platform, twice, and what can be run of them here
  *   scripts/test asan | tsan   the native tests under a sanitizer
  *   scripts/test soft          the Metal device on software Metal: fast, checked, and checked in a random order
  *
@@ -263,8 +264,10 @@ if (filter === "soft") {
     native(filter);
     if (filter === "asan") underAsan();
   } else count(`native library under ${filter}`, 0, 1);
-} else if (filter === "long") {
-  if (buildNative()) typescript([join(root, "tests/run/flat.test.ts")], { RLV_TEST_LONG: "1" });
+} else if (filter === "long" || filter === "release") {
+  const files = filter === "long" ? ["run/flat"] : ["release/release"];
+  const paths = files.map((file) => join(root, `tests/${file}.test.ts`));
+  if (buildNative()) typescript(paths, { RLV_TEST_LONG: "1" });
   else count("native library", 0, 1);
 } else {
   const files = testFiles();

@@ -27,7 +27,7 @@ export function archive(folder: string, target: string, seconds: number): void {
       ...["--owner=0", "--group=0", "--numeric-owner", basename(folder)],
     ]);
     if (exitCode !== 0) fail(`cannot pack: ${folder}: ${stderr.toString().trim()}`);
-    writeFileAtomic(target, gzipSync(readFileSync(packed), { level: 9 }));
+    writeFileAtomic(target, gzipSync(readFileSync(packed), { level: 6 }));
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }

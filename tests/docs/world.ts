@@ -1,0 +1,88 @@
+/** A folder like a clone of a newcomer's, with small stand-ins for the models and files that the documents name. */
+import { chmodSync, cpSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { RUBRIC } from "../../scripts/judge-language.ts";
+import { DEFAULTS, makePreferences } from "../../scripts/make-preferences.ts";
+import { smallQwen3 } from "../../scripts/small-qwen3.ts";
+import { writeSmallTokenizer } from "../../scripts/small-tokenizer.ts";
+import { readModelConfig } from "../../src/io/model-config.ts";
+import { Transformer } from "../../src/nn/transformer.ts";
+import { Dtype } from "../../src/ops/define.ts";
+import { initialise, saveModel } from "../../src/run/open-model.ts";
+import { openTestDevice } from "../test-device.ts";
+
+export const root = resolve(import.meta.dir, "../..");
+const CONTEXT = 4096;
+const CHATML =
+  "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/** A random model of the architecture that is asked for, in a few kilobytes. */
+function smallModel(folder: string): void {
+  const tokenizer = writeSmallTokenizer(folder, ["▁"], CONTEXT, { chat_template: CHATML });
+  const size = { vocab: 258, eos: tokenizer.eosIds[0]!, hidden: 32, ffn: 64, layers: 2, headDim: 16 };
+  const config = { ...smallQwen3(size), max_position_embeddings: CONTEXT };
+  writeFileSync(join(folder, "config.json"), JSON.stringify(config));
+  const device = openTestDevice(1);
+  const options = { dtype: Dtype.f32, trainable: false, maxPositions: 16 } as const;
+  const model = new Transformer(device, readModelConfig(folder), options);
+  initialise(model, 5);
+  saveModel(folder, model, tokenizer);
+  model.dispose();
+  device.close();
+}
+
+const jsonl = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+const sums = (from: number, count: number) =>
+  Array.from({ length: count }, (_, i) => ({
+    prompt: `What is ${from + i} + 1? Answer with an integer.`,
+    answer: String(from + i + 1),
+  }));
+
+/** Programs that add the flags of a block to those that the documents say. */
+function wrapper(
+  path: string,
+  program: string,
+  cases: readonly (readonly [pattern: string, flags: string])[],
+) {
+  const lines = cases.map(([pattern, flags]) => `  ${pattern}) set -- "$@" ${flags} ;;`);
+  const choose = lines.length === 0 ? [] : ['case "$1" in', ...lines, "esac"];
+  writeFileSync(path, `${["#!/bin/sh", ...choose, `exec '${program}' "$@"`].join("\n")}\n`);
+  chmodSync(path, 0o755);
+}
+
+/** `append`: by the name of a command of rlv, or of a script. */
+export function writePrograms(folder: string, append: ReadonlyMap<string, string>): void {
+  const scripts = [...append].filter(([name]) => name.endsWith(".ts"));
+  const commands = [...append].filter(([name]) => !name.endsWith(".ts"));
+  mkdirSync(join(folder, "node_modules/.bin"), { recursive: true });
+  wrapper(join(folder, "rlv"), join(root, "rlv"), commands);
+  wrapper(
+    join(folder, "node_modules/.bin/bun"),
+    join(root, "node_modules/.bin/bun"),
+    scripts.map(([name, flags]) => [`*${name}`, flags] as const),
+  );
+}
+
+export function makeWorld(folder: string): void {
+  for (const name of ["scripts", "src", "examples", "bench", "tests", "package.json", "metal"])
+    symlinkSync(join(root, name), join(folder, name));
+  smallModel(join(folder, "Qwen3-0.6B"));
+  cpSync(join(folder, "Qwen3-0.6B"), join(folder, "Qwen3-4B"), { recursive: true });
+  makePreferences(join(folder, "preferences"), { ...DEFAULTS, train: 60, test: 30, sft: 10 });
+  cpSync(join(folder, "preferences/hh-rlhf"), join(folder, "hh-rlhf"), { recursive: true });
+  const files: Readonly<Record<string, string>> = {
+    "mine.jsonl": jsonl(sums(1, 24)),
+    "held-out.jsonl": jsonl(sums(30, 8)),
+    "prompts.jsonl": jsonl(sums(1, 8).map(({ prompt }) => ({ prompt }))),
+    "chats.jsonl": jsonl(
+      sums(1, 16).map(({ prompt, answer }) => ({
+        messages: [
+          { role: "user", content: prompt },
+          { role: "assistant", content: answer },
+        ],
+      })),
+    ),
+    "mine.yaml": RUBRIC,
+  };
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
+}

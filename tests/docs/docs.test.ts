@@ -3,11 +3,17 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { HubServer } from "../io/hub-server.ts";
 import { type Block, blocksOf, commandsOf } from "./blocks.ts";
-import { makeWorld, root, writePrograms } from "./world.ts";
+import { makeWorld, repositoryOf, root, writePrograms } from "./world.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-docs-"));
-afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+// What documents call by a name of the hub.
+const hub = await HubServer.start();
+afterAll(async () => {
+  await hub[Symbol.asyncDispose]();
+  rmSync(scratch, { recursive: true, force: true });
+});
 
 const documents = [
   "README.md",
@@ -23,8 +29,9 @@ const env = (folder: string) => {
   return {
     ...rest,
     PATH: `${folder}:${join(folder, "node_modules/.bin")}:${process.env.PATH}`,
-    HF_HUB_OFFLINE: "1",
-    HF_HOME: join(scratch, "hub"),
+    HF_HUB_OFFLINE: "0",
+    HF_ENDPOINT: hub.endpoint,
+    HF_HUB_CACHE: join(scratch, "hub"),
     XDG_CACHE_HOME: join(scratch, "cache"),
     XDG_STATE_HOME: join(scratch, "state"),
   };
@@ -74,6 +81,7 @@ async function runBlock(block: Block, folder: string): Promise<void> {
 const world = join(scratch, "world");
 mkdirSync(world);
 makeWorld(world);
+hub.repos.set("models/Qwen/Qwen3-0.6B", repositoryOf(join(world, "Qwen3-0.6B")));
 
 for (const file of documents) {
   const blocks = blocksOf(file, readFileSync(join(root, file), "utf8"));

@@ -1,14 +1,16 @@
 /** A folder like a clone of a newcomer's, with small stand-ins for the models and files that the documents name. */
-import { chmodSync, cpSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { RUBRIC } from "../../scripts/judge-language.ts";
 import { DEFAULTS, makePreferences } from "../../scripts/make-preferences.ts";
 import { smallQwen3 } from "../../scripts/small-qwen3.ts";
 import { writeSmallTokenizer } from "../../scripts/small-tokenizer.ts";
-import { readModelConfig } from "../../src/io/model-config.ts";
+import { readModelConfig } from "../../src/io/hf-folder.ts";
 import { Transformer } from "../../src/nn/transformer.ts";
 import { Dtype } from "../../src/ops/define.ts";
 import { initialise, saveModel } from "../../src/run/open-model.ts";
+import "../../src/ops/index.ts";
+import type { HubRepo } from "../io/hub-server.ts";
 import { openTestDevice } from "../test-device.ts";
 
 export const root = resolve(import.meta.dir, "../..");
@@ -19,7 +21,14 @@ const CHATML =
 /** A random model of the architecture that is asked for, in a few kilobytes. */
 function smallModel(folder: string): void {
   const tokenizer = writeSmallTokenizer(folder, ["▁"], CONTEXT, { chat_template: CHATML });
-  const size = { vocab: 258, eos: tokenizer.eosIds[0]!, hidden: 32, ffn: 64, layers: 2, headDim: 16 };
+  const size = {
+    vocab: 32 * Math.ceil(tokenizer.vocabSize / 32),
+    eos: tokenizer.eosIds[0]!,
+    hidden: 32,
+    ffn: 64,
+    layers: 2,
+    headDim: 16,
+  };
   const config = { ...smallQwen3(size), max_position_embeddings: CONTEXT };
   writeFileSync(join(folder, "config.json"), JSON.stringify(config));
   const device = openTestDevice(1);
@@ -68,8 +77,7 @@ export function makeWorld(folder: string): void {
     symlinkSync(join(root, name), join(folder, name));
   smallModel(join(folder, "Qwen3-0.6B"));
   cpSync(join(folder, "Qwen3-0.6B"), join(folder, "Qwen3-4B"), { recursive: true });
-  makePreferences(join(folder, "preferences"), { ...DEFAULTS, train: 60, test: 30, sft: 10 });
-  cpSync(join(folder, "preferences/hh-rlhf"), join(folder, "hh-rlhf"), { recursive: true });
+  makePreferences(join(folder, "hh-rlhf"), { ...DEFAULTS, train: 60, test: 30, sft: 10 });
   const files: Readonly<Record<string, string>> = {
     "mine.jsonl": jsonl(sums(1, 24)),
     "held-out.jsonl": jsonl(sums(30, 8)),
@@ -85,4 +93,10 @@ export function makeWorld(folder: string): void {
     "mine.yaml": RUBRIC,
   };
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
+}
+
+/** A folder as a repository of the hub. */
+export function repositoryOf(folder: string): HubRepo {
+  const files = new Map(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name))]));
+  return { commits: [{ sha: "d".repeat(40), files }], lfs: (path) => path.endsWith(".safetensors") };
 }

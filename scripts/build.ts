@@ -224,13 +224,6 @@ function targets(args: readonly string[]): string[] {
   return names.length > 0 ? names : ["host", "darwin-arm64"];
 }
 
-function buildPage(): void {
-  const command = [process.execPath, join(root, "scripts/build-web.ts"), "--quiet"];
-  const built = Bun.spawnSync(command, { stderr: "inherit" });
-  if (built.exitCode !== 0) process.exit(built.exitCode ?? 1);
-}
-
 const wanted = targets(process.argv.slice(2).flatMap((arg) => arg.split("=")));
 mkdirSync(dist, { recursive: true });
-buildPage();
 for (const name of wanted) await TARGETS[name]!();

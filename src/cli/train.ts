@@ -108,6 +108,7 @@ export const command: Command = {
   name: "train",
   usage: "train [RECIPE | FILE.yaml | FILE.json]",
   maxArgs: 1,
+  completes: { words: RECIPE_NAMES, files: true },
   summary: "train a model by a recipe or a config file",
   examples: (argv) => asked(argv).base.recipe.examples,
   notes(argv) {

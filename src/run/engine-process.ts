@@ -57,19 +57,15 @@ export function programArgv(main: string): string[] {
 const LAST_WORDS_MS = 300;
 
 /** Whoever sends one wants the run saved and ended. */
-const END_SIGNALS = ["SIGTERM", "SIGHUP", "SIGUSR1"] as const;
+export const END_SIGNALS = ["SIGTERM", "SIGHUP", "SIGUSR1"] as const;
 
 /** After "stop now" the engine has this long to end by itself. */
 const NOW_MS = 1000;
 
 /**
  * Runs a job in an engine process, showing its messages. Ctrl-C once: the engine finishes the step, saves and
-<<<<<<< HEAD
- * ends with 130; twice: it is killed. SIGTERM and SIGUSR1 (Slurm's warning) save and end.
- * @param output file descriptor for what the engine itself prints
-=======
  * ends with 130; twice: it is killed. SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1 (Slurm's warning) save and end.
->>>>>>> torture
+ * @param output file descriptor for what the engine itself prints
  */
 export async function superviseEngine<Config>(
   argv: readonly string[],

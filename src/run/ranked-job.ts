@@ -7,7 +7,14 @@ import { availableParallelism } from "node:os";
 import { type Launch, mpiLaunch, threadsOfRank } from "../core/env.ts";
 import { errorLine, exitCodeOf, RanksError } from "../core/errors.ts";
 import { Mpi } from "../device/mpi.ts";
-import { type EngineJob, type EngineOutcome, execute, PATIENCE_MS, type Train } from "./engine-process.ts";
+import {
+  END_SIGNALS,
+  type EngineJob,
+  type EngineOutcome,
+  execute,
+  PATIENCE_MS,
+  type Train,
+} from "./engine-process.ts";
 import type { Progress } from "./progress.ts";
 import { FIRST_MEETING, MpiRanks } from "./ranks.ts";
 import type { DoneMessage, EngineMessage } from "./reporter.ts";
@@ -123,14 +130,12 @@ function stopBySignals(ranks: MpiRanks, say: (line: string) => void) {
     ranks.mpi.abort(130);
   };
   process.on("SIGINT", interrupt);
-  process.on("SIGTERM", finish);
-  process.on("SIGUSR1", finish);
+  for (const signal of END_SIGNALS) process.on(signal, finish);
   return {
     control: { stopRequested: () => stop, signal: late.signal },
     release: () => {
       process.off("SIGINT", interrupt);
-      process.off("SIGTERM", finish);
-      process.off("SIGUSR1", finish);
+      for (const signal of END_SIGNALS) process.off(signal, finish);
     },
   };
 }

@@ -1,5 +1,5 @@
 /** Runs the runs of a plan, some at once, each in an engine process of its own. A run that fails stops no other. */
-import type { EngineOutcome } from "../run/engine-process.ts";
+import { END_SIGNALS, type EngineOutcome } from "../run/engine-process.ts";
 import type { Progress } from "../run/progress.ts";
 import { brief, type EngineMessage } from "../run/reporter.ts";
 import type { Todo } from "./folder.ts";
@@ -89,7 +89,7 @@ export async function runPool(
   );
   const stopping = new AbortController();
   const onStop = () => stopping.abort();
-  const signals = ["SIGINT", "SIGTERM", "SIGUSR1"] as const;
+  const signals = ["SIGINT", ...END_SIGNALS] as const;
   // Every engine's parent listens too: it asks its engine to save.
   const listeners = process.getMaxListeners();
   process.setMaxListeners(0);

@@ -5,6 +5,7 @@ import { rewardHelp } from "../config/rewards.ts";
 import { storyRunName } from "../config/run-name.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
 import type { ArithmeticConfig } from "../config/schema-arithmetic.ts";
+import { mpiLaunch } from "../core/env.ts";
 import { RlvError, UsageError } from "../core/errors.ts";
 import { type EngineOutcome, programArgv, superviseEngine, type Train } from "../run/engine-process.ts";
 import {
@@ -15,7 +16,6 @@ import {
   writeRunConfig,
 } from "../run/folder.ts";
 import { openProgress, type Progress } from "../run/progress.ts";
-import { joinRanks, leaveTogether, runRanked } from "../run/ranked-job.ts";
 import { tokenize } from "./argv.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
@@ -117,13 +117,16 @@ export const command: Command = {
   flags: (argv) => recipeFlags(asked(argv).base.recipe),
   async run({ args, flags, json }) {
     const ui = switchOf(flags, "ui") ?? false;
-    const ranks = await joinRanks(switchOf(flags, "mpi"));
+    const launch = mpiLaunch();
+    const together = switchOf(flags, "mpi") ?? (launch !== null && launch.processes !== 1);
+    const job = together ? await import("../run/ranked-job.ts") : null;
+    const ranks = job && (await job.joinRanks(launch));
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
     const run = new OwnRun(progress, ui);
     const body = async (): Promise<number> => {
       try {
-        const outcome = ranks
-          ? await runRanked(trainRecipe, ranks, () => run.open(args[0], flags), progress)
+        const outcome = job && ranks
+          ? await job.runRanked(trainRecipe, ranks, () => run.open(args[0], flags), progress)
           : await superviseEngine(programArgv(Bun.main), await run.open(args[0], flags), progress, (pid) =>
               run.folder!.engineStarted(pid),
             );
@@ -137,7 +140,7 @@ export const command: Command = {
         run.close();
       }
     };
-    return ranks ? leaveTogether(ranks, body) : body();
+    return job && ranks ? job.leaveTogether(ranks, body) : body();
   },
 };
 

@@ -7,6 +7,7 @@ import { rewardHelp } from "../config/rewards.ts";
 import { storyRunName } from "../config/run-name.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
 import type { ArithmeticConfig } from "../config/schema-arithmetic.ts";
+import { mpiLaunch } from "../core/env.ts";
 import { RlvError, UsageError } from "../core/errors.ts";
 import {
   type EngineJob,
@@ -22,9 +23,8 @@ import {
   resumePoint,
   writeRunConfig,
 } from "../run/folder.ts";
+import type { MpiRanks } from "../run/mpi-ranks.ts";
 import { openProgress, type Progress } from "../run/progress.ts";
-import { joinRanks, leaveTogether, runRanked } from "../run/ranked-job.ts";
-import type { MpiRanks } from "../run/ranks.ts";
 import { tokenize } from "./argv.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
@@ -127,7 +127,10 @@ export const command: Command = {
   flags: (argv) => recipeFlags(asked(argv).base.recipe),
   async run({ args, flags, json }) {
     const ui = switchOf(flags, "ui") ?? false;
-    const ranks = await joinRanks(switchOf(flags, "mpi"));
+    const launch = mpiLaunch();
+    const together = switchOf(flags, "mpi") ?? (launch !== null && launch.processes !== 1);
+    // What ranks need is not loaded by a process that trains alone.
+    const ranks = together ? await (await import("../run/ranked-job.ts")).joinRanks(launch) : null;
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
     let page: TrainingPage | undefined;
     const begun = (dir: string) => {
@@ -257,12 +260,13 @@ export async function trainInFolder(job: TrainJob): Promise<TrainedRun> {
 }
 
 /** Trains in this process as one of several ranks, of which the first resolves the job, holds the folder and reports. */
-function trainAsRank(
+async function trainAsRank(
   ranks: MpiRanks,
   job: () => Promise<TrainJob>,
   progress: Progress,
   report: (run: TrainedRun) => void,
 ): Promise<number> {
+  const { leaveTogether, runRanked } = await import("../run/ranked-job.ts");
   return leaveTogether(ranks, async () => {
     let folder: RunFolder | undefined;
     const prepare = async () => {

@@ -4,7 +4,7 @@
  */
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { type Launch, mpiLaunch, threadsOfRank } from "../core/env.ts";
+import { type Launch, threadsOfRank } from "../core/env.ts";
 import { errorLine, exitCodeOf, RanksError } from "../core/errors.ts";
 import { Mpi } from "../device/mpi.ts";
 import {
@@ -15,18 +15,15 @@ import {
   PATIENCE_MS,
   type Train,
 } from "./engine-process.ts";
+import { FIRST_MEETING, MpiRanks } from "./mpi-ranks.ts";
 import type { Progress } from "./progress.ts";
-import { FIRST_MEETING, MpiRanks } from "./ranks.ts";
 import type { DoneMessage, EngineMessage } from "./reporter.ts";
 
 /** A terminal and mpirun may both pass one Ctrl-C on. */
 const SAME_CTRL_C_MS = 1000;
 
-/** Joins the job that this process was started for; null: it trains alone. `wanted`: --mpi, null where it is not given. */
-export async function joinRanks(wanted: boolean | null): Promise<MpiRanks | null> {
-  if (wanted === false) return null;
-  const launch: Launch | null = mpiLaunch();
-  if (wanted === null && (launch === null || launch.processes === 1)) return null;
+/** Joins the job that this process was started for. */
+export function joinRanks(launch: Launch | null): Promise<MpiRanks> {
   return MpiRanks.join(Mpi.start(launch), processors());
 }
 

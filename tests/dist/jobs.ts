@@ -38,19 +38,30 @@ export class Jobs {
     return join(this.dir, name);
   }
 
-  start(by: Launcher | null, ranks: number, args: readonly string[]) {
-    const argv = [...(by ? by.argv(ranks) : []), process.execPath, main, "train", ...args];
-    const env = { ...this.#env, ...(by ? {} : { RLV_THREADS: "1" }) };
-    return Bun.spawn([...argv, "--threads", "1", "--output_dir", this.dir], {
-      env,
-      stdin: "ignore",
-      stdout: "pipe",
-      stderr: "pipe",
-    });
+  #program(args: readonly string[]): string[] {
+    return [process.execPath, main, "train", ...args, "--threads", "1", "--output_dir", this.dir];
   }
 
-  async finish(by: Launcher | null, ranks: number, args: readonly string[]) {
-    const job = this.start(by, ranks, args);
+  #spawn(argv: readonly string[]) {
+    return Bun.spawn([...argv], { env: this.#env, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  }
+
+  start(by: Launcher | null, ranks: number, args: readonly string[]) {
+    return this.#spawn([...(by ? by.argv(ranks) : []), ...this.#program(args)]);
+  }
+
+  finish(by: Launcher | null, ranks: number, args: readonly string[]) {
+    return this.#end(this.start(by, ranks, args));
+  }
+
+  /** A rank in every one of the folders, as if they were machines. */
+  apart(by: Launcher, folders: readonly string[], args: readonly string[]) {
+    const [mpirun, ...flags] = by.argv(1);
+    const own = folders.map((folder) => [...flags, "-wdir", folder, ...this.#program(args)]);
+    return this.#end(this.#spawn([mpirun!, ...own.flatMap((argv, i) => (i === 0 ? argv : [":", ...argv]))]));
+  }
+
+  async #end(job: ReturnType<Jobs["start"]>) {
     const [out, err] = await Promise.all([new Response(job.stdout).text(), new Response(job.stderr).text()]);
     return { code: await job.exited, out, err };
   }

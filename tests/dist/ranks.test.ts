@@ -1,7 +1,7 @@
 /** Training on several processes against one process: rollouts, weights, failures, resuming on another number of them. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
 import {
   Jobs,
   type Launcher,
@@ -130,6 +130,40 @@ describe.skipIf(any === null)("several processes train what one does (needs Open
     expect(code).toBe(2);
     expect(err.split("rlv: error:")).toHaveLength(2);
     expect(err).toContain("no such folder");
+  });
+
+  test("a reward that fails on one rank is an error of all, and the step before is saved", async () => {
+    await alone("one", policyArgs("one"));
+    const last = rolloutsOf(jobs.run("one")).findLast(({ step }) => step === 3)!;
+    const reward = join(jobs.dir, "picky.ts");
+    writeFileSync(
+      reward,
+      `export default ({ prompt_index }, { step }) => {
+        if (step === 3 && prompt_index === ${last.prompt_index}) throw new Error("not this one");
+        return { reward: step % 2, components: {} };
+      };`,
+    );
+    const { code, out, err } = await jobs.finish(any, 2, [...policyArgs("picky"), "--reward", reward]);
+    expect(code).toBe(1);
+    expect(err.split("rlv: error:")).toHaveLength(2);
+    expect(err).toContain("rlv: error: rank 1: reward ");
+    expect(err).toContain(`prompt ${last.prompt_index}`);
+    expect(out).toContain("checkpoint at 2 (crash)");
+  });
+
+  test("ranks with different weights are found before the first step", async () => {
+    const folders = ["a", "b"].map((name) => join(jobs.dir, "machines", name));
+    for (const [i, folder] of folders.entries()) {
+      cpSync(resolve(import.meta.dir, "../../src/recipe/arithmetic/model"), join(folder, "model"), { recursive: true });
+      const weights = join(folder, "model/model.safetensors");
+      const bytes = readFileSync(weights);
+      bytes[bytes.length - 2] = bytes[bytes.length - 2]! ^ i;
+      writeFileSync(weights, bytes);
+    }
+    const { code, err } = await jobs.apart(any!, folders, ["arithmetic", "--model", "./model", "--run_name", "apart"]);
+    expect(code).toBe(1);
+    expect(err.split("rlv: error:")).toHaveLength(2);
+    expect(err).toContain("rank 1 and rank 0 do not hold the same weights: after step 0");
   });
 });
 

@@ -3,7 +3,7 @@ import { mpiLaunch } from "../../src/core/env.ts";
 import { errorLine, RanksError } from "../../src/core/errors.ts";
 import { Device } from "../../src/device/device.ts";
 import { Mpi } from "../../src/device/mpi.ts";
-import { MpiRanks } from "../../src/run/ranks.ts";
+import { MpiRanks } from "../../src/run/mpi-ranks.ts";
 
 const say = (value: unknown) => process.stdout.write(`${JSON.stringify(value)}\n`);
 

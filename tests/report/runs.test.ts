@@ -1,3 +1,4 @@
+// Runs alone: it measures time.
 import { describe, expect, test } from "bun:test";
 import {
   appendFileSync,

@@ -2,7 +2,7 @@ import { accessSync, constants, mkdirSync, statfsSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import type { DoctorCheck, ProbeModule } from "../config/contracts.ts";
 import { cacheDir, ENVIRONMENT, type EnvironmentName, environment, threadCount } from "../core/env.ts";
-import { errorLine } from "../core/errors.ts";
+import { messageLine } from "../core/errors.ts";
 import { STANDALONE, VERSION } from "../core/version.ts";
 import { bytesText } from "../run/reporter.ts";
 import { type Command, JSON_FLAG, printJson } from "./command.ts";
@@ -51,7 +51,7 @@ function attempt(name: string, detail: () => string): DoctorCheck {
   try {
     return { name, status: "ok", detail: detail() };
   } catch (error) {
-    return { name, status: "fail", detail: errorLine(error).slice("rlv: error: ".length) };
+    return { name, status: "fail", detail: messageLine(error) };
   }
 }
 

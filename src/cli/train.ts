@@ -14,7 +14,6 @@ import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 import { wrap } from "./help.ts";
-import { TrainingPage } from "./ui.ts";
 
 const OWN_FLAGS: readonly Flag[] = [
   {
@@ -122,11 +121,15 @@ export const command: Command = {
       now: new Date(),
     });
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
-    let page: TrainingPage | undefined;
+    let page: { close(): void } | undefined;
     try {
       writeRunConfig(folder.dir, configText(config));
       progress.line(`run folder: ${folder.dir}`);
-      if (ui === "true") page = new TrainingPage(folder.dir, (line) => progress.line(line));
+      if (ui === "true") {
+        // The server's modules are for those who ask for it.
+        const { TrainingPage } = await import("./ui.ts");
+        page = new TrainingPage(folder.dir, (line) => progress.line(line));
+      }
       const outcome = await superviseEngine(
         programArgv(Bun.main),
         {

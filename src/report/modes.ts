@@ -1,4 +1,5 @@
 /** Figures of retain and forget adapters together and each by itself, side by side. */
+import { tableLines } from "./table.ts";
 
 /** By mode and figure: rewards/NAME, hack_rate … */
 export type ModeFigures = Readonly<Record<string, Readonly<Record<string, number>>>>;
@@ -13,11 +14,7 @@ export function modeTable(modes: ModeFigures, text: (value: number) => string): 
       ...figures.map((name) => (each[name] === undefined ? "" : text(each[name]))),
     ]),
   ];
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  return rows.map((row) =>
-    row
-      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
-      .join("  ")
-      .trimEnd(),
+  return tableLines(rows, (cell, width, column) =>
+    column === 0 ? cell.padEnd(width) : cell.padStart(width),
   );
 }

@@ -30,6 +30,7 @@ export interface DataCalls {
   diversity(id: string, table: RolloutTable, steps: number): unknown;
   rewards(id: string, steps: number): unknown;
   compare(a: string, b: string): unknown;
+  speakers(): unknown;
 }
 
 type CallName = keyof DataCalls;

@@ -198,7 +198,7 @@ export function testJob(file: string, variant = "", env: Readonly<Record<string,
     command: (folder) => [
       ...[process.execPath, "test", `./${path}`],
       // Whole training runs are tests here; the default limit of 5 s is for unit tests.
-      ...["--timeout=120000", "--reporter=junit", `--reporter-outfile=${reportOf(folder)}`],
+      ...["--timeout=240000", "--reporter=junit", `--reporter-outfile=${reportOf(folder)}`],
     ],
     read: ({ ok, how, text, folder }) => {
       const report = existsSync(reportOf(folder)) ? readFileSync(reportOf(folder), "utf8") : "";

@@ -5,6 +5,7 @@
  *   scripts/test goldens       only what walks a goldens folder (RLV_GOLDENS=DIR names another one)
  *   scripts/test long          hundreds of steps: time and memory of a step stay
  *   scripts/test release       the files of a release: every platform, twice, and what can be run of them here
+ *   scripts/test torture       kills and faults of the system, thousands; a table of what was tried and what was lost
  *   scripts/test asan | tsan   the native tests under a sanitizer
  *   scripts/test soft          the Metal device on software Metal: fast, checked, and checked in a random order
  *
@@ -15,7 +16,8 @@
  * Every file of tests is a program of its own and they run side by side, one a core (scripts/test-jobs.ts). A file that
  * measures time or memory has a line `Runs alone: ` with the reason in its first comment.
  */
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { browserProgram } from "../tests/web/browser.ts";
 import { softCompiler } from "./soft.ts";
@@ -252,7 +254,27 @@ async function releaseSuite(): Promise<void> {
   );
 }
 
+/** RLV_TORTURE=N: how many rounds; 10 are all calls to the file system of a run, in hours. */
+async function tortureSuite(): Promise<void> {
+  if (!buildNative()) return results.fail("native library");
+  const scratch = mkdtempSync(join(tmpdir(), "rlv-torture-"));
+  const report = join(scratch, "report.jsonl");
+  const env = { RLV_TORTURE: process.env.RLV_TORTURE ?? "10", RLV_TORTURE_REPORT: report };
+  const files = testFiles(join(root, "tests/torture"));
+  await runJobs(
+    files.map((file) => testJob(file, "", env)),
+    results,
+  );
+  const lines = existsSync(report) ? readFileSync(report, "utf8").trimEnd().split("\n") : [];
+  const rows = lines.map((line) => JSON.parse(line) as { fault: string; tried: number; lost: number });
+  process.stdout.write("| fault | tried | lost |\n|---|---|---|\n");
+  for (const { fault, tried, lost } of rows.toSorted((a, b) => (a.fault < b.fault ? -1 : 1)))
+    process.stdout.write(`| ${fault} | ${tried} | ${lost} |\n`);
+  rmSync(scratch, { recursive: true, force: true });
+}
+
 if (filter === "soft") await softSuite();
+else if (filter === "torture") await tortureSuite();
 else if (filter === "release") await releaseSuite();
 else if (filter === "asan" || filter === "tsan") await sanitized(filter);
 else if (filter === "long") await longSuite();

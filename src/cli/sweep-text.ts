@@ -121,14 +121,15 @@ export class SweepScreen implements PoolScreen {
   }
 
   #clear(): void {
-    if (this.#drawn > 0) this.out.write(`\u001b[${this.#drawn}A\u001b[J`);
+    if (this.#drawn > 0) this.out.write(`\r\u001b[${this.#drawn}A\u001b[J`);
     this.#drawn = 0;
   }
 
   #draw(): void {
     this.#last = performance.now();
     const lines = this.#lines(this.out.columns ?? 80, this.out.rows ?? 24);
-    const up = this.#drawn > 0 ? `\u001b[${this.#drawn}A` : "";
+    // What the terminal echoed, as ^C, stands in the line.
+    const up = this.#drawn > 0 ? `\r\u001b[${this.#drawn}A` : "";
     this.out.write(`${up}\u001b[J${lines.map((line) => `${line}\n`).join("")}`);
     this.#drawn = lines.length;
   }

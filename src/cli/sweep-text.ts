@@ -44,7 +44,8 @@ export function planLines(plan: SweepPlan, atOnce: string, width: number): strin
 
 /** Means over the seeds with their spread, and what is missing from them. */
 export function summaryLines(summary: SweepSummary, width: number): string[] {
-  const rows = sweepTable(summary, brief).map((row) => row.map(visible));
+  const short = (value: number) => brief(Number(value.toPrecision(3)));
+  const rows = sweepTable(summary, short).map((row) => row.map(visible));
   return rows.length === 0 ? ["no run has finished yet"] : columns(rows, width);
 }
 
@@ -121,14 +122,15 @@ export class SweepScreen implements PoolScreen {
   }
 
   #clear(): void {
-    if (this.#drawn > 0) this.out.write(`\u001b[${this.#drawn}A\u001b[J`);
+    if (this.#drawn > 0) this.out.write(`\r\u001b[${this.#drawn}A\u001b[J`);
     this.#drawn = 0;
   }
 
   #draw(): void {
     this.#last = performance.now();
     const lines = this.#lines(this.out.columns ?? 80, this.out.rows ?? 24);
-    const up = this.#drawn > 0 ? `\u001b[${this.#drawn}A` : "";
+    // What the terminal echoed, as ^C, stands in the line.
+    const up = this.#drawn > 0 ? `\r\u001b[${this.#drawn}A` : "";
     this.out.write(`${up}\u001b[J${lines.map((line) => `${line}\n`).join("")}`);
     this.#drawn = lines.length;
   }

@@ -72,7 +72,10 @@ test("names are distinct, stable, and fit for folders, whatever varies", () => {
 });
 
 test("a sweep file: variants times grid over what is fixed; flags override it", () => {
-  const recipe = file("recipe: stories\nlr: 3.0e-4\nreward: [{ name: happy_count, weight: 2 }]\n", "base.yaml");
+  const recipe = file(
+    "recipe: stories\nlr: 3.0e-4\nreward: [{ name: happy_count, weight: 2 }]\n",
+    "base.yaml",
+  );
   expect(recipe).toContain("base.yaml");
   const path = file(`
 recipe: base.yaml

@@ -8,13 +8,17 @@ import { readRequest } from "../../src/sweep/request.ts";
 const plan = planSweep(readRequest("stories", ["seed=1,2,3,4,5,6"], ["max_steps=10"]), null, null);
 const todos = (todo: "start" | "nothing") => plan.runs.map((run) => [run, todo] as const);
 
+const ESC = String.fromCharCode(27);
+/** So many lines up, all below cleared, then text. */
+const REDRAW = new RegExp(`^(?:\\r${ESC}\\[(\\d+)A)?(?:${ESC}\\[J)?(.*)$`, "s");
+
 /** A terminal: what the last screen shows. */
 function terminal(columns: number, rows: number) {
   const lines: string[] = [];
   return {
     ...{ isTTY: true, columns, rows, lines },
     write(text: string) {
-      const [, up, rest] = /^(?:\u001b\[(\d+)A)?(?:\u001b\[J)?(.*)$/s.exec(text)!;
+      const [, up, rest] = REDRAW.exec(text)!;
       if (up !== undefined) lines.splice(lines.length - Number(up));
       lines.push(...rest!.split("\n").slice(0, -1));
     },
@@ -65,7 +69,14 @@ test("a pool keeps to its number and to memory, starts one alone to learn its pl
         peak = Math.max(peak, running);
         await Bun.sleep(2);
         alone.push(started);
-        progress.show({ type: "plan", bytes: {}, totalBytes: 350e6, totalSteps: 10, startStep: 0, lines: [] });
+        progress.show({
+          type: "plan",
+          bytes: {},
+          totalBytes: 350e6,
+          totalSteps: 10,
+          startStep: 0,
+          lines: [],
+        });
         await Bun.sleep(4);
         running -= 1;
         if (run.index === 1) throw new Error("planted");

@@ -1,6 +1,14 @@
 /** rlv sweep as a program: runs, resumes, reports what failed, and gives its folder to the readers. */
 import { afterAll, expect, test } from "bun:test";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { lockHolders, takeLock } from "../../src/io/run-lock.ts";
@@ -52,14 +60,21 @@ test("a sweep runs, evaluates, summarises; again it has nothing to do, and it gr
   expect(JSON.parse(readFileSync(join(folder("mine"), "summary.json"), "utf8"))).toEqual(
     JSON.parse(JSON.stringify(summary)),
   );
-  const csv = readFileSync(join(folder("mine"), "summary.csv"), "utf8").trimEnd().split("\n");
+  const csv = readFileSync(join(folder("mine"), "summary.csv"), "utf8")
+    .trimEnd()
+    .split("\n");
   expect(csv.map((line) => line.split(",")[0])).toEqual(["run", ...runs]);
   expect(first.out).toContain("arithmetic_seed1: finished");
   expect(first.out.trimEnd().split("\n").at(-1)).toContain("2/2");
 
   // A run by itself computes the same bytes.
   const config = JSON.parse(readFileSync(join(folder("mine"), runs[0]!, "train_config.json"), "utf8"));
-  expect(config).toMatchObject({ seed: 1, num_train_steps: 2, run_name: runs[0], output_dir: folder("mine") });
+  expect(config).toMatchObject({
+    seed: 1,
+    num_train_steps: 2,
+    run_name: runs[0],
+    output_dir: folder("mine"),
+  });
   const alone = TINY.flatMap((word) => {
     const [key, value] = word.split("=") as [string, string];
     return [`--${key}`, value];
@@ -98,8 +113,8 @@ test("a sweep runs, evaluates, summarises; again it has nothing to do, and it gr
 }, 120_000);
 
 test("killed in the middle, a sweep goes on: finished runs stay, interrupted ones end with the same bytes", async () => {
-  const grid = ["seed=1,2,3"];
-  const fixed = ["num_train_steps=12", "save_every=2"].map((word) => word);
+  const grid = ["seed=1,2"];
+  const fixed = ["num_train_steps=8", "save_every=2"];
   const args = (name: string) => [
     ...["sweep", "arithmetic", "--grid", ...grid, "--fixed", ...TINY.slice(1, 4), ...fixed],
     ...["--output_dir", scratch, "--name", name, "--no_eval", "--per_device", "2"],
@@ -116,11 +131,11 @@ test("killed in the middle, a sweep goes on: finished runs stay, interrupted one
   expect(whole.code).toBe(0);
   const again = await rlv(["sweep", folder("killed"), "--no_eval"]);
   expect([again.err, again.code]).toEqual(["", 0]);
-  for (const seed of [1, 2, 3]) {
+  for (const seed of [1, 2]) {
     const name = `arithmetic_seed${seed}`;
     const final = (sweepName: string) => digest(join(folder(sweepName), name, "checkpoints/final"));
     expect(final("killed")).toEqual(final("whole"));
-    expect(metrics(join(folder("killed"), name)).at(-1)!.step).toBe(12);
+    expect(metrics(join(folder("killed"), name)).at(-1)!.step).toBe(8);
   }
 }, 180_000);
 

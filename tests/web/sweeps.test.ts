@@ -83,9 +83,9 @@ test("runs of any folder are grouped by what they differ in besides the seed", a
     ['lora {"rank":4}', 2],
   ]);
   expect(report.runs.map(({ name, id, group, seed }) => [name, id, group, seed])).toEqual([
-    ["r8-s1", ids[0], 0, 1],
-    ["r4-s2", ids[1], 1, 2],
-    ["r4-s1", ids[2], 1, 1],
+    ["r8-s1", ids[0]!, 0, 1],
+    ["r4-s2", ids[1]!, 1, 2],
+    ["r4-s1", ids[2]!, 1, 1],
   ]);
   expect(report.groups[1]!.metrics["eval/reward"]!.mean).toBeCloseTo(0.3, 12);
   const curves = await site.get<SweepCurves>(`/api/grouped/curves?runs=${ids.join()}&names=eval/reward`);

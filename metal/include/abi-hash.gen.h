@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 #pragma once
-#define RLV_ABI_HASH "7a91bb7d6618bd9d"
+#define RLV_ABI_HASH "edd10d4c02893fec"

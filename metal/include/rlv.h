@@ -82,6 +82,31 @@ RLV_API uint32_t rlv_fullsync(int32_t fd);
 RLV_API uint32_t rlv_exec_confined(const char* words, uint32_t arguments, uint32_t variables, uint32_t parent,
                                    uint32_t cpu_seconds, double memory, char* error, uint32_t capacity);
 
+// Processes that train together (metal/dist). libmpi is loaded at run time: the first of `names`, each ended
+// by NUL, `bytes` in all, that is an Open MPI or has MPICH's binary interface. Nothing is initialised. All
+// calls below come from one thread; a status other than 0 leaves a description for rlv_mpi_error.
+RLV_API uint32_t rlv_mpi_load(const char* names, uint32_t bytes);
+// Lines: the name that was loaded, "Open MPI" or "MPICH", its version. Returns the length, 0 if none is
+// loaded.
+RLV_API uint32_t rlv_mpi_info(char* out, uint32_t capacity);
+// MPI_Init_thread; out[0] = rank, out[1] = ranks.
+RLV_API uint32_t rlv_mpi_start(uint32_t* out, uint32_t capacity);
+// Begins to give `bytes` of this rank to all; sizes[r] = bytes of rank r. They are copied.
+RLV_API uint32_t rlv_mpi_gather(const void* mine, uint32_t bytes, const uint32_t* sizes, uint32_t ranks);
+// After a gather: copies `bytes` from `offset` of what all gave, rank after rank.
+RLV_API uint32_t rlv_mpi_take(void* out, uint32_t offset, uint32_t bytes);
+// Begins to replace values (float32 or bfloat16) by their sums over the ranks, which are added in their
+// order, in float32, and rounded once; the same bits on every rank. The memory stays until rlv_mpi_wait says
+// 0 or 2.
+RLV_API uint32_t rlv_mpi_sum(void* values, uint32_t bytes, uint32_t dtype);
+// Drives the exchange for up to `milliseconds`: 0 done, 1 still running, 2 failed.
+RLV_API uint32_t rlv_mpi_wait(uint32_t milliseconds);
+RLV_API uint32_t rlv_mpi_error(char* out, uint32_t capacity);
+// Ends all processes of the job, this one too.
+RLV_API void rlv_mpi_abort(uint32_t code);
+// MPI_Finalize, when no exchange is under way.
+RLV_API uint32_t rlv_mpi_stop(void);
+
 #ifdef __cplusplus
 }
 #endif

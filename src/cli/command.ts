@@ -4,6 +4,8 @@ export interface Flag {
   readonly aliases: readonly string[];
   /** May stand without a value: `--json` = `--json true`. */
   readonly boolean: boolean;
+  /** Takes every following word KEY=VALUE, and may stand again: its value is those words, one a line. */
+  readonly pairs?: boolean;
   /** What stands for the value in help; empty for a boolean. */
   readonly value: string;
   readonly description: string;

@@ -9,6 +9,11 @@ export const COMMANDS: Readonly<
     summary: "train a model: arithmetic (default), sft, or a config file",
     load: () => import("./train.ts"),
   },
+  sweep: {
+    usage: "sweep RECIPE|FILE.yaml --grid K=A,B …",
+    summary: "run every combination of settings, and say what the seeds spread",
+    load: () => import("./sweep.ts"),
+  },
   generate: {
     usage: "generate --model DIR --in F --out F",
     summary: "complete the prompts of a JSONL file",

@@ -11,7 +11,7 @@ import {
   hubSettings,
   threadCount,
 } from "../core/env.ts";
-import { errorLine } from "../core/errors.ts";
+import { messageLine } from "../core/errors.ts";
 import { STANDALONE, VERSION } from "../core/version.ts";
 import { ask, PATIENCE } from "../io/hub/request.ts";
 import { bytesText } from "../run/reporter.ts";
@@ -75,7 +75,7 @@ function attempt(name: string, check: () => DoctorCheck): DoctorCheck {
   try {
     return check();
   } catch (error) {
-    return { name, status: "fail", detail: errorLine(error).slice("rlv: error: ".length) };
+    return { name, status: "fail", detail: messageLine(error) };
   }
 }
 
@@ -152,7 +152,7 @@ async function hub(): Promise<DoctorCheck> {
   try {
     settings = hubSettings();
   } catch (error) {
-    return { name, status: "fail", detail: errorLine(error).slice("rlv: error: ".length) };
+    return { name, status: "fail", detail: messageLine(error) };
   }
   const { endpoint, cache, offline, token } = settings;
   const files = place(name, cache, "set HF_HUB_CACHE to another folder");

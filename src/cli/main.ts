@@ -88,8 +88,13 @@ async function withoutCommand(argv: readonly string[]): Promise<number> {
   return 0;
 }
 
-/** A reader that has had enough (`rlv … | head`) is no failure. */
-process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
+/** A reader that has had enough (`rlv … | head`) is no failure. What has state to save is asked to end, as by SIGTERM. */
+function outputGone(error: NodeJS.ErrnoException): void {
+  if (process.listenerCount("SIGTERM") > 0) process.emit("SIGTERM");
+  else process.exit(error.code === "EPIPE" ? 0 : 1);
+}
+process.stdout.on("error", outputGone);
+process.stderr.on("error", outputGone);
 
 main(process.argv.slice(2)).then(
   (code) => {

@@ -1,3 +1,5 @@
+import { closeSync, openSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { detectorHelp } from "../config/detectors.ts";
 import { RECIPE_NAMES, RECIPES, type RecipeInfo, type ResolvedConfig } from "../config/recipes.ts";
 import { type Base, baseOf, resolveTrain, startingValues, withPlaces } from "../config/resolve.ts";
@@ -5,16 +7,29 @@ import { rewardHelp } from "../config/rewards.ts";
 import { storyRunName } from "../config/run-name.ts";
 import { checkpointConfigText, configText } from "../config/save.ts";
 import type { ArithmeticConfig } from "../config/schema-arithmetic.ts";
+import { mpiLaunch } from "../core/env.ts";
 import { RlvError, UsageError } from "../core/errors.ts";
-import { programArgv, superviseEngine } from "../run/engine-process.ts";
-import { openRunFolder, type ResumePoint, resumePoint, writeRunConfig } from "../run/folder.ts";
-import { openProgress } from "../run/progress.ts";
+import {
+  type EngineJob,
+  type EngineOutcome,
+  programArgv,
+  superviseEngine,
+  type Train,
+} from "../run/engine-process.ts";
+import {
+  openRunFolder,
+  type ResumePoint,
+  type RunFolder,
+  resumePoint,
+  writeRunConfig,
+} from "../run/folder.ts";
+import type { MpiRanks } from "../run/mpi-ranks.ts";
+import { openProgress, type Progress } from "../run/progress.ts";
 import { tokenize } from "./argv.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 import { wrap } from "./help.ts";
-import { TrainingPage } from "./ui.ts";
 
 const OWN_FLAGS: readonly Flag[] = [
   {
@@ -40,6 +55,14 @@ const OWN_FLAGS: readonly Flag[] = [
     value: "true|false",
     description: "show the run on a page (rlv serve) while it trains; the address is printed",
     fallback: "false",
+  },
+  {
+    name: "mpi",
+    aliases: [],
+    boolean: true,
+    value: "true|false",
+    description: "train as one of the processes that mpirun or srun started (docs/several-machines.md)",
+    fallback: "true under mpirun and srun",
   },
   JSON_FLAG,
 ];
@@ -102,65 +125,173 @@ export const command: Command = {
   },
   flags: (argv) => recipeFlags(asked(argv).base.recipe),
   async run({ args, flags, json }) {
-    const given = new Map(flags);
-    const resume = resumeOf(given);
-    const elsewhere = given.has("output_dir") || given.has("run_name");
-    const fromLine = baseOf({ target: args[0], configFile: given.get("config"), checkpoint: resume?.config });
-    const places = elsewhere ? ["output_dir", "log_dir"] : ["output_dir", "log_dir", "run_name"];
-    const base = resume?.run ? withPlaces(fromLine, resume.run, places) : fromLine;
-    const ui = given.get("ui") ?? "false";
-    if (ui !== "true" && ui !== "false")
-      throw new UsageError(`ui expects true or false, given ${JSON.stringify(ui)}`, `--ui ${ui}`);
-    for (const own of OWN_FLAGS) given.delete(own.name);
-    const config = resolveTrain(base, given);
-    const located = await findInputs(config);
-    const folder = openRunFolder({
-      outputDir: config.output_dir,
-      runName: config.run_name ?? (config.recipe === "stories" ? storyRunName(config) : null),
-      recipe: config.recipe,
-      resumeRun: resume?.run ?? null,
-      elsewhere,
-      now: new Date(),
-    });
+    const ui = switchOf(flags, "ui") ?? false;
+    const launch = mpiLaunch();
+    const together = switchOf(flags, "mpi") ?? (launch !== null && launch.processes !== 1);
+    // What ranks need is not loaded by a process that trains alone.
+    const ranks = together ? await (await import("../run/ranked-job.ts")).joinRanks(launch) : null;
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
-    let page: TrainingPage | undefined;
-    try {
-      writeRunConfig(folder.dir, configText(config));
-      progress.line(`run folder: ${folder.dir}`);
-      if (ui === "true") page = new TrainingPage(folder.dir, (line) => progress.line(line));
-      const outcome = await superviseEngine(
-        programArgv(Bun.main),
-        {
-          config: located,
-          runDir: folder.dir,
-          resumeFrom: resume?.checkpoint ?? null,
-          checkpointConfig: checkpointConfigText(config),
-        },
-        progress,
-        folder.engineStarted,
-      );
-      if (outcome.exitCode === 2) folder.discardIfUnused();
+    // The server's modules are for those who ask for it.
+    const { TrainingPage } = ui ? await import("./ui.ts") : {};
+    let page: { close(): void } | undefined;
+    const begun = (dir: string) => {
+      progress.line(`run folder: ${dir}`);
+      if (TrainingPage) page = new TrainingPage(dir, (line) => progress.line(line));
+    };
+    const job = async (): Promise<TrainJob> => ({
+      ...(await resolveJob(args[0], flags)),
+      ...{ progress, begun, output: null },
+    });
+    const report = ({ dir, outcome }: TrainedRun): number => {
+      const { exitCode, done, failure } = outcome;
       if (json)
         printJson({
-          run: folder.dir,
-          exit_code: outcome.exitCode,
-          step: outcome.done?.step ?? null,
-          checkpoint: outcome.done?.path ?? null,
-          metrics: outcome.done?.metrics ?? {},
+          run: dir,
+          exit_code: exitCode,
+          step: done?.step ?? null,
+          checkpoint: done?.path ?? null,
+          metrics: done?.metrics ?? {},
         });
-      if (outcome.failure !== undefined) {
-        const prefix = outcome.exitCode === 130 ? "rlv" : "rlv: error";
-        process.stderr.write(`${prefix}: ${outcome.failure}\n`);
-      }
-      return outcome.exitCode;
-    } catch (error) {
-      if (error instanceof RlvError) folder.discardIfUnused();
-      throw error;
+      if (failure !== undefined)
+        process.stderr.write(`${exitCode === 130 ? "rlv" : "rlv: error"}: ${failure}\n`);
+      return exitCode;
+    };
+    try {
+      return ranks
+        ? await trainAsRank(ranks, job, progress, report)
+        : report(await trainInFolder(await job()));
     } finally {
       page?.close();
-      folder.release();
     }
   },
+};
+
+/** `--ui`, `--ui false`; null: not given. */
+function switchOf(flags: ReadonlyMap<string, string>, name: string): boolean | null {
+  const value = flags.get(name);
+  if (value === undefined) return null;
+  if (value === "true" || value === "false") return value === "true";
+  throw new UsageError(`${name} expects true or false, given ${JSON.stringify(value)}`, `--${name} ${value}`);
+}
+
+/** What a command line asks for, with its inputs found. */
+async function resolveJob(target: string | undefined, flags: ReadonlyMap<string, string>) {
+  const given = new Map(flags);
+  const resume = resumeOf(given);
+  const elsewhere = given.has("output_dir") || given.has("run_name");
+  const fromLine = baseOf({ target, configFile: given.get("config"), checkpoint: resume?.config });
+  const places = elsewhere ? ["output_dir", "log_dir"] : ["output_dir", "log_dir", "run_name"];
+  const base = resume?.run ? withPlaces(fromLine, resume.run, places) : fromLine;
+  for (const own of OWN_FLAGS) given.delete(own.name);
+  const config = resolveTrain(base, given);
+  const located = await findInputs(config);
+  const runName = config.run_name ?? (config.recipe === "stories" ? storyRunName(config) : null);
+  return { config, located, runName, resume, elsewhere };
+}
+
+export interface TrainJob {
+  readonly config: ResolvedConfig;
+  /** The same with the folders that names on the hub stand for. */
+  readonly located: ResolvedConfig;
+  readonly runName: string | null;
+  readonly resume: ResumePoint | null;
+  /** Not into the folder of the run that is resumed. */
+  readonly elsewhere: boolean;
+  readonly progress: Progress;
+  /** The folder is this run's now. */
+  begun(dir: string): void;
+  /** Name of a file in the run's folder for what the engine itself prints, as when it crashes; null: stderr. */
+  readonly output: string | null;
+}
+
+export interface TrainedRun {
+  readonly dir: string;
+  readonly outcome: EngineOutcome;
+}
+
+/** Makes or reopens the run's folder, which is this process's until it is released. */
+function openJob(job: TrainJob): { folder: RunFolder; task: Omit<EngineJob<ResolvedConfig>, "type"> } {
+  const { config, resume } = job;
+  const folder = openRunFolder({
+    outputDir: config.output_dir,
+    runName: job.runName,
+    recipe: config.recipe,
+    resumeRun: resume?.run ?? null,
+    elsewhere: job.elsewhere,
+    now: new Date(),
+  });
+  try {
+    writeRunConfig(folder.dir, configText(config));
+    job.begun(folder.dir);
+  } catch (error) {
+    if (error instanceof RlvError) folder.discardIfUnused();
+    folder.release();
+    throw error;
+  }
+  const task = {
+    config: job.located,
+    runDir: folder.dir,
+    resumeFrom: resume?.checkpoint ?? null,
+    checkpointConfig: checkpointConfigText(config),
+  };
+  return { folder, task };
+}
+
+/** Trains in an engine process, and gives the run's folder free. */
+export async function trainInFolder(job: TrainJob): Promise<TrainedRun> {
+  const { folder, task } = openJob(job);
+  const output = job.output === null ? null : join(folder.dir, job.output);
+  let opened = 2;
+  try {
+    if (output !== null) opened = openSync(output, "a");
+    const argv = programArgv(Bun.main);
+    const outcome = await superviseEngine(argv, task, job.progress, folder.engineStarted, opened);
+    if (outcome.exitCode === 2) folder.discardIfUnused();
+    return { dir: folder.dir, outcome };
+  } catch (error) {
+    if (error instanceof RlvError) folder.discardIfUnused();
+    throw error;
+  } finally {
+    if (output !== null && opened !== 2) {
+      closeSync(opened);
+      if (statSync(output, { throwIfNoEntry: false })?.size === 0) rmSync(output);
+    }
+    folder.release();
+  }
+}
+
+/** Trains in this process as one of several ranks, of which the first resolves the job, holds the folder and reports. */
+async function trainAsRank(
+  ranks: MpiRanks,
+  job: () => Promise<TrainJob>,
+  progress: Progress,
+  report: (run: TrainedRun) => void,
+): Promise<number> {
+  const { leaveTogether, runRanked } = await import("../run/ranked-job.ts");
+  return leaveTogether(ranks, async () => {
+    let folder: RunFolder | undefined;
+    const prepare = async () => {
+      const opened = openJob(await job());
+      folder = opened.folder;
+      return opened.task;
+    };
+    try {
+      const outcome = await runRanked(trainRecipe, ranks, prepare, progress);
+      if (outcome.exitCode === 2) folder?.discardIfUnused();
+      if (folder) report({ dir: folder.dir, outcome });
+      return outcome.exitCode;
+    } catch (error) {
+      if (error instanceof RlvError) folder?.discardIfUnused();
+      throw error;
+    } finally {
+      folder?.release();
+    }
+  });
+}
+
+const trainRecipe: Train<ResolvedConfig> = async (config, reporter, control) => {
+  const { runTraining } = await import("../recipe/index.ts");
+  await runTraining(config, reporter, control);
 };
 
 /**

@@ -13,7 +13,7 @@ export const deviceShape = {
   threads: field(
     orNone(int(1, 1024)),
     null,
-    "CPU threads; none = RLV_THREADS or every core. Never changes a result",
+    "CPU threads; none = RLV_THREADS or every core (of several ranks each its share). Never changes a result",
   ),
   dtype: field(
     z.enum(["float32", "bfloat16"]),

@@ -35,6 +35,13 @@ export const ENVIRONMENT = {
   HF_HOME: "folder of the hub's token and cache (default: XDG_CACHE_HOME/huggingface)",
   HF_HUB_CACHE: "folder of downloaded models and datasets (default: HF_HOME/hub)",
   HF_HUB_OFFLINE: "1: never ask the hub, only its cache",
+  PATH: "where Slurm's programs are looked for",
+  RLV_MPI_LIBRARY: "libmpi to load instead of the one found by name",
+  RLV_MPI_TIMEOUT: "seconds a process waits for the others before it ends the job (default 1800)",
+  OMPI_COMM_WORLD_SIZE: "processes of the job, set by Open MPI's mpirun",
+  PMI_SIZE: "processes of the job, set by MPICH's mpirun and by srun",
+  PMIX_RANK: "place of this process in the job, set by PMIx",
+  SLURM_STEP_NUM_TASKS: "processes of the job, set by srun",
   LD_LIBRARY_PATH: "folders where the loader looks for libraries first, libmpi among them",
   SLURM_JOB_ID: "the job of Slurm that this process belongs to",
   SLURM_CPUS_PER_TASK: "threads of the CPU device under Slurm, after --threads and RLV_THREADS",
@@ -130,12 +137,41 @@ export function threadCount(configured: number | null): number {
   );
 }
 
-function wholeNumber(name: EnvironmentName): number | undefined {
+/** Who started this process as one of several that train together. */
+export interface Launch {
+  /** null: it does not say. */
+  readonly processes: number | null;
+  /** Whose libmpi fits: its name is tried first. */
+  readonly mpi: "Open MPI" | "MPICH" | null;
+}
+
+/** null: started by itself. A Slurm batch script is: its variables are there without srun. */
+export function mpiLaunch(): Launch | null {
+  const open = wholeNumber("OMPI_COMM_WORLD_SIZE", 1 << 20);
+  if (open !== undefined) return { processes: open, mpi: "Open MPI" };
+  const pmi = wholeNumber("PMI_SIZE", 1 << 20);
+  if (pmi !== undefined) return { processes: pmi, mpi: "MPICH" };
+  const slurm = wholeNumber("SLURM_STEP_NUM_TASKS", 1 << 20);
+  if (slurm !== undefined && slurm > 1) return { processes: slurm, mpi: null };
+  return environment("PMIX_RANK") === undefined ? null : { processes: slurm ?? null, mpi: null };
+}
+
+/** Seconds that a process of a job waits for the others. */
+export function mpiTimeout(): number {
+  return wholeNumber("RLV_MPI_TIMEOUT", 1 << 20) ?? 1800;
+}
+
+/** Threads of one of several processes on a machine: `share`, unless --threads or the environment say. */
+export function threadsOfRank(configured: number | null, share: number): number {
+  return configured ?? wholeNumber("RLV_THREADS") ?? wholeNumber("SLURM_CPUS_PER_TASK") ?? share;
+}
+
+function wholeNumber(name: EnvironmentName, most = 1024): number | undefined {
   const text = environment(name);
   if (text === undefined) return undefined;
   const value = Number(text);
-  if (!/^\d+$/.test(text) || value < 1 || value > 1024)
-    throw new UsageError(`${name}=${text}`, "environment", "give a whole number of threads from 1 to 1024");
+  if (!/^\d+$/.test(text) || value < 1 || value > most)
+    throw new UsageError(`${name}=${text}`, "environment", `give a whole number from 1 to ${most}`);
   return value;
 }
 

@@ -46,9 +46,15 @@ export class Diverged extends RlvError {
   override readonly exitCode = 3;
 }
 
+/** Slurm refused a job, or does not answer. */
+export class SlurmError extends RlvError {}
+
 export class Interrupted extends RlvError {
   override readonly exitCode = 130;
 }
+
+/** Processes that train together no longer do: one is gone, or they do not hold the same weights. */
+export class RanksError extends RlvError {}
 
 /** A broken invariant of this program, not of its input. */
 export class Bug extends RlvError {}
@@ -67,9 +73,14 @@ export function exitCodeOf(error: unknown): number {
   return cause instanceof RlvError ? cause.exitCode : 1;
 }
 
-/** The one line that the user sees. */
-export function errorLine(error: unknown): string {
+/** What went wrong, in one line. */
+export function messageLine(error: unknown): string {
   const cause = firstCause(error);
   const message = cause instanceof Error ? cause.message : String(cause);
-  return `rlv: error: ${message.split("\n")[0]}`;
+  return message.split("\n")[0]!;
+}
+
+/** The one line that the user sees. */
+export function errorLine(error: unknown): string {
+  return `rlv: error: ${messageLine(error)}`;
 }

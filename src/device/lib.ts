@@ -45,6 +45,16 @@ const symbols = {
   rlv_read_file: { args: [u32, u32, u32, i32, f64, f64], returns: u32 },
   rlv_map_file: { args: [u32, i32, f64, f64, buffer], returns: u32 },
   rlv_fullsync: { args: [i32], returns: u32 },
+  rlv_mpi_load: { args: [buffer, u32], returns: u32 },
+  rlv_mpi_info: { args: [buffer, u32], returns: u32 },
+  rlv_mpi_start: { args: [buffer, u32], returns: u32 },
+  rlv_mpi_gather: { args: [buffer, u32, buffer, u32], returns: u32 },
+  rlv_mpi_take: { args: [buffer, u32, u32], returns: u32 },
+  rlv_mpi_sum: { args: [buffer, u32, u32], returns: u32 },
+  rlv_mpi_wait: { args: [u32], returns: u32 },
+  rlv_mpi_error: { args: [buffer, u32], returns: u32 },
+  rlv_mpi_abort: { args: [u32], returns: FFIType.void },
+  rlv_mpi_stop: { args: [], returns: u32 },
   rlv_exec_confined: { args: [buffer, u32, u32, u32, u32, f64, buffer, u32], returns: u32 },
 } as const;
 

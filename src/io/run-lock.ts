@@ -8,7 +8,7 @@ export const LOCK = ".lock";
  * A process as "PID START": numbers are used again, PID and start time are not. Without /proc the PID alone.
  * undefined: no such process, or one that has ended and waits to be reaped.
  */
-function identity(pid: number): string | undefined {
+export function identity(pid: number): string | undefined {
   if (process.platform === "linux") {
     try {
       // After the parenthesised name: state is field 1, start time field 20 (proc(5) counts from 3).
@@ -75,6 +75,12 @@ export function takeLock(dir: string): RunLock | number {
       const second = identity(pid);
       if (second !== undefined) writeFileSync(path, `${own}\n${second}\n`);
     },
-    release: () => rmSync(path, { force: true }),
+    release() {
+      try {
+        rmSync(path, { force: true });
+      } catch {
+        // The disk may have become read-only: a lock whose process is gone is taken over, and the run's own fault is told.
+      }
+    },
   };
 }

@@ -35,7 +35,7 @@ export function policyLoss(batch: PolicyRows, options: PolicyOptions, norm: Norm
 
 /** Loss and metrics of a whole optimizer step from its micro-batches. */
 export function combineLosses(
-  parts: readonly PolicyLoss[],
+  parts: readonly Pick<PolicyLoss, "loss" | "tally">[],
   options: PolicyOptions,
 ): { loss: number; metrics: Record<string, number> } {
   const loss = parts.reduce((sum, part) => sum + part.loss, 0);

@@ -196,6 +196,21 @@ export class Parameters {
     this.#dropped = false;
   }
 
+  /** The gradients' memory in pieces of one type each, padding included; the device must be idle. */
+  *gradientPieces(): Iterable<{ readonly bytes: ArrayBuffer; readonly dtype: DtypeCode }> {
+    assert(this.#gradients, "frozen parameters have no gradients");
+    this.device.finish();
+    let begin = 0;
+    for (const [i, { gradient, gradientDtype: dtype }] of this.list.entries()) {
+      const next = this.list[i + 1];
+      if (next?.gradientDtype === dtype) continue;
+      const end = next ? next.gradient!.offset : align(gradient!.offset + gradient!.bytes);
+      for (; begin < end; begin += COPY_BYTES)
+        yield { bytes: this.#gradients.view(begin, Math.min(COPY_BYTES, end - begin)), dtype };
+      begin = end;
+    }
+  }
+
   /** The optimizer has used the gradients: large ones need no memory until the next are added up. */
   dropGradients(): void {
     if (!this.#gradients || this.#gradients.bytes < WORTH_DROPPING || !this.device.hasMemory) return;

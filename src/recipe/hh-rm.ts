@@ -43,22 +43,26 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
   const open = (device: Device) =>
     openTrained(device, source, settings, control, { maxPositions: maxLength, reference: false });
 
-  const plan = await planMemory(open, async (trained, memory) => {
-    const step = new PreferenceStep(memory, trained.model, trained.optimizer, options);
-    await step.update(
-      longPairs(maxLength, Math.min(perStep, 1 + settings.micro_batch_tokens / maxLength)),
-      1,
-      0,
-    );
-    return {};
-  });
+  const plan = await planMemory(
+    open,
+    async (trained, memory) => {
+      const step = new PreferenceStep(memory, trained.model, trained.optimizer, options);
+      await step.update(
+        longPairs(maxLength, Math.min(perStep, 1 + settings.micro_batch_tokens / maxLength)),
+        1,
+        0,
+      );
+      return {};
+    },
+    control.ranks,
+  );
 
   const trained = open(openDevice(settings.device, settings.threads));
   const memory = new StepMemory(trained.device);
   try {
     const { model, state } = trained;
     const totalSteps = settings.num_train_steps ?? stepsOf(settings.epochs * train.length, perStep, state);
-    const step = new PreferenceStep(memory, model, trained.optimizer, options);
+    const step = new PreferenceStep(memory, model, trained.optimizer, options, control.ranks);
     const factor = learningRateFactor({
       schedule: settings.lr_schedule,
       totalSteps,

@@ -17,6 +17,7 @@ import {
 } from "../run/checkpoint.ts";
 import type { LoopOptions } from "../run/loop.ts";
 import { dtypeCode, loadAdapters, momentCode, openTokenizer, readCausalConfig } from "../run/open-model.ts";
+import { ALONE, type Ranks } from "../run/ranks.ts";
 import { Reference } from "../run/reference.ts";
 import { bytesText, type RunControl } from "../run/reporter.ts";
 import { StepMemory } from "../tape/tape.ts";
@@ -252,6 +253,7 @@ export function stepsOf(
 export async function planMemory(
   open: (device: Device) => Trained,
   step: (trained: Trained, memory: StepMemory) => Promise<Readonly<Record<string, number>>>,
+  { inCharge: processes }: Ranks = ALONE,
 ): Promise<Record<string, number>> {
   const trained = open(Device.open("null"));
   const memory = new StepMemory(trained.device);
@@ -266,7 +268,7 @@ export async function planMemory(
       ...further,
       activations: memory.peak,
     };
-    refuseTooLarge(bytes);
+    refuseTooLarge(bytes, processes);
     return bytes;
   } finally {
     memory.dispose();
@@ -274,14 +276,17 @@ export async function planMemory(
   }
 }
 
-/** A run that cannot fit is refused before it starts, not killed by the system in the middle. */
-function refuseTooLarge(bytes: Readonly<Record<string, number>>): void {
-  const total = Object.values(bytes).reduce((a, b) => a + b, 0);
+/**
+ * A run that cannot fit is refused before it starts, not killed by the system in the middle. `processes` of it share the
+ * machine.
+ */
+function refuseTooLarge(bytes: Readonly<Record<string, number>>, processes: number): void {
+  const total = processes * Object.values(bytes).reduce((a, b) => a + b, 0);
   const available = process.availableMemory();
   if (total <= available) return;
   const parts = Object.entries(bytes).map(([name, n]) => `${name} ${bytesText(n)}`);
   throw new UsageError(
-    `the run needs ${bytesText(total)} (${parts.join(", ")}), ${bytesText(available)} are available`,
+    `the run needs ${bytesText(total)} (${processes > 1 ? `${processes} times ` : ""}${parts.join(", ")}), ${bytesText(available)} are available`,
     "memory plan",
     "lower --batch_size or --micro_batch_tokens, set --gradient_checkpointing true, --dtype bfloat16, --optimizer_dtype 8bit, --gradient_dtype bfloat16 or --reference_offload true",
   );

@@ -53,14 +53,18 @@ export async function trainSft(
   const open = (device: Device) =>
     openTrained(device, source, settings, control, { maxPositions: maxLength, reference: false });
 
-  const plan = await planMemory(open, async (trained, memory) => {
-    const longest = [...examples].sort(
-      (a, b) => b.prompt.length + b.completion.length - a.prompt.length - a.completion.length,
-    );
-    const batch = Array.from({ length: perStep }, (_, i) => longest[i % longest.length]!);
-    await new SupervisedStep(memory, trained.model, trained.optimizer, options).update(batch, 1, 0);
-    return { kv: 0 };
-  });
+  const plan = await planMemory(
+    open,
+    async (trained, memory) => {
+      const longest = [...examples].sort(
+        (a, b) => b.prompt.length + b.completion.length - a.prompt.length - a.completion.length,
+      );
+      const batch = Array.from({ length: perStep }, (_, i) => longest[i % longest.length]!);
+      await new SupervisedStep(memory, trained.model, trained.optimizer, options).update(batch, 1, 0);
+      return { kv: 0 };
+    },
+    control.ranks,
+  );
 
   const trained = open(openDevice(settings.device, settings.threads));
   const memory = new StepMemory(trained.device);
@@ -68,7 +72,7 @@ export async function trainSft(
     const { model, tokenizer, state } = trained;
     const totalSteps =
       settings.num_train_steps ?? stepsOf((settings.epochs ?? 1) * examples.length, perStep, state);
-    const step = new SupervisedStep(memory, model, trained.optimizer, options);
+    const step = new SupervisedStep(memory, model, trained.optimizer, options, control.ranks);
     const shuffle = new Shuffle(examples.length, settings.seed);
     const factor = learningRateFactor({
       schedule: settings.lr_schedule,
@@ -107,7 +111,7 @@ export async function trainSft(
       save: (parent, name, n) => saveTrained(trained, settings, control, parent, name, n, cursorAfter(n)),
     };
     await runLoop(task, loopOptions(settings, totalSteps, state.step), reporter, control);
-    if (settings.output) saveModel(settings.output, model, tokenizer);
+    if (settings.output && control.ranks.root) saveModel(settings.output, model, tokenizer);
   } finally {
     memory.dispose();
     trained.dispose();

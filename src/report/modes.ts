@@ -1,7 +1,18 @@
 /** Figures of retain and forget adapters together and each by itself, side by side. */
+import { tableLines } from "./table.ts";
+
+/** What such adapters are evaluated as; metrics are eval/MODE/FIGURE. A model without them has the first alone. */
+export const MODE_NAMES = ["both", "retain_only", "forget_only"] as const;
+export type ModeName = (typeof MODE_NAMES)[number];
 
 /** By mode and figure: rewards/NAME, hack_rate … */
 export type ModeFigures = Readonly<Record<string, Readonly<Record<string, number>>>>;
+
+/** Mode and figure of a metric under `source`; null: it is of no mode. */
+export function modeOf(metric: string, source: string): { mode: ModeName; figure: string } | null {
+  const mode = MODE_NAMES.find((each) => metric.startsWith(`${source}/${each}/`));
+  return mode === undefined ? null : { mode, figure: metric.slice(source.length + mode.length + 2) };
+}
 
 /** A line for the figures' names, then one a mode. */
 export function modeTable(modes: ModeFigures, text: (value: number) => string): string[] {
@@ -13,11 +24,7 @@ export function modeTable(modes: ModeFigures, text: (value: number) => string): 
       ...figures.map((name) => (each[name] === undefined ? "" : text(each[name]))),
     ]),
   ];
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  return rows.map((row) =>
-    row
-      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
-      .join("  ")
-      .trimEnd(),
+  return tableLines(rows, (cell, width, column) =>
+    column === 0 ? cell.padEnd(width) : cell.padStart(width),
   );
 }

@@ -1,11 +1,12 @@
 import { appendFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { debugging } from "../core/env.ts";
-import { errorLine, exitCodeOf, firstCause, Interrupted, RlvError } from "../core/errors.ts";
+import { exitCodeOf, firstCause, Interrupted, messageLine, RlvError } from "../core/errors.ts";
 import { ENGINE_COMMAND, STANDALONE } from "../core/version.ts";
 import { writeOutcome } from "../io/run-outcome.ts";
 import { newestOf } from "./folder.ts";
 import type { Progress } from "./progress.ts";
+import { ALONE, type Ranks } from "./ranks.ts";
 import {
   type DoneMessage,
   type EngineMessage,
@@ -55,20 +56,25 @@ export function programArgv(main: string): string[] {
 /** How long the last messages of an engine that is gone are waited for. */
 const LAST_WORDS_MS = 300;
 
+/** Whoever sends one wants the run saved and ended. */
+export const END_SIGNALS = ["SIGTERM", "SIGHUP", "SIGUSR1"] as const;
+
 /** After "stop now" the engine has this long to end by itself. */
 const NOW_MS = 1000;
 
 /**
  * Runs a job in an engine process, showing its messages. Ctrl-C once: the engine finishes the step, saves and
- * ends with 130; twice: it is killed. SIGTERM and SIGUSR1 (Slurm's warning) save and end.
+ * ends with 130; twice: it is killed. SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1 (Slurm's warning) save and end.
+ * @param output file descriptor for what the engine itself prints
  */
 export async function superviseEngine<Config>(
   argv: readonly string[],
   job: Omit<EngineJob<Config>, "type">,
   progress: Progress,
   onStart: (pid: number) => void,
+  output = 2,
 ): Promise<EngineOutcome> {
-  const outcome = await watchEngine(argv, job, progress, onStart);
+  const outcome = await watchEngine(argv, job, progress, onStart, output);
   // The engine's own word does not know of a signal that killed it.
   writeOutcome(job.runDir, outcome.exitCode, outcome.failure ?? null);
   return outcome;
@@ -79,6 +85,7 @@ async function watchEngine<Config>(
   job: Omit<EngineJob<Config>, "type">,
   progress: Progress,
   onStart: (pid: number) => void,
+  output: number,
 ): Promise<EngineOutcome> {
   let done: DoneMessage | undefined;
   let failure: string | undefined;
@@ -86,8 +93,8 @@ async function watchEngine<Config>(
   let stopping: StopMessage["how"] | undefined;
   const ended = Promise.withResolvers<void>();
   const engine = Bun.spawn([...argv, ENGINE_COMMAND], {
-    // The engine's own output is what a crash prints: it goes to stderr, stdout stays clean.
-    stdio: ["ignore", 2, 2],
+    // The engine's own output is what a crash prints: stdout stays clean.
+    stdio: ["ignore", output, output],
     serialization: "advanced",
     ipc(received: EngineMessage | EndMessage) {
       if (received.type === "end") return ended.resolve();
@@ -117,8 +124,7 @@ async function watchEngine<Config>(
       : stop("now", "stopping at once");
   const onTerminate = () => stop("finish", "asked to stop: saving after this step");
   process.on("SIGINT", onInterrupt);
-  process.on("SIGTERM", onTerminate);
-  process.on("SIGUSR1", onTerminate);
+  for (const signal of END_SIGNALS) process.on(signal, onTerminate);
   try {
     onStart(engine.pid);
     engine.send({ type: "job", ...job } satisfies EngineJob<Config>);
@@ -128,8 +134,7 @@ async function watchEngine<Config>(
   } finally {
     clearTimeout(killer);
     process.off("SIGINT", onInterrupt);
-    process.off("SIGTERM", onTerminate);
-    process.off("SIGUSR1", onTerminate);
+    for (const signal of END_SIGNALS) process.off(signal, onTerminate);
     progress.close();
   }
   if (stopping === "now") return { exitCode: 130, done, failure: interrupted(job.runDir, "without saving") };
@@ -165,7 +170,7 @@ function death(signal: string | number | null, code: number | null, step: number
 }
 
 /** A step that is asked to be the last may wait so long for slow rewards before they are abandoned. */
-const PATIENCE_MS = 2000;
+export const PATIENCE_MS = 2000;
 
 /** What a job runs: the recipe's training loop. */
 export type Train<Config> = (config: Config, reporter: Reporter, control: RunControl) => Promise<void>;
@@ -181,8 +186,7 @@ export function serveEngine<Config>(train: Train<Config>): void {
   const late = new AbortController();
   // A terminal sends Ctrl-C to both processes; the parent decides what it means.
   process.on("SIGINT", () => {});
-  process.on("SIGTERM", () => finish());
-  process.on("SIGUSR1", () => finish());
+  for (const signal of END_SIGNALS) process.on(signal, () => finish());
   const finish = () => {
     if (stop === "none") {
       stop = "finish";
@@ -208,10 +212,31 @@ async function runJob<Config>(
   stopRequested: RunControl["stopRequested"],
   signal: AbortSignal,
 ): Promise<never> {
+  const { code } = await execute(train, job, { stopRequested, signal, ranks: ALONE }, post);
+  await lastWord();
+  process.exit(code);
+}
+
+/** How a job ended: its exit code, what failed (the line for the user, without `rlv: error: `), and the error itself. */
+export interface Ending {
+  readonly code: number;
+  readonly failure: string | null;
+  readonly error: unknown;
+}
+
+/** Runs a job to its end; rank 0 keeps the log and the outcome in the run's folder. */
+export async function execute<Config>(
+  train: Train<Config>,
+  job: Omit<EngineJob<Config>, "type">,
+  control: Pick<RunControl, "stopRequested" | "signal"> & { readonly ranks: Ranks },
+  post: (message: EngineMessage) => void,
+): Promise<Ending> {
+  const { root } = control.ranks;
   const path = join(job.runDir, "train.log");
   let totalSteps = 0;
   let logFails = false;
   const log = (lines: readonly string[]) => {
+    if (!root) return;
     try {
       appendFileSync(path, `${lines.join("\n")}\n`);
     } catch (error) {
@@ -225,20 +250,19 @@ async function runJob<Config>(
     if (message.type !== "step" || message.print) log(linesOf(message, totalSteps));
     post(message);
   };
-  let code = 0;
-  let failure: string | null = null;
+  let ending: Ending = { code: 0, failure: null, error: null };
   try {
     await train(job.config, reporterTo(send), {
-      stopRequested,
-      signal,
+      ...control,
       runDir: job.runDir,
       resumeFrom: job.resumeFrom,
       checkpointConfig: job.checkpointConfig,
     });
   } catch (thrown) {
     const error = firstCause(thrown);
-    code = exitCodeOf(error);
-    failure = errorLine(error).slice("rlv: error: ".length);
+    const code = exitCodeOf(error);
+    const failure = messageLine(error);
+    ending = { code, failure, error };
     if (error instanceof Interrupted) log([failure]);
     else
       send({
@@ -250,9 +274,8 @@ async function runJob<Config>(
       });
   }
   // A parent that is there says it once more, with what only it can know.
-  writeOutcome(job.runDir, code, failure);
-  await lastWord();
-  process.exit(code);
+  if (root) writeOutcome(job.runDir, ending.code, ending.failure);
+  return ending;
 }
 
 function post(message: EngineMessage): void {

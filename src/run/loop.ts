@@ -2,10 +2,11 @@
  * The only training loop: steps, evaluation, checkpoints, stopping, divergence. What a step is comes from the task.
  */
 import { basename, join } from "node:path";
-import { Diverged, Interrupted } from "../core/errors.ts";
+import { Diverged, Interrupted, RanksError } from "../core/errors.ts";
 import { cleanTemporary, pruneCheckpoints } from "../io/checkpoint-folder.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { DeviceMeter } from "./meter.ts";
+import { COMPARE_EVERY } from "./ranks.ts";
 import type { Reporter, RunControl } from "./reporter.ts";
 import { Sinks } from "./sinks.ts";
 
@@ -53,14 +54,16 @@ export async function runLoop(
   control: RunControl,
 ): Promise<void> {
   const { totalSteps, startStep } = options;
+  const { ranks } = control;
   const parent = join(control.runDir, "checkpoints");
-  cleanTemporary(parent);
+  if (ranks.root) cleanTemporary(parent);
   using sinks = new Sinks({
     runDir: control.runDir,
     // Under the name that the run's folder has, whether it was given or made of date and time.
     logDir: options.logDir === undefined ? null : join(options.logDir, basename(control.runDir)),
     step: startStep,
     saveRollouts: options.saveRollouts,
+    silent: !ranks.root,
   });
   const meter = new DeviceMeter(task.model.device, task.model.options.dtype);
   const last: Record<string, number> = {};
@@ -77,6 +80,7 @@ export async function runLoop(
     return metrics ?? {};
   };
   const save = (name: string, reason: "schedule" | "final" | "interrupt" | "crash" | "diverged") => {
+    if (!ranks.root) return join(parent, name);
     // After a failure the model is worth more than the rows that may have been the failure.
     if (reason !== "crash" && reason !== "diverged") sinks.flush();
     const path = task.save(parent, name, done);
@@ -85,18 +89,23 @@ export async function runLoop(
   };
 
   try {
+    await ranks.mustAgree(task.model, startStep, true);
     // A resumed run has its evaluation of that step already.
     if (startStep === 0 && options.evalEvery > 0) record(0, await evaluate(0));
     for (let step = startStep + 1; step <= totalSteps; step++) {
-      const stop = control.stopRequested();
-      if (stop === "now") throw new Interrupted("stopped at once", `step ${done}`, "nothing was saved");
+      const stop = await ranks.stop(control.stopRequested());
+      if (stop === "now")
+        throw ranks.everywhere(new Interrupted("stopped at once", `step ${done}`, "nothing was saved"));
       if (stop === "finish") {
         const path = save(`step-${done}`, "interrupt");
         saved = true;
-        throw new Interrupted("interrupted", `step ${done}`, `continue with --resume_from ${path}`);
+        throw ranks.everywhere(
+          new Interrupted("interrupted", `step ${done}`, `continue with --resume_from ${path}`),
+        );
       }
       const metrics = await meter.step(() => task.step(step, sinks));
       done = step;
+      if (due(step, COMPARE_EVERY)) await ranks.mustAgree(task.model, step, false);
       const print = due(step, options.logEvery) || step === totalSteps;
       reporter.step({ step, metrics, print });
       const sample = print ? task.sample() : null;
@@ -109,7 +118,7 @@ export async function runLoop(
       record(step, evaluated ? { ...metrics, ...(await evaluate(step)) } : metrics);
       if (!final && due(step, options.saveEvery)) {
         save(`step-${step}`, "schedule");
-        pruneCheckpoints(parent, options.keepCheckpoints);
+        if (ranks.root) pruneCheckpoints(parent, options.keepCheckpoints);
       }
       await Bun.sleep(0);
     }
@@ -117,9 +126,12 @@ export async function runLoop(
     reporter.done({ step: done, path, metrics: last });
   } catch (error) {
     // The last step was given up because the user waited: it ends as one that was asked to stop before it.
-    if (error instanceof Interrupted && control.stopRequested() === "finish" && task.consistent && !saved) {
+    const asked = control.stopRequested() === "finish" || ranks.count > 1;
+    if (error instanceof Interrupted && asked && task.consistent && !saved) {
       const path = save(`step-${done}`, "interrupt");
-      throw new Interrupted(error.message, undefined, `continue with --resume_from ${path}`);
+      throw ranks.everywhere(
+        new Interrupted(error.message, undefined, `continue with --resume_from ${path}`),
+      );
     }
     keepState(error);
     throw error;
@@ -127,7 +139,9 @@ export async function runLoop(
 
   /** After a failure the state of the last whole step is worth keeping, unless the failure is in that state. */
   function keepState(error: unknown): void {
-    if (error instanceof Interrupted || !task.consistent || done === startStep) return;
+    // Ranks that hold different weights have no state worth keeping.
+    if (error instanceof Interrupted || error instanceof RanksError) return;
+    if (!task.consistent || done === startStep) return;
     const diverged = error instanceof Diverged;
     try {
       save(diverged ? `diverged-${done}` : `step-${done}`, diverged ? "diverged" : "crash");

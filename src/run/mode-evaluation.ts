@@ -30,15 +30,12 @@ export async function evaluateModes(
     const [retain, forget] = MODES[mode];
     try {
       if (model.dual) model.setScales(retain, forget);
-      const rollouts = await policy.rollouts(held, 1, options.sampling, {
-        purpose: Purpose.evaluation,
-        step,
-      });
-      const scored = await score(rollouts, step);
+      const key = { purpose: Purpose.evaluation, step };
+      const scored = await policy.scored(held, 1, options.sampling, key, score);
       store(mode, scored);
       for (const [name, value] of Object.entries(modeFigures(scored)))
         metrics[`eval/${mode}/${name}`] = value;
-      if (policy.reference) metrics[`eval/${mode}/kl_div`] = policy.divergence(scored);
+      if (policy.reference) metrics[`eval/${mode}/kl_div`] = await policy.divergence(scored);
     } finally {
       if (model.dual) model.setScales(1, 1);
     }

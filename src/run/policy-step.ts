@@ -17,13 +17,24 @@ import type { SampledScores } from "../nn/functional.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { judgeMetrics } from "../report/judge.ts";
-import { type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
+import { asRollouts, type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { type Group, type GroupPart, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
 import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
+import { concat, discounts, groupsOf, largestDifference } from "./completion-rows.ts";
+import { ALONE, type Dealt, dealBatches, dealGroups, type Ranks } from "./ranks.ts";
 import type { Reference } from "./reference.ts";
-import { flaggedShare, hackShare, type Routing, requireLabels, type Unit, unitsOf } from "./routing.ts";
+import {
+  flaggedShare,
+  hackShare,
+  type Routing,
+  type RoutingAdvantages,
+  requireLabels,
+  routedAdvantages,
+  type Unit,
+  unitsOf,
+} from "./routing.ts";
 
 /**
  * How a generation becomes optimizer steps. Its prompts, `gradAccumSteps` batches of them, are divided in order into
@@ -53,9 +64,17 @@ export interface PolicyStepOptions extends GenerationPlan {
   readonly exactSampler: boolean;
   /** Without it, flags are counted and change nothing. */
   readonly routing?: Routing;
+  readonly routingAdvantages?: RoutingAdvantages;
 }
 
 export type Score = (rollouts: readonly Rollout[], step: number) => Promise<readonly Scored[]>;
+
+/** What a run has beside a policy and its reward. */
+export interface PolicyCompany {
+  readonly ranks?: Ranks;
+  /** Labels all completions of a step, when every one of them has its reward. */
+  readonly label?: (scored: readonly Scored[], step: number) => readonly Scored[];
+}
 
 /** A generated batch, as long as optimizer steps are made from it. */
 export interface Generation {
@@ -76,6 +95,21 @@ interface Recheck {
   readonly sampled: Float32Array;
 }
 
+/** What the gradient of a step is made of. */
+interface Work {
+  readonly generation: Generation;
+  readonly groups: readonly Group[];
+  /** Row of the generation that holds a completion of a group. */
+  readonly rowAt: (group: number, completion: number) => number;
+  /** By group: it has no gradient. */
+  readonly skip: readonly boolean[];
+  readonly dealt: Dealt;
+  readonly masks: readonly MaskedRows[];
+  readonly normaliser: Normaliser;
+  readonly onPolicy: boolean;
+  readonly step: number;
+}
+
 /** Seconds spent in each phase since the last `take`. */
 class Clock {
   #times: Record<string, number> = {};
@@ -84,8 +118,11 @@ class Clock {
     try {
       return await body();
     } finally {
-      this.#times[phase] = (this.#times[phase] ?? 0) + (performance.now() - start) / 1000;
+      this.add(phase, (performance.now() - start) / 1000);
     }
+  }
+  add(phase: string, seconds: number): void {
+    this.#times[phase] = (this.#times[phase] ?? 0) + seconds;
   }
   take(): Record<string, number> {
     const times = this.#times;
@@ -100,6 +137,10 @@ export class PolicyStep {
   /** True while the optimizer writes: a checkpoint of that moment would be torn. */
   updating = false;
   generation: Generation | null = null;
+  readonly #ranks: Ranks;
+  /** Seconds spent on what ranks give each other, waiting included, since the last step. */
+  #exchanged = 0;
+  readonly #label: NonNullable<PolicyCompany["label"]>;
 
   constructor(
     readonly memory: StepMemory,
@@ -110,7 +151,10 @@ export class PolicyStep {
     readonly score: Score,
     readonly options: PolicyStepOptions,
     engine: { readonly maxBatch: number; readonly maxLength: number; readonly prefillTokens: number },
+    { ranks = ALONE, label = (scored) => scored }: PolicyCompany = {},
   ) {
+    this.#ranks = ranks;
+    this.#label = label;
     this.engine = new RolloutEngine(memory, model, engine);
     assert(options.loss.beta === 0 || reference !== null, "a KL term needs a reference model");
     if ((this.#routing === "classic" || this.#routing === "exclusive") && !model.dual)
@@ -135,7 +179,46 @@ export class PolicyStep {
     return this.generation === null ? 0 : this.generation.step + windowOf(this.generation.plan) - 1;
   }
 
-  /** Samples completions of prompts. `draw` names the random key's step and purpose. */
+  async #gather<T>(what: string, body: () => T | Promise<T>): Promise<T[]> {
+    const begin = performance.now();
+    let worked = 0;
+    const parts = await this.#ranks.gather(what, async () => {
+      const start = performance.now();
+      const part = await body();
+      worked = performance.now() - start;
+      return part;
+    });
+    this.#exchanged += (performance.now() - begin - worked) / 1000;
+    return parts;
+  }
+
+  /**
+   * Completions of prompts with their scores. Every rank makes those of its share of the prompts, and has all of them
+   * afterwards, in one order.
+   */
+  async scored(
+    prompts: readonly Prompt[],
+    completions: number,
+    sampling: Sampling,
+    key: Omit<DrawKey, "seed">,
+    score = this.score,
+    clock = new Clock(),
+  ): Promise<Scored[]> {
+    const before = this.#exchanged;
+    const parts = await this.#gather(`completions of step ${key.step}`, async () => {
+      const [begin, end] = this.#ranks.share(prompts.length);
+      if (begin === end) return [];
+      const rollouts = await clock.time("rollout", () =>
+        this.rollouts(prompts.slice(begin, end), completions, sampling, key),
+      );
+      const scored = await clock.time("reward", () => score(rollouts, key.step));
+      return scored.map(({ prompt: _, ...each }) => each);
+    });
+    clock.add("exchange", this.#exchanged - before);
+    return parts.flat().map((each, i) => ({ ...each, prompt: prompts[Math.floor(i / completions)]! }));
+  }
+
+  /** Samples completions of prompts. `key` names the random key's step and purpose. */
   async rollouts(
     prompts: readonly Prompt[],
     completions: number,
@@ -156,22 +239,19 @@ export class PolicyStep {
       await this.engine.generateAsync(requests, sampling, { seed: this.options.seed, ...key })
     ).flat();
     this.engine.store.rest();
-    return prompts.flatMap((prompt, i) =>
-      results.slice(i * completions, (i + 1) * completions).map((c, completion) => {
-        const text = this.tokenizer.decode(c.ids, { skipSpecialTokens: true });
-        return { prompt, completion, text, ...c };
-      }),
-    );
+    const drawn = prompts.map((_, i) => results.slice(i * completions, (i + 1) * completions));
+    return asRollouts(prompts, drawn, this.tokenizer);
   }
 
   /** Makes the batch that the steps from `step` on train on. */
   async generate(step: number, prompts: readonly Prompt[]): Promise<Generation> {
     const { options } = this;
-    const rollouts = await this.#clock.time("rollout", () =>
-      this.rollouts(prompts, options.groupSize, options.sampling, { purpose: Purpose.rollout, step }),
-    );
-    const scored = await this.#clock.time("reward", () => this.score(rollouts, step));
+    const key = { purpose: Purpose.rollout, step };
     const { groupSize, numIterations, stepsPerGeneration, gradAccumSteps } = options;
+    const scored = this.#label(
+      await this.scored(prompts, groupSize, options.sampling, key, this.score, this.#clock),
+      step,
+    );
     const plan = { groupSize, numIterations, stepsPerGeneration, gradAccumSteps };
     this.generation = this.#weigh(step, plan, scored);
     return this.generation;
@@ -207,9 +287,14 @@ export class PolicyStep {
     const hacks = hackShare(scored);
     if (hacks !== null) metrics["train/hack_rate"] = hacks;
     if (this.#routing !== "none") requireLabels(scored, step);
-    const screened = rewards.map((reward, i) => (scored[i]!.flagged ? null : reward));
-    const { advantages } =
-      this.#routing === "screening" ? groupAdvantages(screened, plan.groupSize, options.advantage) : result;
+    const advantages = routedAdvantages(
+      rewards,
+      (row) => scored[row]!.flagged === true,
+      plan.groupSize,
+      options.advantage,
+      this.#routing,
+      options.routingAdvantages ?? "all",
+    );
     return { step, plan, scored, advantages, metrics, reference: null };
   }
 
@@ -230,13 +315,15 @@ export class PolicyStep {
     const rows = Array.from({ length: perSlice * plan.groupSize }, (_, i) => first + i);
 
     if (options.loss.beta !== 0 && !generation.reference) {
-      await this.#clock.time("reference", () => {
+      await this.#clock.time("reference", async () => {
         const all = generation.scored.map((_, i) => i);
-        generation.reference = this.#referenceLogprobs(this.#groups(generation, all));
+        generation.reference = await this.#referenceLogprobs(this.#groups(generation, all));
       });
     }
     const outcome = await this.#clock.time("train", () => this.#train(generation, rows, onPolicy, step, lr));
     const times = this.#clock.take();
+    const exchanged = this.#exchanged;
+    this.#exchanged = 0;
     const seconds = Object.values(times).reduce((a, b) => a + b, 0);
     const tokens = generation.scored.reduce((sum, s) => sum + s.ids.length, 0);
     return {
@@ -249,6 +336,7 @@ export class PolicyStep {
       "train/reward_time": times.reward ?? 0,
       "train/reference_time": times.reference ?? 0,
       "train/train_time": times.train ?? 0,
+      ...(this.#ranks.count > 1 ? { "train/exchange_time": exchanged } : {}),
     };
   }
 
@@ -260,8 +348,8 @@ export class PolicyStep {
   }
 
   /** The mean over completion tokens of k3 (Schulman 2020) between policy and reference, for rollouts just sampled. */
-  divergence(rollouts: readonly Rollout[]): number {
-    const reference = this.#referenceLogprobs(groupsOf(rollouts, 1));
+  async divergence(rollouts: readonly Rollout[]): Promise<number> {
+    const reference = await this.#referenceLogprobs(groupsOf(rollouts, 1));
     let sum = 0;
     let tokens = 0;
     for (const [i, { logprobs }] of rollouts.entries())
@@ -272,14 +360,17 @@ export class PolicyStep {
     return sum / Math.max(tokens, 1);
   }
 
-  #referenceLogprobs(groups: readonly Group[]): Float32Array[] {
+  async #referenceLogprobs(groups: readonly Group[]): Promise<Float32Array[]> {
     const { sampling, microBatchTokens, sharePrefix } = this.options;
-    assert(this.reference, "a divergence needs a reference model");
-    return this.reference
-      .use((model) =>
-        scoreGroups(this.memory, model, groups, sampling.temperature, microBatchTokens, sharePrefix),
-      )
-      .logprobs.flat();
+    const { reference } = this;
+    assert(reference, "a divergence needs a reference model");
+    const parts = await this.#gather("reference", () => {
+      const own = groups.slice(...this.#ranks.share(groups.length));
+      return reference.use((model) =>
+        scoreGroups(this.memory, model, own, sampling.temperature, microBatchTokens, sharePrefix),
+      ).logprobs;
+    });
+    return parts.flat(2);
   }
 
   async #train(
@@ -295,21 +386,75 @@ export class PolicyStep {
     const units = unitsOf(this.#groups(generation, rows), rows, isFlagged, this.#routing);
     const groups = units.map(({ group }) => group);
     const rowAt = (unit: number, completion: number) => units[unit]!.rows[completion]!;
-    const batches = this.#cut(units, rows.length / groupSize, generation.plan.gradAccumSteps);
-    const masks = batches.map((parts) => this.#mask(generation, parts, rowAt));
-    const normaliser = this.#normaliser(generation, groups, batches, masks);
-
     // Groups without any gradient are left out after the counts have been taken.
     const advantages = Float64Array.from(rows, (row) => generation.advantages[row]!);
-    const skip = zeroAdvantageGroups(advantages, groupSize, options.loss);
+    const skipped = zeroAdvantageGroups(advantages, groupSize, options.loss);
+    const skip = units.map(({ prompt }) => skipped[prompt] === 1);
+    const dealt = this.#cut(units, skip, rows.length / groupSize, generation.plan.gradAccumSteps);
+    const { batches } = dealt;
+    const masks = batches.map((parts) => this.#mask(generation, parts, rowAt));
+    const normaliser = await this.#normaliser(generation, groups, batches, masks);
 
     model.trained.zeroGradients();
-    const parts: PolicyLoss[] = [];
+    const shares = await this.#gather(`gradient of step ${step}`, () =>
+      this.#gradient({ generation, groups, rowAt, skip, dealt, masks, normaliser, onPolicy, step }),
+    );
+    const parts = shares.flatMap((share) => share.parts);
+    const trained = shares.reduce((sum, share) => sum + share.trained, 0);
+    const metrics: Record<string, number> = { "train/loss": 0, "train/groups_trained": trained };
+    if (parts.length > 0) {
+      const combined = combineLosses(parts, options.loss);
+      metrics["train/loss"] = combined.loss;
+      for (const [name, value] of Object.entries(combined.metrics)) metrics[`train/${name}`] = value;
+    }
+    const begin = performance.now();
+    await this.#ranks.sumGradients(model.trained);
+    const summed = performance.now();
+    this.#exchanged += (summed - begin) / 1000;
+    if (model.dual && memory.device.hasMemory) {
+      const { retain, forget } = dualGradientNorms(model.trained, model.adaptedMaps);
+      metrics["train/grad_norm_retain"] = retain;
+      metrics["train/grad_norm_forget"] = forget;
+    }
+    this.updating = true;
+    const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
+    this.updating = false;
+    metrics["train/optimizer_time"] = (performance.now() - summed) / 1000;
+    metrics["train/grad_norm"] = gradNorm;
+    if (!finite) {
+      throw this.#ranks.everywhere(
+        new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate"),
+      );
+    }
+    if (onPolicy)
+      metrics["train/sampler_logp_diff_max"] = Math.max(...shares.map(({ difference }) => difference));
+    return metrics;
+  }
+
+  /** Adds the gradients of this rank's micro-batches to the model's. */
+  async #gradient({
+    generation,
+    groups,
+    rowAt,
+    skip,
+    dealt,
+    masks,
+    normaliser,
+    onPolicy,
+    step,
+  }: Work): Promise<{
+    readonly parts: Pick<PolicyLoss, "loss" | "tally">[];
+    readonly difference: number;
+    readonly trained: number;
+  }> {
+    const { memory, model, options } = this;
+    const parts: Pick<PolicyLoss, "loss" | "tally">[] = [];
     let difference = 0;
     const rechecks: Recheck[] = [];
     let trained = 0;
-    for (const [i, batch] of batches.entries()) {
-      const kept = batch.filter(({ group }) => !skip[units[group]!.prompt]);
+    for (const [i, batch] of dealt.batches.entries()) {
+      if (dealt.owners[i] !== this.#ranks.rank) continue;
+      const kept = batch.filter(({ group }) => !skip[group]);
       if (kept.length === 0) continue;
       trained += kept.length;
       const members = kept.flatMap(({ group, completions }) => completions.map((c) => rowAt(group, c)));
@@ -352,7 +497,7 @@ export class PolicyStep {
         g.release(logprob, entropy, ...rechecks.map((r) => r.again));
         throw new Diverged(`loss is ${loss.loss}`, `step ${step}`, "lower the learning rate or raise beta");
       }
-      parts.push(loss);
+      parts.push({ loss: loss.loss, tally: loss.tally });
       const seeds: [typeof logprob, typeof logprob][] = [
         [logprob, g.upload(Float32Array.from(loss.gradLogprobs), "logprob gradient")],
       ];
@@ -369,30 +514,9 @@ export class PolicyStep {
     if (onPolicy && this.#exact && memory.device.hasMemory) {
       this.#mustAgree(difference, "the sampler's log-probabilities", step);
     }
-    const metrics: Record<string, number> = { "train/loss": 0, "train/groups_trained": trained };
-    if (parts.length > 0) {
-      const combined = combineLosses(parts, options.loss);
-      metrics["train/loss"] = combined.loss;
-      for (const [name, value] of Object.entries(combined.metrics)) metrics[`train/${name}`] = value;
-    }
     // What is left of the gradients is not the optimizer's time.
     memory.finish();
-    if (model.dual && memory.device.hasMemory) {
-      const { retain, forget } = dualGradientNorms(model.trained, model.adaptedMaps);
-      metrics["train/grad_norm_retain"] = retain;
-      metrics["train/grad_norm_forget"] = forget;
-    }
-    const begin = performance.now();
-    this.updating = true;
-    const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
-    this.updating = false;
-    metrics["train/optimizer_time"] = (performance.now() - begin) / 1000;
-    metrics["train/grad_norm"] = gradNorm;
-    if (!finite) {
-      throw new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate");
-    }
-    if (onPolicy) metrics["train/sampler_logp_diff_max"] = difference;
-    return metrics;
+    return { parts, difference, trained };
   }
 
   /**
@@ -428,15 +552,15 @@ export class PolicyStep {
     throw new Bug(`${what} differ from the trainer's by ${difference}`, `step ${step}`, "please report it");
   }
 
-  /** Micro-batches of the units of `prompts` prompts. */
-  #cut(units: readonly Unit[], prompts: number, gradAccumSteps: number): GroupPart[][] {
+  /** Micro-batches of the units of `prompts` prompts, and whose they are. */
+  #cut(units: readonly Unit[], skip: readonly boolean[], prompts: number, gradAccumSteps: number): Dealt {
     const { options } = this;
     const groups = units.map(({ group }) => group);
     if (options.loss.compat !== "trl")
-      return microBatches(groups, options.microBatchTokens, options.sharePrefix);
+      return dealGroups(this.#ranks, groups, options.microBatchTokens, options.sharePrefix, skip);
     // TRL's conventions are about its own micro-batches: each generated batch is one.
     const perBatch = prompts / gradAccumSteps;
-    return Array.from({ length: gradAccumSteps }, (_, i) => {
+    const batches = Array.from({ length: gradAccumSteps }, (_, i) => {
       const parts = units.flatMap(({ group, prompt }, unit) =>
         Math.floor(prompt / perBatch) === i
           ? [{ group: unit, completions: group.completions.map((_, c) => c) }]
@@ -456,6 +580,7 @@ export class PolicyStep {
       }
       return parts;
     });
+    return dealBatches(this.#ranks, batches);
   }
 
   #mask(
@@ -478,12 +603,12 @@ export class PolicyStep {
     };
   }
 
-  #normaliser(
+  async #normaliser(
     generation: Generation,
     groups: readonly Group[],
     batches: readonly GroupPart[][],
     masks: readonly MaskedRows[],
-  ): Normaliser {
+  ): Promise<Normaliser> {
     const { options } = this;
     const maxCompletionLength = options.sampling.maxNewTokens;
     if (options.loss.compat === "trl") {
@@ -498,16 +623,15 @@ export class PolicyStep {
     }
     if (options.loss.topEntropyQuantile >= 1) return globalNormaliser(masks, maxCompletionLength);
     // The quantile is one of the whole step, so entropies are needed before the first gradient.
-    const scores = scoreGroups(
-      this.memory,
-      this.model,
-      groups,
-      options.sampling.temperature,
-      options.microBatchTokens,
-      options.sharePrefix,
-    );
+    const shares = await this.#gather("entropies", () => {
+      const own = groups.slice(...this.#ranks.share(groups.length));
+      const { sampling, microBatchTokens, sharePrefix } = options;
+      return scoreGroups(this.memory, this.model, own, sampling.temperature, microBatchTokens, sharePrefix)
+        .entropies;
+    });
+    const scores = shares.flat();
     const entropies = batches.map((parts) =>
-      concat(parts.flatMap(({ group, completions }) => completions.map((c) => scores.entropies[group]![c]!))),
+      concat(parts.flatMap(({ group, completions }) => completions.map((c) => scores[group]![c]!))),
     );
     return globalNormaliser(masks, maxCompletionLength, {
       entropies,
@@ -523,44 +647,4 @@ export class PolicyStep {
 /** Optimizer steps made from one generation. */
 function windowOf({ numIterations, stepsPerGeneration }: GenerationPlan): number {
   return numIterations * stepsPerGeneration;
-}
-
-/** Completions of one prompt after another, `size` of each. */
-function groupsOf(rollouts: readonly Rollout[], size: number): Group[] {
-  const groups: Group[] = [];
-  for (let i = 0; i < rollouts.length; i += size) {
-    const members = rollouts.slice(i, i + size);
-    groups.push({ prompt: members[0]!.prompt.ids, completions: members.map((m) => m.ids) });
-  }
-  return groups;
-}
-
-function concat(parts: readonly Float32Array[]): Float32Array {
-  const out = new Float32Array(parts.reduce((sum, p) => sum + p.length, 0));
-  let at = 0;
-  for (const p of parts) {
-    out.set(p, at);
-    at += p.length;
-  }
-  return out;
-}
-
-function largestDifference(a: Float32Array, b: Float32Array): number {
-  assert(a.length === b.length, `${a.length} log-probabilities trained, ${b.length} sampled`);
-  let most = 0;
-  for (let i = 0; i < a.length; i++) {
-    const d = Math.abs(a[i]! - b[i]!);
-    if (!(d <= most)) most = d;
-  }
-  return most;
-}
-
-/** gamma^(T-1-t) for token t of a row of T. */
-function discounts(offsets: Int32Array, gamma: number): Float64Array {
-  const out = new Float64Array(offsets[offsets.length - 1]!);
-  for (let row = 0; row + 1 < offsets.length; row++) {
-    const end = offsets[row + 1]!;
-    for (let t = offsets[row]!; t < end; t++) out[t] = gamma ** (end - 1 - t);
-  }
-  return out;
 }

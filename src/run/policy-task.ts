@@ -112,7 +112,7 @@ export class PolicyTask implements Task {
     return {
       "eval/reward": sampled.reward,
       "eval/reward_greedy": greedy.reward,
-      ...(this.policy.reference ? { "eval/kl_div": this.policy.divergence(sampled.scored) } : {}),
+      ...(this.policy.reference ? { "eval/kl_div": await this.policy.divergence(sampled.scored) } : {}),
       "eval/completion_length_avg": sampled.length,
       "eval/proper_ending_rate": sampled.ended,
       ...judgeMetrics(sampled.scored, "eval"),
@@ -120,11 +120,7 @@ export class PolicyTask implements Task {
   }
 
   async #evaluateWith(sampling: Sampling, step: number, mode: string, sinks: Sinks) {
-    const rollouts = await this.policy.rollouts(this.held, 1, sampling, {
-      purpose: Purpose.evaluation,
-      step,
-    });
-    const scored = await this.policy.score(rollouts, step);
+    const scored = await this.policy.scored(this.held, 1, sampling, { purpose: Purpose.evaluation, step });
     this.#storeEval(step, mode, scored, sinks);
     const rewards = scored.map((s) => s.reward).filter((r) => !Number.isNaN(r));
     const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;

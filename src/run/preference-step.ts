@@ -1,12 +1,13 @@
 /** One optimizer step of a reward model on pairs: packed sequences, Bradley-Terry loss, AdamW. */
 import { assert, Diverged } from "../core/errors.ts";
 import type { PreferencePair } from "../data/preferences.ts";
-import { bradleyTerry, preferenceQuality } from "../loss/bradley-terry.ts";
+import { type BradleyTerryLoss, bradleyTerry, preferenceQuality } from "../loss/bradley-terry.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Decoder, Transformer } from "../nn/transformer.ts";
 import { type Group, packSequences } from "../rollout/pack.ts";
 import { forwardRewards } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
+import { ALONE, cutByCost, type Ranks } from "./ranks.ts";
 
 export interface PreferenceOptions {
   /** Most packed tokens of one forward and backward pass; a larger pair is one by itself. */
@@ -17,6 +18,14 @@ export interface PreferenceOptions {
   readonly sharePrefix: boolean;
 }
 
+/** What a micro-batch of a step said. */
+interface PairBatch {
+  readonly part: Pick<BradleyTerryLoss, "loss" | "metrics">;
+  readonly chosen: Float64Array;
+  readonly rejected: Float64Array;
+  readonly tokens: number;
+}
+
 export class PreferenceStep {
   updating = false;
   constructor(
@@ -24,6 +33,7 @@ export class PreferenceStep {
     readonly model: Transformer,
     readonly optimizer: AdamW,
     readonly options: PreferenceOptions,
+    readonly ranks: Ranks = ALONE,
   ) {
     assert(model.config.kind === "reward", `${model.config.architecture}: a model without a value head`);
   }
@@ -31,55 +41,29 @@ export class PreferenceStep {
   /** Step `step` (1-based) on all pairs with learning rate `lr`. */
   async update(pairs: readonly PreferencePair[], step: number, lr: number): Promise<Record<string, number>> {
     const begin = performance.now();
-    const { memory, model, options } = this;
+    const { memory, model, ranks } = this;
     model.trained.zeroGradients();
+    const shares = await ranks.gather(`gradient of step ${step}`, () => this.#gradient(pairs, step));
     const metrics: Record<string, number> = { "train/loss": 0 };
-    const add = (name: string, value: number) => {
-      metrics[name] = (metrics[name] ?? 0) + value;
-    };
-    let tokens = 0;
     const seen = { chosen: [] as number[], rejected: [] as number[] };
-    const { seed } = this.optimizer.options;
-    for (const [microBatch, batch] of pairBatches(pairs, options).entries()) {
-      const row = packSequences(batch.flatMap(groupsOf), options.sharePrefix);
-      tokens += row.ids.length;
-      const g = new Graph(memory, true);
-      const rewards = forwardRewards(g, model, row, { seed, step, microBatch });
-      memory.finish();
-      const { chosen, rejected } = split(rewards.float32());
-      const margins = Float64Array.from(batch, (pair) => pair.margin ?? 0);
-      const part = bradleyTerry(
-        { chosen, rejected, margins },
-        { pairs: pairs.length, center: options.center },
-      );
-      if (memory.device.hasMemory && !Number.isFinite(part.loss)) {
-        g.discard();
-        g.release(rewards);
-        throw new Diverged(`loss is ${part.loss}`, `step ${step}`, "lower the learning rate");
-      }
-      add("train/loss", part.loss);
-      for (const [name, value] of Object.entries(part.metrics)) add(`train/${name}`, value);
-      seen.chosen.push(...chosen);
-      seen.rejected.push(...rejected);
-      const gradient = new Float32Array(2 * batch.length);
-      batch.forEach((_, i) => {
-        gradient[2 * i] = part.gradChosen[i]!;
-        gradient[2 * i + 1] = part.gradRejected[i]!;
-      });
-      g.backward([[rewards, g.upload(gradient, "reward gradient")]]);
-      g.release(rewards);
-      memory.device.submit();
-      // Signals and messages are served between micro-batches.
-      await Bun.sleep(0);
+    let tokens = 0;
+    for (const { part, chosen, rejected, ...each } of shares.flat()) {
+      const named = { loss: part.loss, ...part.metrics };
+      for (const [name, value] of Object.entries(named))
+        metrics[`train/${name}`] = (metrics[`train/${name}`] ?? 0) + value;
+      for (const reward of chosen) seen.chosen.push(reward);
+      for (const reward of rejected) seen.rejected.push(reward);
+      tokens += each.tokens;
     }
-    // What is left of the gradients is not the optimizer's time.
-    memory.finish();
+    await ranks.sumGradients(model.trained);
     const trained = performance.now();
     this.updating = true;
     const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
     this.updating = false;
     if (!finite)
-      throw new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate");
+      throw ranks.everywhere(
+        new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate"),
+      );
     const end = performance.now();
     const { calibration_error, brier } = preferenceQuality(
       Float64Array.from(seen.chosen),
@@ -97,14 +81,72 @@ export class PreferenceStep {
     };
   }
 
-  /** Loss and quality on held-out pairs, `step` steps into the run. */
-  async evaluate(pairs: readonly PreferencePair[], step: number): Promise<Record<string, number>> {
-    const rewards: [number, number][] = [];
-    // A batch at a time: signals and messages are served in between.
-    for (const batch of pairBatches(pairs, this.options)) {
-      rewards.push(...this.rewards(batch));
+  /** Adds the gradients of this rank's micro-batches to the model's; what each of them said. */
+  async #gradient(pairs: readonly PreferencePair[], step: number): Promise<PairBatch[]> {
+    const { memory, model, options, ranks } = this;
+    const { seed } = this.optimizer.options;
+    const done: PairBatch[] = [];
+    const { batches, owners } = this.#deal(pairs);
+    for (const [microBatch, batch] of batches.entries()) {
+      if (owners[microBatch] !== ranks.rank) continue;
+      const row = packSequences(batch.flatMap(groupsOf), options.sharePrefix);
+      const g = new Graph(memory, true);
+      const rewards = forwardRewards(g, model, row, { seed, step, microBatch });
+      memory.finish();
+      const { chosen, rejected } = split(rewards.float32());
+      const margins = Float64Array.from(batch, (pair) => pair.margin ?? 0);
+      const part = bradleyTerry(
+        { chosen, rejected, margins },
+        { pairs: pairs.length, center: options.center },
+      );
+      if (memory.device.hasMemory && !Number.isFinite(part.loss)) {
+        g.discard();
+        g.release(rewards);
+        throw new Diverged(`loss is ${part.loss}`, `step ${step}`, "lower the learning rate");
+      }
+      const { loss, metrics } = part;
+      done.push({ part: { loss, metrics }, chosen, rejected, tokens: row.ids.length });
+      const gradient = new Float32Array(2 * batch.length);
+      batch.forEach((_, i) => {
+        gradient[2 * i] = part.gradChosen[i]!;
+        gradient[2 * i + 1] = part.gradRejected[i]!;
+      });
+      g.backward([[rewards, g.upload(gradient, "reward gradient")]]);
+      g.release(rewards);
+      memory.device.submit();
+      // Signals and messages are served between micro-batches.
       await Bun.sleep(0);
     }
+    // What is left of the gradients is not the optimizer's time.
+    memory.finish();
+    return done;
+  }
+
+  /** Micro-batches of pairs, divided in order among the ranks by their tokens, and whose they are. */
+  #deal(pairs: readonly PreferencePair[]): { batches: PreferencePair[][]; owners: number[] } {
+    const begins = cutByCost(
+      pairs.map(({ chosen, rejected }) => chosen.length + rejected.length),
+      this.ranks.count,
+    );
+    const shares = Array.from({ length: this.ranks.count }, (_, rank) =>
+      pairBatches(pairs.slice(begins[rank], begins[rank + 1]), this.options),
+    );
+    return { batches: shares.flat(), owners: shares.flatMap((share, rank) => share.map(() => rank)) };
+  }
+
+  /** Loss and quality on held-out pairs, `step` steps into the run. */
+  async evaluate(pairs: readonly PreferencePair[], step: number): Promise<Record<string, number>> {
+    const shares = await this.ranks.gather("evaluation", async () => {
+      const own = pairs.slice(...this.ranks.share(pairs.length));
+      const found: [number, number][] = [];
+      // A batch at a time: signals and messages are served in between.
+      for (const batch of pairBatches(own, this.options)) {
+        found.push(...this.rewards(batch));
+        await Bun.sleep(0);
+      }
+      return found;
+    });
+    const rewards = shares.flat();
     const chosen = Float64Array.from(rewards, ([c]) => c);
     const rejected = Float64Array.from(rewards, ([, r]) => r);
     const margins = Float64Array.from(pairs, (pair) => pair.margin ?? 0);
@@ -113,7 +155,9 @@ export class PreferenceStep {
       { pairs: pairs.length, center: this.options.center },
     );
     if (!Number.isFinite(loss))
-      throw new Diverged(`evaluation loss is ${loss}`, `step ${step}`, "lower the learning rate");
+      throw this.ranks.everywhere(
+        new Diverged(`evaluation loss is ${loss}`, `step ${step}`, "lower the learning rate"),
+      );
     const quality = preferenceQuality(chosen, rejected);
     const named = Object.entries(quality).map(([name, value]) => [`eval/${name}`, value] as const);
     return { "eval/loss": loss, ...Object.fromEntries(named) };

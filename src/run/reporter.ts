@@ -3,6 +3,7 @@
  * into lines by the same function, so the terminal and train.log agree.
  */
 import { modeTable } from "../report/modes.ts";
+import type { Ranks } from "./ranks.ts";
 
 /** What the memory plan foresees, in bytes. */
 export interface PlanMessage {
@@ -105,6 +106,8 @@ export interface RunControl {
   readonly resumeFrom: string | null;
   /** Text of train_config.json for the checkpoints. */
   readonly checkpointConfig: string;
+  /** Processes that train together. */
+  readonly ranks: Ranks;
 }
 
 /** Sends every message to one function. */

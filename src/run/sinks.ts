@@ -11,15 +11,23 @@ export interface SinkOptions {
   /** Steps done: what lies beyond is dropped first. */
   readonly step: number;
   readonly saveRollouts: boolean;
+  /** Nothing is opened and everything dropped: another rank writes. */
+  readonly silent?: boolean;
 }
 
 /** Where a run's figures go: metrics.jsonl, TensorBoard and rollouts.sqlite. */
 export class Sinks implements Disposable {
   readonly rollouts: RolloutsDb | null;
-  readonly #metrics: JsonlWriter;
+  readonly #metrics: JsonlWriter | null;
   readonly #events: readonly EventWriter[];
 
-  constructor({ runDir, logDir, step, saveRollouts }: SinkOptions) {
+  constructor({ runDir, logDir, step, saveRollouts, silent = false }: SinkOptions) {
+    if (silent) {
+      this.rollouts = null;
+      this.#metrics = null;
+      this.#events = [];
+      return;
+    }
     const path = join(runDir, "metrics.jsonl");
     // A run that starts over evaluates step 0 again.
     const kept = step === 0 ? -1 : step;
@@ -39,7 +47,7 @@ export class Sinks implements Disposable {
   write(step: number, metrics: Readonly<Record<string, number>>, examples: number | null = null): void {
     const time = Date.now() / 1000;
     const row = { step, time, ...(examples === null ? {} : { examples }), ...metrics };
-    this.#metrics.append(row);
+    this.#metrics?.append(row);
     for (const events of this.#events) {
       for (const [tag, value] of Object.entries(metrics)) events.scalar(tag, value, step, time);
     }
@@ -71,7 +79,7 @@ export class Sinks implements Disposable {
   [Symbol.dispose](): void {
     this.rollouts?.close();
     for (const events of this.#events) events.close();
-    this.#metrics.close();
+    this.#metrics?.close();
   }
 }
 

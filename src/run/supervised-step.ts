@@ -3,12 +3,13 @@ import { Diverged } from "../core/errors.ts";
 import type { Example } from "../data/prompts.ts";
 import { globalNormaliser } from "../loss/count.ts";
 import type { MaskedRows } from "../loss/rows.ts";
-import { sftLoss } from "../loss/sft.ts";
+import { type SftLoss, sftLoss } from "../loss/sft.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
-import { type Group, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
+import { type Group, packGroups, selectGroups } from "../rollout/pack.ts";
 import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
+import { ALONE, dealGroups, type Ranks } from "./ranks.ts";
 
 export interface SupervisedOptions {
   readonly microBatchTokens: number;
@@ -22,40 +23,49 @@ export class SupervisedStep {
     readonly model: Transformer,
     readonly optimizer: AdamW,
     readonly options: SupervisedOptions,
+    readonly ranks: Ranks = ALONE,
   ) {}
 
   async update(examples: readonly Example[], step: number, lr: number): Promise<Record<string, number>> {
     const begin = performance.now();
-    const { memory, model } = this;
+    const { memory, model, ranks } = this;
     const groups = examples.map((e) => this.#group(e));
-    const batches = microBatches(groups, this.options.microBatchTokens);
+    const { batches, owners } = dealGroups(ranks, groups, this.options.microBatchTokens);
     const masks = batches.map((parts) => allTargets(selectGroups(groups, parts)));
     const normaliser = globalNormaliser(masks, 1);
     model.trained.zeroGradients();
-    let loss = 0;
-    let tokens = 0;
-    for (const [i, parts] of batches.entries()) {
-      const g = new Graph(memory, true);
-      const row = packGroups(selectGroups(groups, parts));
-      const { seed } = this.optimizer.options;
-      const { logprob, entropy } = forwardRow(g, model, row, 1, null, { seed, step, microBatch: i });
+    const shares = await ranks.gather(`gradient of step ${step}`, async () => {
+      const losses: Pick<SftLoss, "loss" | "tokens">[] = [];
+      for (const [i, parts] of batches.entries()) {
+        if (owners[i] !== ranks.rank) continue;
+        const g = new Graph(memory, true);
+        const row = packGroups(selectGroups(groups, parts));
+        const { seed } = this.optimizer.options;
+        const { logprob, entropy } = forwardRow(g, model, row, 1, null, { seed, step, microBatch: i });
+        memory.finish();
+        const part = sftLoss({ ...masks[i]!, logprobs: logprob.float32() }, normaliser);
+        losses.push({ loss: part.loss, tokens: part.tokens });
+        g.backward([[logprob, g.upload(Float32Array.from(part.gradLogprobs), "logprob gradient")]]);
+        g.release(logprob, entropy);
+        memory.device.submit();
+        await Bun.sleep(0);
+      }
       memory.finish();
-      const part = sftLoss({ ...masks[i]!, logprobs: logprob.float32() }, normaliser);
-      loss += part.loss;
-      tokens += part.tokens;
-      g.backward([[logprob, g.upload(Float32Array.from(part.gradLogprobs), "logprob gradient")]]);
-      g.release(logprob, entropy);
-      memory.device.submit();
-      await Bun.sleep(0);
-    }
+      return losses;
+    });
+    const loss = shares.flat().reduce((sum, part) => sum + part.loss, 0);
+    const tokens = shares.flat().reduce((sum, part) => sum + part.tokens, 0);
     if (memory.device.hasMemory && !Number.isFinite(loss)) {
-      throw new Diverged(`loss is ${loss}`, `step ${step}`, "lower the learning rate");
+      throw ranks.everywhere(new Diverged(`loss is ${loss}`, `step ${step}`, "lower the learning rate"));
     }
+    await ranks.sumGradients(model.trained);
     this.updating = true;
     const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
     this.updating = false;
     if (!finite)
-      throw new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate");
+      throw ranks.everywhere(
+        new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate"),
+      );
     const seconds = (performance.now() - begin) / 1000;
     return {
       "train/loss": loss,
@@ -68,12 +78,15 @@ export class SupervisedStep {
   }
 
   /** Token-mean negative log-likelihood of held-out examples. */
-  evaluate(examples: readonly Example[]): Record<string, number> {
+  async evaluate(examples: readonly Example[]): Promise<Record<string, number>> {
     const groups = examples.map((e) => this.#group(e));
-    const { logprobs } = scoreGroups(this.memory, this.model, groups, 1, this.options.microBatchTokens);
+    const shares = await this.ranks.gather("evaluation", () => {
+      const own = groups.slice(...this.ranks.share(groups.length));
+      return scoreGroups(this.memory, this.model, own, 1, this.options.microBatchTokens).logprobs;
+    });
     let nll = 0;
     let tokens = 0;
-    for (const rows of logprobs)
+    for (const rows of shares.flat())
       for (const row of rows) {
         for (const l of row) nll -= l;
         tokens += row.length;

@@ -1,8 +1,7 @@
 /** What the page asks about runs, answered from their folders. Runs in a process of its own: data-process.ts. */
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
-import { join } from "node:path";
-import { jsonNumber } from "../io/jsonl.ts";
-import { lastRows, lastValues, metricsPath } from "../report/metrics.ts";
+import { dirname, join } from "node:path";
+import { lastRows, lastValues, metricsPath, sampleOf } from "../report/metrics.ts";
 import {
   type CheckpointInfo as Checkpoint,
   configOf,
@@ -28,12 +27,16 @@ import type {
   RunList,
   RunMetrics,
   RunSummary,
+  SweepCurves,
+  SweepReport,
 } from "./api.ts";
 import type { FoundRun } from "./context.ts";
 import { MetricsTable } from "./metrics-table.ts";
 import { parseKey, RunRollouts } from "./rollouts.ts";
 import { idOf, Roots } from "./roots.ts";
 import { HttpError } from "./router.ts";
+import { type SpeakingRun, speakingRuns } from "./speakers.ts";
+import { groupedReport, readableSweeps, spreadSeries, sweepReport } from "./sweeps.ts";
 
 /** What is kept in memory of runs that were looked at; the ones not looked at for longest go first. */
 const MOST_VALUES = 16 << 20;
@@ -44,6 +47,8 @@ const HEADER_LINES = 60;
 const SPARKLINE_POINTS = 40;
 const SPARKLINE_BYTES = 6 << 10;
 const ROWS_LIMIT = 2000;
+/** Points that a curve has at most, and its last step: no limit. */
+const ALL = Number.POSITIVE_INFINITY;
 
 /** The part of a summary that takes reading: kept while the metrics are the same. */
 interface Digest {
@@ -67,21 +72,24 @@ export class RunData {
   }
 
   list(): RunList {
-    const runs = listRuns(this.#roots.folders).map((summary) => this.#summary(summary));
+    const sweeps = this.#roots.sweeps();
+    const runs = listRuns(this.#roots.folders).map((summary) => this.#summary(summary, sweeps));
     const there = new Set(runs.map((run) => run.id));
     for (const map of [this.#digests, this.#tables, this.#rollouts])
       for (const id of map.keys()) if (!there.has(id)) map.delete(id);
-    return { root: this.#roots.folders.join(", "), runs };
+    return { root: this.#roots.folders.join(", "), runs, sweeps: readableSweeps(sweeps) };
   }
 
-  #summary(summary: Summary): RunSummary {
+  #summary(summary: Summary, sweeps = this.#roots.sweeps()): RunSummary {
     const { dir } = summary;
+    const sweep = sweeps.find((each) => each.dir === dirname(dir));
     const id = idOf(dir);
     const config = configOf(dir);
     const model = config?.model_name ?? config?.model;
     return {
       id,
       name: summary.name,
+      sweep: sweep?.id ?? null,
       recipe: summary.recipe,
       state: summary.state,
       step: summary.step,
@@ -104,7 +112,10 @@ export class RunData {
       digest = {
         signature,
         last: finiteValues(last),
-        sparkline: metric === null ? null : { name: metric, values: sampled(metricsPath(dir), metric) },
+        sparkline:
+          metric === null
+            ? null
+            : { name: metric, values: sampleOf(dir, metric, SPARKLINE_POINTS, SPARKLINE_BYTES) },
       };
       this.#digests.set(id, digest);
     }
@@ -221,6 +232,51 @@ export class RunData {
     return this.#rolloutsOf(id).rewards(steps);
   }
 
+  sweep(id: string): Promise<SweepReport> {
+    return this.#named(sweepReport(this.#roots.sweep(id)));
+  }
+
+  sweepCurves(id: string, names: readonly string[], points: number): Promise<SweepCurves> {
+    return this.#spread(sweepReport(this.#roots.sweep(id)), names, points);
+  }
+
+  grouped(ids: readonly string[]): Promise<SweepReport> {
+    return this.#named(groupedReport(ids.map((id) => this.#roots.run(id))));
+  }
+
+  groupedCurves(ids: readonly string[], names: readonly string[], points: number): Promise<SweepCurves> {
+    return this.#spread(groupedReport(ids.map((id) => this.#roots.run(id))), names, points);
+  }
+
+  async #named(report: Omit<SweepReport, "metric_names">): Promise<SweepReport> {
+    const names = new Set<string>();
+    for (const { id } of report.runs)
+      if (id !== null) for (const name of (await this.#table(id)).names) names.add(name);
+    return { ...report, metric_names: [...names].sort() };
+  }
+
+  async #spread(
+    { runs, groups }: Pick<SweepReport, "runs" | "groups">,
+    names: readonly string[],
+    points: number,
+  ): Promise<SweepCurves> {
+    const tables: RunMetrics[][] = groups.map(() => []);
+    for (const { id, group } of runs)
+      if (id !== null) tables[group]!.push((await this.#table(id)).curves(names, ALL, 0, ALL));
+    const of = (name: string) =>
+      tables.map((members) =>
+        spreadSeries(
+          members.flatMap(({ series }) => series[name] ?? []),
+          points,
+        ),
+      );
+    return { metrics: Object.fromEntries(names.map((name) => [name, of(name)])) };
+  }
+
+  speakers(): SpeakingRun[] {
+    return speakingRuns(this.#roots.runs());
+  }
+
   compare(a: string, b: string): ConfigComparison {
     const [left, right] = [a, b].map((id) => configOf(this.#roots.run(id).dir) ?? {}) as [
       Record<string, unknown>,
@@ -306,40 +362,4 @@ function readPart(
   } finally {
     closeSync(fd);
   }
-}
-
-/** A metric at places spread evenly over its file, the mean of the rows around each: no need to read all of it. */
-function sampled(path: string, metric: string): (number | null)[] {
-  const { size } = statSync(path);
-  const whole = size <= SPARKLINE_POINTS * SPARKLINE_BYTES;
-  if (whole) {
-    const values = valuesIn(readPart(path, () => 0, size).text, metric);
-    const parts = Math.min(values.length, SPARKLINE_POINTS);
-    return Array.from({ length: parts }, (_, i) =>
-      mean(
-        values.slice(Math.floor((i * values.length) / parts), Math.floor(((i + 1) * values.length) / parts)),
-      ),
-    );
-  }
-  return Array.from({ length: SPARKLINE_POINTS }, (_, i) => {
-    const from = Math.floor((i * (size - SPARKLINE_BYTES)) / (SPARKLINE_POINTS - 1));
-    const { text } = readPart(path, () => from, SPARKLINE_BYTES);
-    const begin = from === 0 ? 0 : text.indexOf("\n") + 1;
-    return mean(valuesIn(text.slice(begin, text.lastIndexOf("\n") + 1), metric));
-  }).filter((value) => value !== null);
-}
-
-function valuesIn(text: string, metric: string): number[] {
-  return text.split("\n").flatMap((line) => {
-    try {
-      const value = jsonNumber((JSON.parse(line) as Record<string, unknown> | null)?.[metric]);
-      return value !== undefined && Number.isFinite(value) ? [value] : [];
-    } catch {
-      return [];
-    }
-  });
-}
-
-function mean(values: readonly number[]): number | null {
-  return values.length === 0 ? null : values.reduce((sum, value) => sum + value, 0) / values.length;
 }

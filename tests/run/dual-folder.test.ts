@@ -41,6 +41,7 @@ import {
   scalesOf,
 } from "../../src/run/open-model.ts";
 import type { PolicyStep } from "../../src/run/policy-step.ts";
+import { ALONE } from "../../src/run/ranks.ts";
 import { Reference } from "../../src/run/reference.ts";
 import type { RunControl } from "../../src/run/reporter.ts";
 import { StepMemory } from "../../src/tape/tape.ts";
@@ -355,6 +356,7 @@ test("a job opens with retain and forget adapters, fresh and from a checkpoint, 
   const config = resolveTrain(baseOf(defaults), new Map()) as unknown as TrainSettings;
   const control = (resumeFrom: string | null): RunControl => ({
     stopRequested: () => "none",
+    ranks: ALONE,
     signal: new AbortController().signal,
     runDir: scratch,
     resumeFrom,

@@ -1,0 +1,339 @@
+// Processes on one or several machines that train together: bytes of every rank to all, and sums over ranks.
+// One exchange at a time; rlv_mpi_wait drives it, so that whoever waits can look after signals in between.
+#include <dlfcn.h>
+#include <sched.h>
+#include <time.h>
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+#include "mpi_calls.h"
+#include "rlv.h"
+
+namespace {
+
+using Bytes = unsigned char;
+
+constexpr int kGather = 1, kPart = 2, kSum = 3;
+// MPI counts in int; pieces of a long message follow each other.
+constexpr uint64_t kPiece = 1u << 28;
+// Elements whose sum is under way at once: bounds the memory for what others send.
+constexpr uint64_t kBucket = 1u << 21;
+constexpr uint64_t kSliceAlign = 16;
+
+// Never destroyed: MPI may still be called while the program ends.
+std::unique_ptr<rlv::Mpi>& g_mpi = *new std::unique_ptr<rlv::Mpi>;
+std::string& g_library = *new std::string;
+std::string& g_error = *new std::string;
+bool g_started = false;
+
+bool fail(const std::string& text) {
+  g_error = text;
+  return false;
+}
+
+uint32_t copy_text(const std::string& text, char* out, uint32_t capacity) {
+  if (out && capacity > 0) {
+    const size_t n = std::min<size_t>(text.size(), capacity - 1);
+    std::memcpy(out, text.data(), n);
+    out[n] = 0;
+  }
+  return uint32_t(text.size());
+}
+
+// What is under way: messages, and what follows when all of them have arrived.
+class Exchange {
+ public:
+  virtual ~Exchange() = default;
+  // Posts the next messages. False on an error; nothing pending afterwards: the exchange is done.
+  virtual bool next(rlv::Mpi& mpi) = 0;
+};
+
+class Gather : public Exchange {
+ public:
+  Gather(const Bytes* mine, const uint32_t* sizes, uint32_t rank, uint32_t ranks)
+      : sizes_(sizes, sizes + ranks) {
+    offsets_.resize(ranks + 1, 0);
+    for (uint32_t r = 0; r < ranks; r++) offsets_[r + 1] = offsets_[r] + sizes[r];
+    all.resize(offsets_[ranks]);
+    if (sizes[rank] > 0) std::memcpy(all.data() + offsets_[rank], mine, sizes[rank]);
+  }
+
+  bool next(rlv::Mpi& mpi) override {
+    if (posted_) return true;
+    posted_ = true;
+    const uint32_t me = mpi.rank;
+    for (uint32_t step = 1; step < mpi.ranks; step++) {
+      // Not everybody turns to rank 0 first.
+      const uint32_t to = (me + step) % mpi.ranks, from = (me + mpi.ranks - step) % mpi.ranks;
+      for (uint64_t at = 0; at < sizes_[from]; at += kPiece) {
+        const uint32_t n = uint32_t(std::min<uint64_t>(kPiece, sizes_[from] - at));
+        if (!mpi.receive(all.data() + offsets_[from] + at, n, from, kGather)) return fail(mpi.error);
+      }
+      for (uint64_t at = 0; at < sizes_[me]; at += kPiece) {
+        const uint32_t n = uint32_t(std::min<uint64_t>(kPiece, sizes_[me] - at));
+        if (!mpi.send(all.data() + offsets_[me] + at, n, to, kGather)) return fail(mpi.error);
+      }
+    }
+    return true;
+  }
+
+  std::vector<Bytes> all;
+
+ private:
+  std::vector<uint64_t> sizes_, offsets_;
+  bool posted_ = false;
+};
+
+struct Float {
+  using Stored = float;
+  static float read(float v) { return v; }
+  static float write(float v) { return v; }
+};
+
+struct Bfloat {
+  using Stored = uint16_t;
+  static float read(uint16_t v) {
+    const uint32_t bits = uint32_t(v) << 16;
+    float f;
+    std::memcpy(&f, &bits, 4);
+    return f;
+  }
+  // To nearest, ties to even; NaN stays NaN.
+  static uint16_t write(float f) {
+    uint32_t bits;
+    std::memcpy(&bits, &f, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t((bits >> 16) | 0x40);
+    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+};
+
+// Every rank sums the slice of a bucket that is its own, in float32 and in the order of the ranks, and gives
+// the sum to all: the bits are the same on every rank and in every run. The sums of one bucket travel
+// together with the parts of the next.
+template <class Type>
+class Sum : public Exchange {
+  using Stored = typename Type::Stored;
+
+ public:
+  Sum(Stored* values, uint64_t count, uint32_t ranks) : values_(values), count_(count) {
+    const uint64_t largest = std::min(kBucket, count);
+    staging_.resize(size_t(slice(largest, ranks) * ranks));
+  }
+
+  bool next(rlv::Mpi& mpi) override {
+    if (begin_ < end_) add(mpi);
+    const uint64_t summed_begin = begin_, summed_end = end_;
+    begin_ = end_;
+    end_ = std::min(count_, begin_ + kBucket);
+    return give(mpi, summed_begin, summed_end) && collect(mpi);
+  }
+
+ private:
+  static uint64_t slice(uint64_t n, uint32_t ranks) {
+    return ((n + ranks - 1) / ranks + kSliceAlign - 1) / kSliceAlign * kSliceAlign;
+  }
+  struct Range {
+    uint64_t begin, end;
+    uint32_t bytes() const { return uint32_t((end - begin) * sizeof(Stored)); }
+  };
+  // What rank r sums of the elements [begin, end).
+  static Range owned(uint64_t begin, uint64_t end, uint32_t r, uint32_t ranks) {
+    const uint64_t s = slice(end - begin, ranks);
+    return {std::min(end, begin + r * s), std::min(end, begin + (r + 1) * s)};
+  }
+
+  bool collect(rlv::Mpi& mpi) {
+    const Range mine = owned(begin_, end_, mpi.rank, mpi.ranks);
+    const uint64_t s = slice(end_ - begin_, mpi.ranks);
+    for (uint32_t r = 0; r < mpi.ranks; r++) {
+      if (r == mpi.rank) continue;
+      const Range theirs = owned(begin_, end_, r, mpi.ranks);
+      if (mine.bytes() > 0 && !mpi.receive(staging_.data() + r * s, mine.bytes(), r, kPart))
+        return fail(mpi.error);
+      if (theirs.bytes() > 0 && !mpi.send(values_ + theirs.begin, theirs.bytes(), r, kPart))
+        return fail(mpi.error);
+    }
+    return true;
+  }
+
+  void add(rlv::Mpi& mpi) {
+    const Range mine = owned(begin_, end_, mpi.rank, mpi.ranks);
+    const uint64_t s = slice(end_ - begin_, mpi.ranks), n = mine.end - mine.begin;
+    Stored* own = values_ + mine.begin;
+    std::vector<const Stored*> parts(mpi.ranks);
+    for (uint32_t r = 0; r < mpi.ranks; r++) parts[r] = r == mpi.rank ? own : staging_.data() + r * s;
+    // Short runs stay in the cache while rank after rank is added.
+    constexpr uint64_t kRun = 512;
+    float sum[kRun];
+    for (uint64_t at = 0; at < n; at += kRun) {
+      const uint64_t run = std::min(kRun, n - at);
+      for (uint64_t i = 0; i < run; i++) sum[i] = Type::read(parts[0][at + i]);
+      for (uint32_t r = 1; r < mpi.ranks; r++)
+        for (uint64_t i = 0; i < run; i++) sum[i] += Type::read(parts[r][at + i]);
+      for (uint64_t i = 0; i < run; i++) own[at + i] = Type::write(sum[i]);
+    }
+  }
+
+  bool give(rlv::Mpi& mpi, uint64_t begin, uint64_t end) {
+    const Range mine = owned(begin, end, mpi.rank, mpi.ranks);
+    for (uint32_t r = 0; r < mpi.ranks; r++) {
+      if (r == mpi.rank) continue;
+      const Range theirs = owned(begin, end, r, mpi.ranks);
+      if (theirs.bytes() > 0 && !mpi.receive(values_ + theirs.begin, theirs.bytes(), r, kSum))
+        return fail(mpi.error);
+      if (mine.bytes() > 0 && !mpi.send(values_ + mine.begin, mine.bytes(), r, kSum)) return fail(mpi.error);
+    }
+    return true;
+  }
+
+  Stored* values_;
+  uint64_t count_, begin_ = 0, end_ = 0;
+  std::vector<Stored> staging_;
+};
+
+std::unique_ptr<Exchange>& g_exchange = *new std::unique_ptr<Exchange>;
+Gather* g_gathered = nullptr;  // the exchange, if it is a finished gather
+bool g_done = true;
+
+bool idle() {
+  if (!g_started) return fail("MPI is not started");
+  return g_done || fail("an exchange is under way");
+}
+
+bool begin(std::unique_ptr<Exchange> exchange, Gather* gather) {
+  g_exchange = std::move(exchange);
+  g_gathered = gather;
+  g_done = false;
+  return g_exchange->next(*g_mpi);
+}
+
+void rest(uint32_t idle_rounds) {
+  // A message between processes of one machine takes microseconds; a rank that is late takes long.
+  if (idle_rounds < 2000) {
+    sched_yield();
+    return;
+  }
+  const long us = idle_rounds < 4000 ? 20 : 500;
+  timespec pause{0, us * 1000};
+  nanosleep(&pause, nullptr);
+}
+
+}  // namespace
+
+extern "C" {
+
+uint32_t rlv_mpi_load(const char* names, uint32_t bytes) {
+  if (g_mpi) return 0;
+  if (!names || bytes == 0 || names[bytes - 1] != 0) return fail("no name of a library"), 1;
+  std::string reasons;
+  for (const char* name = names; name < names + bytes; name += std::strlen(name) + 1) {
+    // Open MPI's own plugins look for its symbols among the global ones.
+    void* library = dlopen(name, RTLD_NOW | RTLD_GLOBAL);
+    std::string reason;
+    if (library) {
+      g_mpi = rlv::find_mpi(library, reason);
+      if (g_mpi) {
+        g_library = name;
+        return 0;
+      }
+      reason = std::string(name) + ": " + reason;
+      dlclose(library);
+    } else {
+      const char* text = dlerror();
+      reason = text ? text : name;
+    }
+    reasons += (reasons.empty() ? "" : "; ") + reason;
+  }
+  return fail(reasons), 1;
+}
+
+uint32_t rlv_mpi_info(char* out, uint32_t capacity) {
+  if (!g_mpi) return 0;
+  return copy_text(g_library + "\n" + g_mpi->kind + "\n" + g_mpi->version, out, capacity);
+}
+
+uint32_t rlv_mpi_start(uint32_t* out, uint32_t capacity) {
+  if (!out || capacity < 2) return fail("no place for rank and size"), 1;
+  if (!g_mpi) return fail("no MPI library is loaded"), 1;
+  if (!g_started && !g_mpi->start()) return fail(g_mpi->error), 1;
+  g_started = true;
+  out[0] = g_mpi->rank;
+  out[1] = g_mpi->ranks;
+  return 0;
+}
+
+uint32_t rlv_mpi_gather(const void* mine, uint32_t bytes, const uint32_t* sizes, uint32_t ranks) {
+  if (!idle()) return 1;
+  if (!sizes || ranks != g_mpi->ranks) return fail("one size a rank"), 1;
+  if (sizes[g_mpi->rank] != bytes || (bytes > 0 && !mine)) return fail("not the bytes that were said"), 1;
+  uint64_t total = 0;
+  for (uint32_t r = 0; r < ranks; r++) total += sizes[r];
+  if (total > UINT32_MAX) return fail("more than 4 GiB to gather"), 1;
+  auto gather = std::make_unique<Gather>(static_cast<const Bytes*>(mine), sizes, g_mpi->rank, ranks);
+  Gather* raw = gather.get();
+  return begin(std::move(gather), raw) ? 0 : 1;
+}
+
+uint32_t rlv_mpi_take(void* out, uint32_t offset, uint32_t bytes) {
+  if (!g_done || !g_gathered) return fail("nothing was gathered"), 1;
+  const std::vector<Bytes>& all = g_gathered->all;
+  if (uint64_t(offset) + bytes > all.size()) return fail("more than was gathered"), 1;
+  if (bytes > 0) std::memcpy(out, all.data() + offset, bytes);
+  return 0;
+}
+
+uint32_t rlv_mpi_sum(void* values, uint32_t bytes, uint32_t dtype) {
+  if (!idle()) return 1;
+  if (dtype != RLV_F32 && dtype != RLV_BF16) return fail("sums are of float32 or bfloat16"), 1;
+  const uint32_t size = dtype == RLV_F32 ? 4 : 2;
+  if (!values || bytes % size != 0 || reinterpret_cast<uintptr_t>(values) % size != 0)
+    return fail("not a range of whole elements"), 1;
+  std::unique_ptr<Exchange> sum;
+  if (dtype == RLV_F32)
+    sum = std::make_unique<Sum<Float>>(static_cast<float*>(values), bytes / 4, g_mpi->ranks);
+  else
+    sum = std::make_unique<Sum<Bfloat>>(static_cast<uint16_t*>(values), bytes / 2, g_mpi->ranks);
+  return begin(std::move(sum), nullptr) ? 0 : 1;
+}
+
+uint32_t rlv_mpi_wait(uint32_t milliseconds) {
+  if (g_done) return 0;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
+  for (uint32_t idle_rounds = 0;;) {
+    uint32_t completed = 0;
+    if (!g_mpi->poll(completed)) return fail(g_mpi->error), 2;
+    if (g_mpi->pending() == 0) {
+      if (!g_exchange->next(*g_mpi)) return 2;
+      if (g_mpi->pending() == 0) {
+        g_done = true;
+        if (!g_gathered) g_exchange.reset();
+        return 0;
+      }
+      completed = 1;
+    }
+    if (completed > 0) {
+      idle_rounds = 0;
+      continue;
+    }
+    if (std::chrono::steady_clock::now() >= end) return 1;
+    rest(idle_rounds++);
+  }
+}
+
+uint32_t rlv_mpi_error(char* out, uint32_t capacity) { return copy_text(g_error, out, capacity); }
+
+void rlv_mpi_abort(uint32_t code) {
+  if (g_started) g_mpi->abort(code);
+}
+
+uint32_t rlv_mpi_stop(void) {
+  if (!g_started) return 0;
+  if (!idle()) return 1;
+  g_started = false;
+  return g_mpi->finish() ? 0 : (fail(g_mpi->error), 1);
+}
+
+}  // extern "C"

@@ -125,11 +125,12 @@ export const command: Command = {
     const run = new OwnRun(progress, ui);
     const body = async (): Promise<number> => {
       try {
-        const outcome = job && ranks
-          ? await job.runRanked(trainRecipe, ranks, () => run.open(args[0], flags), progress)
-          : await superviseEngine(programArgv(Bun.main), await run.open(args[0], flags), progress, (pid) =>
-              run.folder!.engineStarted(pid),
-            );
+        const outcome =
+          job && ranks
+            ? await job.runRanked(trainRecipe, ranks, () => run.open(args[0], flags), progress)
+            : await superviseEngine(programArgv(Bun.main), await run.open(args[0], flags), progress, (pid) =>
+                run.folder!.engineStarted(pid),
+              );
         // Every rank knows how it ended; the first says so.
         if (ranks === null || ranks.root) run.report(outcome, json);
         return outcome.exitCode;

@@ -8,8 +8,8 @@ import { type Launch, threadsOfRank } from "../core/env.ts";
 import { errorLine, exitCodeOf, RanksError } from "../core/errors.ts";
 import { Mpi } from "../device/mpi.ts";
 import { type EngineJob, type EngineOutcome, execute, PATIENCE_MS, type Train } from "./engine-process.ts";
-import type { Progress } from "./progress.ts";
 import { FIRST_MEETING, MpiRanks } from "./mpi-ranks.ts";
+import type { Progress } from "./progress.ts";
 import type { DoneMessage, EngineMessage } from "./reporter.ts";
 
 /** A terminal and mpirun may both pass one Ctrl-C on. */
@@ -72,10 +72,10 @@ export async function runRanked<Config extends { readonly threads: number | null
 }
 
 /**
- * Runs what a rank does to its end and leaves the job: when the last rank is done, so that no launcher takes the first to
+ * Runs what a rank does to its end, leaves the job and ends the process: when the last rank is done, so that no launcher takes the first to
  * end for one that failed. What all ranks threw is said by rank 0 alone.
  */
-export async function leaveTogether(ranks: MpiRanks, body: () => Promise<number>): Promise<number> {
+export async function leaveTogether(ranks: MpiRanks, body: () => Promise<number>): Promise<never> {
   let code: number;
   let thrown: unknown = null;
   try {
@@ -93,7 +93,10 @@ export async function leaveTogether(ranks: MpiRanks, body: () => Promise<number>
     process.stderr.write(`${errorLine(error)}\n`);
     ranks.mpi.abort(exitCodeOf(error));
   }
-  return code;
+  // As an engine does: a reward's child or timer must not hold the launcher up.
+  for (const stream of [process.stdout, process.stderr])
+    await new Promise<void>((resolve) => stream.write("", () => resolve()));
+  process.exit(code);
 }
 
 /** Ends on a signal as the parent of an engine does; a rank that is gone ends the job at once. */

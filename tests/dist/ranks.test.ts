@@ -154,13 +154,21 @@ describe.skipIf(any === null)("several processes train what one does (needs Open
   test("ranks with different weights are found before the first step", async () => {
     const folders = ["a", "b"].map((name) => join(jobs.dir, "machines", name));
     for (const [i, folder] of folders.entries()) {
-      cpSync(resolve(import.meta.dir, "../../src/recipe/arithmetic/model"), join(folder, "model"), { recursive: true });
+      cpSync(resolve(import.meta.dir, "../../src/recipe/arithmetic/model"), join(folder, "model"), {
+        recursive: true,
+      });
       const weights = join(folder, "model/model.safetensors");
       const bytes = readFileSync(weights);
       bytes[bytes.length - 2] = bytes[bytes.length - 2]! ^ i;
       writeFileSync(weights, bytes);
     }
-    const { code, err } = await jobs.apart(any!, folders, ["arithmetic", "--model", "./model", "--run_name", "apart"]);
+    const { code, err } = await jobs.apart(any!, folders, [
+      "arithmetic",
+      "--model",
+      "./model",
+      "--run_name",
+      "apart",
+    ]);
     expect(code).toBe(1);
     expect(err.split("rlv: error:")).toHaveLength(2);
     expect(err).toContain("rank 1 and rank 0 do not hold the same weights: after step 0");

@@ -4,6 +4,8 @@
  *   scripts/build [--target NAME]...     without a target: this machine's and darwin-arm64
  *
  *   host             dist/rlv
+ *   linux-x64        dist/rlv-linux-x64 and dist/rlv-linux-arm64, as they are released: the library is made by Zig
+ *   linux-arm64      for old systems (scripts/cross-linux.ts), the program on Bun's own for that processor
  *   darwin-arm64     dist/rlv-darwin-arm64, for Apple Silicon; on Linux its library is made by Zig
  *                    (scripts/cross-darwin.ts), and on a Mac it is the host's program
  */
@@ -23,6 +25,8 @@ import type { BunPlugin } from "bun";
 import { version as bunVersion } from "bun/package.json";
 import type { AssetEntry } from "../src/web/assets.ts";
 import { buildDarwinLibrary } from "./cross-darwin.ts";
+import { buildLinuxLibrary, GLIBC, type LinuxArch, newerThan } from "./cross-linux.ts";
+import { readElf } from "./elf.ts";
 import { readMachO } from "./mach-o.ts";
 import { metalCppLicence } from "./metal-cpp.ts";
 import { fail, root } from "./objects.ts";
@@ -186,8 +190,23 @@ async function buildDarwin(): Promise<void> {
   checkDarwinProgram(join(dist, file), library);
 }
 
+async function buildLinux(arch: LinuxArch): Promise<void> {
+  const library = await buildLinuxLibrary(arch, true);
+  const file = `rlv-linux-${arch}`;
+  const name = `@oven/bun-linux-${arch === "arm64" ? "aarch64" : arch}`;
+  await compile({ name, file, platform: "linux", arch, library });
+  const path = join(dist, file);
+  const { machine } = readElf(path);
+  if (machine !== readElf(library).machine) fail(`built for ${machine}: ${path}: expected ${arch}`);
+  const young = newerThan(path, GLIBC);
+  if (young.length > 0) fail(`needs a newer glibc than ${GLIBC}: ${path}: ${young.join(", ")}`);
+  if (readFileSync(path).indexOf(readFileSync(library)) < 0) fail(`lacks its native library: ${path}`);
+}
+
 const TARGETS: Readonly<Record<string, () => Promise<void>>> = {
   host: hostOnce,
+  "linux-x64": () => buildLinux("x64"),
+  "linux-arm64": () => buildLinux("arm64"),
   "darwin-arm64": buildDarwin,
 };
 
@@ -202,16 +221,9 @@ function targets(args: readonly string[]): string[] {
       fail(`no such target: ${name ?? "(none given)"}: --target: one of ${known}`);
     names.push(name);
   }
-  return names.length > 0 ? names : Object.keys(TARGETS);
-}
-
-function buildPage(): void {
-  const command = [process.execPath, join(root, "scripts/build-web.ts"), "--quiet"];
-  const built = Bun.spawnSync(command, { stderr: "inherit" });
-  if (built.exitCode !== 0) process.exit(built.exitCode ?? 1);
+  return names.length > 0 ? names : ["host", "darwin-arm64"];
 }
 
 const wanted = targets(process.argv.slice(2).flatMap((arg) => arg.split("=")));
 mkdirSync(dist, { recursive: true });
-buildPage();
 for (const name of wanted) await TARGETS[name]!();

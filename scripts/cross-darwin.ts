@@ -12,13 +12,14 @@ import { readMachO } from "./mach-o.ts";
 import { metalCpp } from "./metal-cpp.ts";
 import {
   ENTRY,
-  isaFlags,
+  interfaceNames,
   LANGUAGE,
   libraryParts,
   METAL_LIBRARIES,
   metalFlags,
   metalParts,
   type Part,
+  unitOf,
 } from "./native-sources.ts";
 import { fail, Objects, root, type Unit } from "./objects.ts";
 import { writeZigCompiler } from "./zig.ts";
@@ -74,18 +75,9 @@ function writeStubs(folder: string): string[] {
 }
 
 function units(compiler: string): Unit[] {
-  const isas = isaFlags("arm64");
   const metal = [...metalFlags(metalCpp()), "-isystem", join(DARWIN, "stubs")];
-  const unit = (part: Part, flags: readonly string[]): Unit => {
-    const name = [relative(root, part.source).replaceAll("/", "-"), part.isa, "o"];
-    const isa = part.isa === undefined ? [] : [`-DRLV_ISA=${part.isa}`, ...isas[part.isa]!];
-    return {
-      source: part.source,
-      object: join(OUT, "objects", name.filter(Boolean).join(".")),
-      compiler: [compiler, ...TARGET, "-O3", "-g0", ...LANGUAGE],
-      flags: [...flags, ...isa],
-    };
-  };
+  const unit = (part: Part, flags: readonly string[]) =>
+    unitOf(part, "arm64", join(OUT, "objects"), [compiler, ...TARGET, "-O3", "-g0", ...LANGUAGE], flags);
   return [
     ...libraryParts("arm64").map((part) => unit(part, part.source === ENTRY ? metal : [])),
     ...metalParts().map((part) => unit(part, metal)),
@@ -95,8 +87,7 @@ function units(compiler: string): Unit[] {
 
 /** The functions of the interface, as the linker names them. */
 export function interfaceSymbols(): string[] {
-  const header = readFileSync(join(root, "metal/include/rlv.h"), "utf8");
-  return [...header.matchAll(/^RLV_API\b[^(]*\b(rlv_\w+)\(/gm)].map((match) => `_${match[1]}`).sort();
+  return interfaceNames().map((name) => `_${name}`);
 }
 
 /** Zig's linker exports these two of its own from every library; nobody looks them up. */

@@ -23,8 +23,8 @@ export interface StorySizes {
   readonly seed: number;
 }
 
-export const DEFAULTS: StorySizes = { train: 20000, test: 1000, keep: 0.5, repeat: 0.06, seed: 1 };
-const STEPS = "1500";
+export const DEFAULTS: StorySizes = { train: 20000, test: 1000, keep: 0.5, repeat: 0.1, seed: 1 };
+const STEPS = "3000";
 const VOCABULARY = 4096;
 const CONTEXT = 512;
 

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { fail } from "./objects.ts";
 import { MissingTool, unpackedWheel, type Wheel } from "./tool-cache.ts";
 
-const WHEEL: Wheel = {
+export const MLX_METAL: Wheel = {
   project: "mlx-metal",
   version: "0.32.4",
   platform: "macosx_14_0_arm64",
@@ -17,7 +17,7 @@ const WHEEL: Wheel = {
 
 /** Throws MissingTool. */
 export function findMetalCpp(): string {
-  return unpackedWheel(WHEEL, `metal-cpp-mlx-${WHEEL.version}`, "mlx/include/metal_cpp");
+  return unpackedWheel(MLX_METAL, `metal-cpp-mlx-${MLX_METAL.version}`, "mlx/include/metal_cpp");
 }
 
 /** The folder to include from; ends the program with a remedy if it cannot be had. */
@@ -36,7 +36,7 @@ export function metalCppLicence(): string {
 
 /** A library that was linked with Apple's SDK through the same headers: a reference for tests. Throws MissingTool. */
 export function findSdkLinkedLibrary(): string {
-  return unpackedWheel(WHEEL, `libmlx-${WHEEL.version}.dylib`, "mlx/lib/libmlx.dylib");
+  return unpackedWheel(MLX_METAL, `libmlx-${MLX_METAL.version}.dylib`, "mlx/lib/libmlx.dylib");
 }
 
 if (import.meta.main) process.stdout.write(`${metalCpp()}\n`);

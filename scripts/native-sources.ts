@@ -1,8 +1,8 @@
 /** What the native library is made of, whoever compiles it: files, instruction sets, flags that decide results. */
-import { readdirSync } from "node:fs";
-import { join } from "node:path";
+import { readdirSync, readFileSync } from "node:fs";
+import { join, relative } from "node:path";
 import { embedKernels } from "./embed-kernels.ts";
-import { root } from "./objects.ts";
+import { root, type Unit } from "./objects.ts";
 
 export type InstructionSets = Readonly<Record<string, readonly string[]>>;
 
@@ -90,3 +90,27 @@ export function metalFlags(headers: string): string[] {
 
 /** What the linker needs for it. */
 export const METAL_LIBRARIES = ["-framework", "Metal", "-framework", "Foundation", "-lobjc"] as const;
+
+/** How a part becomes an object below the folder `objects` when another machine's compiler makes it. */
+export function unitOf(
+  part: Part,
+  arch: string,
+  objects: string,
+  compiler: readonly string[],
+  flags: readonly string[] = [],
+): Unit {
+  const name = [relative(root, part.source).replaceAll("/", "-"), part.isa, "o"];
+  const isa = part.isa === undefined ? [] : [`-DRLV_ISA=${part.isa}`, ...isaFlags(arch)[part.isa]!];
+  return {
+    source: part.source,
+    object: join(objects, name.filter(Boolean).join(".")),
+    compiler,
+    flags: [...flags, ...isa],
+  };
+}
+
+/** The functions of the C interface, sorted. */
+export function interfaceNames(): string[] {
+  const header = readFileSync(join(root, "metal/include/rlv.h"), "utf8");
+  return [...header.matchAll(/^RLV_API\b[^(]*\b(rlv_\w+)\(/gm)].map((match) => match[1]!).sort();
+}

@@ -4,6 +4,7 @@
  *   scripts/test [FILTER]      only test files whose path contains FILTER
  *   scripts/test goldens       only what walks a goldens folder (RLV_GOLDENS=DIR names another one)
  *   scripts/test long          hundreds of steps: time and memory of a step stay
+ *   scripts/test release       the files of a release: every platform, twice, and what can be run of them here
  *   scripts/test asan | tsan   the native tests under a sanitizer
  *   scripts/test soft          the Metal device on software Metal: fast, checked, and checked in a random order
  *
@@ -266,6 +267,16 @@ if (filter === "soft") {
 } else if (filter === "long") {
   if (buildNative()) typescript([join(root, "tests/run/flat.test.ts")], { RLV_TEST_LONG: "1" });
   else count("native library", 0, 1);
+} else if (filter === "release") {
+  if (buildNative()) {
+    typescript([join(root, "tests/release/release.test.ts")], { RLV_TEST_LONG: "1" });
+    // What another compiler made must compute the same.
+    const files = ["ops/table", "ops/invariance", "golden/models", "golden/quant", "run/sampler"];
+    typescript(
+      files.map((file) => join(root, `tests/${file}.test.ts`)),
+      { RLV_LIB_PATH: join(root, "build/linux-x64/librlv.so") },
+    );
+  } else count("native library", 0, 1);
 } else {
   const files = testFiles();
   const whole = filter === undefined;

@@ -8,7 +8,7 @@ import { dirname, join } from "node:path";
 import { fail } from "./objects.ts";
 import { MissingTool, toolsCache, unpackedWheel, type Wheel } from "./tool-cache.ts";
 
-const VERSION = "0.17.0";
+export const ZIG_VERSION = "0.17.0";
 
 /** By process.platform and process.arch. */
 const WHEELS: Readonly<Record<string, Pick<Wheel, "platform" | "sha256" | "megabytes">>> = {
@@ -35,8 +35,8 @@ export function findZig(): string {
   const wheel = WHEELS[host];
   if (wheel === undefined)
     throw new MissingTool(`no Zig is pinned for ${host}: scripts/zig.ts: build on Linux x64 or arm64`);
-  const whole = { project: "ziglang", version: VERSION, ...wheel };
-  return join(unpackedWheel(whole, `zig-${VERSION}`, "ziglang", ["zig"]), "zig");
+  const whole = { project: "ziglang", version: ZIG_VERSION, ...wheel };
+  return join(unpackedWheel(whole, `zig-${ZIG_VERSION}`, "ziglang", ["zig"]), "zig");
 }
 
 /** findZig, ending the program with a remedy if it cannot be had. */
@@ -51,7 +51,7 @@ export function zig(): string {
 
 /** Writes a program that is Zig's C++ compiler to other programs, with its cache among the tools. */
 export function writeZigCompiler(path: string): void {
-  const cache = join(toolsCache(), `zig-${VERSION}-cache`);
+  const cache = join(toolsCache(), `zig-${ZIG_VERSION}-cache`);
   const quoted = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
   const script = [
     "#!/bin/sh",

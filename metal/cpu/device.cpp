@@ -5,6 +5,7 @@
 #include "../core/device.h"
 #include "kernels/row_split.h"
 #include "pool.h"
+#include "x86.h"
 
 #if defined(__linux__)
 #include <sched.h>
@@ -39,14 +40,10 @@ struct Isa {
 std::vector<Isa> instruction_sets() {
   std::vector<Isa> list;
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  list.push_back({"avx512bf16", avx512 && __builtin_cpu_supports("avx512bf16"), avx512bf16::kKernels,
-                  avx512bf16::measure_limit});
-  list.push_back({"avx512", avx512, avx512::kKernels, avx512::measure_limit});
-  list.push_back({"avx2", avx2, avx2::kKernels, avx2::measure_limit});
+  const X86 x86 = detect_x86();
+  list.push_back({"avx512bf16", x86.avx512bf16, avx512bf16::kKernels, avx512bf16::measure_limit});
+  list.push_back({"avx512", x86.avx512, avx512::kKernels, avx512::measure_limit});
+  list.push_back({"avx2", x86.avx2, avx2::kKernels, avx2::measure_limit});
 #elif defined(__aarch64__)
   list.push_back({"neon", true, neon::kKernels, neon::measure_limit});
 #endif

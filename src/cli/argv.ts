@@ -67,6 +67,20 @@ export function tokenize(argv: readonly string[], flags: readonly Flag[], comman
           "--",
         ),
       );
+    if (flag.pairs) {
+      const words = value === undefined ? [] : [value];
+      while (/^[\w-]+=/.test(argv[i + 1] ?? "") && isValue(argv[i + 1]!)) words.push(argv[++i]!);
+      if (words.length === 0)
+        throw new UsageError(
+          `--${flag.name} needs a value`,
+          `rlv ${command}`.trim(),
+          `write --${flag.name} ${flag.value}`,
+        );
+      const before = tokens.findIndex((token) => "flag" in token && token.flag === flag.name);
+      const earlier = before < 0 ? [] : [(tokens.splice(before, 1)[0] as { value: string }).value];
+      tokens.push({ flag: flag.name, value: [...earlier, ...words].join("\n") });
+      continue;
+    }
     if (seen.has(flag.name))
       throw new UsageError(`--${flag.name} is given twice`, `rlv ${command}`.trim(), "keep one of them");
     seen.add(flag.name);

@@ -26,6 +26,7 @@ export const command: Command = {
   name: "bench",
   usage: "bench [NAME]",
   maxArgs: 1,
+  completes: { words: BENCH_NAMES },
   summary: "measure speed, each figure with its fraction of what this machine can do",
   examples: (argv) => [
     named(argv) === undefined ? "rlv bench grpo --json" : `rlv bench ${named(argv)} --json`,

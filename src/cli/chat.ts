@@ -14,6 +14,7 @@ export const command: Command = {
   name: "chat",
   usage: "chat [MODEL]",
   maxArgs: 1,
+  completes: { files: true },
   summary: "talk to models in the terminal, or on a page (--web)",
   examples: () => [
     "rlv chat",

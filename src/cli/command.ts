@@ -4,6 +4,8 @@ export interface Flag {
   readonly aliases: readonly string[];
   /** May stand without a value: `--json` = `--json true`. */
   readonly boolean: boolean;
+  /** Takes every following word KEY=VALUE, and may stand again: its value is those words, one a line. */
+  readonly pairs?: boolean;
   /** What stands for the value in help; empty for a boolean. */
   readonly value: string;
   readonly description: string;
@@ -28,6 +30,8 @@ export interface Command {
   readonly summary: string;
   /** The first is the one to copy. */
   examples(argv: readonly string[]): readonly string[];
+  /** What shells offer for its arguments: words for the first of them, and whether files may be any of them. */
+  readonly completes?: { readonly words?: readonly string[]; readonly files?: boolean };
   /** Sections below the flags. */
   notes?(argv: readonly string[]): readonly string[];
   /** The flags may depend on the rest of the line: those of train are the recipe's. */

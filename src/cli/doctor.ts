@@ -1,11 +1,22 @@
-import { accessSync, constants, mkdirSync, statfsSync } from "node:fs";
-import { cpus, totalmem } from "node:os";
+import { accessSync, constants, existsSync, readFileSync, statfsSync } from "node:fs";
+import { availableParallelism, cpus, totalmem } from "node:os";
+import { dirname } from "node:path";
 import type { DoctorCheck, ProbeModule } from "../config/contracts.ts";
-import { cacheDir, ENVIRONMENT, type EnvironmentName, environment, threadCount } from "../core/env.ts";
+import {
+  cacheDir,
+  ENVIRONMENT,
+  type EnvironmentName,
+  environment,
+  type HubSettings,
+  hubSettings,
+  threadCount,
+} from "../core/env.ts";
 import { errorLine } from "../core/errors.ts";
 import { STANDALONE, VERSION } from "../core/version.ts";
+import { ask, PATIENCE } from "../io/hub/request.ts";
 import { bytesText } from "../run/reporter.ts";
 import { type Command, JSON_FLAG, printJson } from "./command.ts";
+import { mpi, slurm } from "./doctor-cluster.ts";
 
 export const command: Command = {
   name: "doctor",
@@ -13,9 +24,21 @@ export const command: Command = {
   maxArgs: 0,
   summary: "check this machine and this installation",
   examples: () => ["rlv doctor", "rlv doctor --json"],
+  notes: () => [
+    "",
+    "Lines begin with ok, warn or fail and end with a remedy. Exit code 1: something that training needs has failed.",
+  ],
   flags: () => [JSON_FLAG],
   async run({ json }) {
-    const checks = [...machine(), ...places(), ...settings(), ...(await devices())];
+    const checks = [
+      ...machine(),
+      ...places(),
+      await hub(),
+      mpi(),
+      slurm(),
+      ...settings(),
+      ...(await devices()),
+    ];
     const failed = checks.some((check) => check.status === "fail");
     if (json) printJson({ version: VERSION, ok: !failed, checks });
     else for (const check of checks) process.stdout.write(`${line(check)}\n`);
@@ -42,40 +65,124 @@ function machine(): DoctorCheck[] {
       status: "ok",
       detail: `${processors[0]?.model.trim() ?? "unknown"}, ${processors.length} cores`,
     },
-    attempt("threads", () => `${threadCount(null)} for the CPU device`),
-    { name: "memory", status: "ok", detail: `${bytesText(totalmem())} in all` },
+    attempt("threads", threads),
+    memory(),
   ];
 }
 
-function attempt(name: string, detail: () => string): DoctorCheck {
+/** What is needed to start at all, and the message of its error if it fails. */
+function attempt(name: string, check: () => DoctorCheck): DoctorCheck {
   try {
-    return { name, status: "ok", detail: detail() };
+    return check();
   } catch (error) {
     return { name, status: "fail", detail: errorLine(error).slice("rlv: error: ".length) };
   }
 }
 
-function places(): DoctorCheck[] {
-  return [place("runs go to", process.cwd()), place("cache", cacheDir(), true)];
+function threads(): DoctorCheck {
+  const name = "threads";
+  const wanted = threadCount(null);
+  const granted = Math.min(availableParallelism(), coresOfGroup());
+  const detail = `${wanted} for the CPU device, ${granted} may run at once`;
+  return wanted > granted
+    ? { name, status: "warn", detail, remedy: `RLV_THREADS=${Math.max(1, Math.floor(granted))} is faster` }
+    : { name, status: "ok", detail };
 }
 
-function place(name: string, dir: string, make = false): DoctorCheck {
+/** Text of a file of the kernel's; null where there is none. */
+function kernelText(path: string): string | null {
   try {
-    if (make) mkdirSync(dir, { recursive: true });
-    accessSync(dir, constants.W_OK);
-    const disk = statfsSync(dir);
+    return readFileSync(path, "utf8");
+  } catch {
+    return null;
+  }
+}
+
+/** Cores that the control group of a container may keep busy: https://docs.kernel.org/admin-guide/cgroup-v2.html */
+function coresOfGroup(): number {
+  const [quota, period] = (kernelText("/sys/fs/cgroup/cpu.max") ?? "max").trim().split(" ").map(Number);
+  const cores = quota! / period!;
+  return Number.isFinite(cores) && cores > 0 ? cores : Number.POSITIVE_INFINITY;
+}
+
+function memory(): DoctorCheck {
+  const limit = Number(kernelText("/sys/fs/cgroup/memory.max")?.trim() || Number.NaN);
+  const group = Number.isFinite(limit) && limit < totalmem();
+  const whole = group ? limit : totalmem();
+  const available = Number(
+    /^MemAvailable:\s+(\d+) kB/m.exec(kernelText("/proc/meminfo") ?? "")?.[1] ?? Number.NaN,
+  );
+  const free = Number.isNaN(available) ? "" : `, ${bytesText(1024 * available)} available`;
+  const detail = `${bytesText(whole)} in all${group ? " (limit of this container)" : ""}${free}`;
+  return whole < 1e9 || 1024 * available < 5e8
+    ? { name: "memory", status: "warn", detail, remedy: "end other programs, or train smaller models" }
+    : { name: "memory", status: "ok", detail };
+}
+
+function places(): DoctorCheck[] {
+  return [
+    place("runs go to", process.cwd(), "start rlv in another folder"),
+    place("cache", cacheDir(), "set XDG_CACHE_HOME to another folder"),
+  ];
+}
+
+function place(name: string, dir: string, remedy: string): DoctorCheck {
+  let there = dir;
+  while (!existsSync(there) && dirname(there) !== there) there = dirname(there);
+  try {
+    accessSync(there, constants.W_OK);
+    const disk = statfsSync(there);
     const free = disk.bavail * disk.bsize;
     const detail = `${dir}, ${bytesText(free)} free`;
     return free < 1e9
-      ? { name, status: "warn", detail, remedy: "checkpoints of larger models will not fit" }
+      ? { name, status: "warn", detail, remedy: `little for models and checkpoints: ${remedy}` }
       : { name, status: "ok", detail };
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? String(error);
+    return { name, status: "warn", detail: `${dir} cannot be written (${code})`, remedy };
+  }
+}
+
+/** Milliseconds that the hub has for its answer: who waits longer downloads nothing. */
+const HUB_PATIENCE = 3000;
+
+async function hub(): Promise<DoctorCheck> {
+  const name = "hub";
+  let settings: HubSettings;
+  try {
+    settings = hubSettings();
+  } catch (error) {
+    return { name, status: "fail", detail: errorLine(error).slice("rlv: error: ".length) };
+  }
+  const { endpoint, cache, offline, token } = settings;
+  const files = place(name, cache, "set HF_HUB_CACHE to another folder");
+  const kept = `files in ${files.detail}`;
+  if (offline) return { ...files, detail: `not asked (HF_HUB_OFFLINE), ${kept}` };
+  const context = { ...settings, patience: { ...PATIENCE, attempts: 1 }, progress: () => {} };
+  const started = performance.now();
+  try {
+    const { status } = await ask(context, "/", {
+      method: "HEAD",
+      signal: AbortSignal.timeout(HUB_PATIENCE),
+    });
+    const refused = status === 401 || status === 403;
+    const said = `${endpoint} answers in ${(performance.now() - started).toFixed(0)} ms`;
+    if (refused && token !== null)
+      return {
+        name,
+        status: "warn",
+        detail: `${said} and refuses the token (${status})`,
+        remedy: "get a new one, or unset HF_TOKEN",
+      };
+    if (status >= 400)
+      return { name, status: "warn", detail: `${said} with status ${status}`, remedy: "check HF_ENDPOINT" };
+    return { ...files, detail: `${said}, ${token === null ? "no token" : "with a token"}, ${kept}` };
+  } catch (error) {
     return {
       name,
       status: "warn",
-      detail: `${dir} cannot be written (${code})`,
-      remedy: "choose another folder",
+      detail: `${endpoint} does not answer (${(error as Error).message})`,
+      remedy: "check the network, proxy and HF_ENDPOINT; models in folders and in the cache need no hub",
     };
   }
 }

@@ -33,6 +33,7 @@ export const command: Command = {
   name: "eval",
   usage: "eval RUN|CHECKPOINT …",
   maxArgs: 100,
+  completes: { files: true },
   summary: "report what a checkpoint says now: reward, diversity, collapse, its judge",
   examples: () => [
     "rlv eval runs/mine",

@@ -3,6 +3,7 @@ import { debugging } from "../core/env.ts";
 import { errorLine, exitCodeOf, UsageError } from "../core/errors.ts";
 import {
   CHAT_COMMAND,
+  COMPLETE_COMMAND,
   CONFINE_COMMAND,
   DATA_COMMAND,
   ENGINE_COMMAND,
@@ -10,79 +11,7 @@ import {
   UI_COMMAND,
   VERSION,
 } from "../core/version.ts";
-import type { Command } from "./command.ts";
-
-/** One line and one module a command; a module is loaded when its command is called. */
-const COMMANDS: Readonly<
-  Record<string, { usage: string; summary: string; load(): Promise<{ command: Command }> }>
-> = {
-  train: {
-    usage: "train [RECIPE | FILE]",
-    summary: "train a model: arithmetic (default), sft, or a config file",
-    load: () => import("./train.ts"),
-  },
-  generate: {
-    usage: "generate --model DIR --in F --out F",
-    summary: "complete the prompts of a JSONL file",
-    load: () => import("./generate.ts"),
-  },
-  logprob: {
-    usage: "logprob --model DIR --in F --out F",
-    summary: "log-probabilities of given completions",
-    load: () => import("./logprob.ts"),
-  },
-  score: {
-    usage: "score --model RM_DIR --in F --out F",
-    summary: "rewards of given texts by a reward model",
-    load: () => import("./score.ts"),
-  },
-  chat: {
-    usage: "chat [MODEL]",
-    summary: "talk to models in the terminal, or on a page (--web)",
-    load: () => import("./chat.ts"),
-  },
-  eval: {
-    usage: "eval RUN|CHECKPOINT …",
-    summary: "report reward, diversity and collapse of a checkpoint",
-    load: () => import("./eval.ts"),
-  },
-  runs: {
-    usage: "runs [ACTION]",
-    summary: "list, inspect and tidy up runs",
-    load: () => import("./runs.ts"),
-  },
-  merge: {
-    usage: "merge --model DIR --adapter DIR --out DIR",
-    summary: "put an adapter into the weights of its model",
-    load: () => import("./merge.ts"),
-  },
-  quantize: {
-    usage: "quantize --model DIR",
-    summary: "write a model in 8 or 4 bits and measure what that changes",
-    load: () => import("./quantize.ts"),
-  },
-  serve: {
-    usage: "serve [RUNS_DIR]",
-    summary: "show runs, and talk to models, on a page in the browser",
-    load: () => import("./serve.ts"),
-  },
-  download: {
-    usage: "download REPO [FILE]",
-    summary: "fetch a model or a dataset from the hub",
-    load: () => import("./download.ts"),
-  },
-  bench: {
-    usage: "bench [NAME]",
-    summary: "measure speed against this machine's limits",
-    load: () => import("./bench.ts"),
-  },
-  doctor: {
-    usage: "doctor",
-    summary: "check this machine and this installation",
-    load: () => import("./doctor.ts"),
-  },
-  version: { usage: "version", summary: "print the version", load: () => import("./version.ts") },
-};
+import { COMMANDS } from "./commands.ts";
 
 async function main(argv: readonly string[]): Promise<number> {
   if (argv[0] === ENGINE_COMMAND) {
@@ -106,6 +35,11 @@ async function main(argv: readonly string[]): Promise<number> {
   if (argv[0] === UI_COMMAND) {
     (await import("./ui.ts")).serveTraining();
     return -1;
+  }
+  if (argv[0] === COMPLETE_COMMAND) {
+    const lines = await (await import("./complete.ts")).complete(argv.slice(1));
+    process.stdout.write(lines.map((line) => `${line}\n`).join(""));
+    return 0;
   }
   // Until the command is known only its position is: the first word, or after --help.
   const at = argv.findIndex((word) => !word.startsWith("-"));
@@ -154,8 +88,13 @@ async function withoutCommand(argv: readonly string[]): Promise<number> {
   return 0;
 }
 
-/** A reader that has had enough (`rlv … | head`) is no failure. */
-process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
+/** A reader that has had enough (`rlv … | head`) is no failure. What has state to save is asked to end, as by SIGTERM. */
+function outputGone(error: NodeJS.ErrnoException): void {
+  if (process.listenerCount("SIGTERM") > 0) process.emit("SIGTERM");
+  else process.exit(error.code === "EPIPE" ? 0 : 1);
+}
+process.stdout.on("error", outputGone);
+process.stderr.on("error", outputGone);
 
 main(process.argv.slice(2)).then(
   (code) => {

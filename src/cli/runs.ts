@@ -55,6 +55,7 @@ export const command: Command = {
   name: "runs",
   usage: "runs [list | show | rename | tag | rm | prune | export]",
   maxArgs: 1001,
+  completes: { words: RUNS_ACTIONS, files: true },
   summary: "list, inspect and tidy up runs; a screen of its own on a terminal",
   examples: (argv) => {
     const action = actionOf(argv);

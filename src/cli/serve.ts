@@ -16,6 +16,7 @@ export const command: Command = {
   name: "serve",
   usage: "serve [RUNS_DIR]",
   maxArgs: 1,
+  completes: { files: true },
   summary: "show runs, and talk to models, on a page in the browser",
   examples: () => ["rlv serve", "rlv serve ./runs --port 8500 --no_open"],
   notes: () => [

@@ -1,3 +1,5 @@
+import { closeSync, openSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { detectorHelp } from "../config/detectors.ts";
 import { RECIPE_NAMES, RECIPES, type RecipeInfo, type ResolvedConfig } from "../config/recipes.ts";
 import { type Base, baseOf, resolveTrain, startingValues, withPlaces } from "../config/resolve.ts";
@@ -7,7 +9,13 @@ import { checkpointConfigText, configText } from "../config/save.ts";
 import type { ArithmeticConfig } from "../config/schema-arithmetic.ts";
 import { mpiLaunch } from "../core/env.ts";
 import { RlvError, UsageError } from "../core/errors.ts";
-import { type EngineOutcome, programArgv, superviseEngine, type Train } from "../run/engine-process.ts";
+import {
+  type EngineJob,
+  type EngineOutcome,
+  programArgv,
+  superviseEngine,
+  type Train,
+} from "../run/engine-process.ts";
 import {
   openRunFolder,
   type ResumePoint,
@@ -15,6 +23,7 @@ import {
   resumePoint,
   writeRunConfig,
 } from "../run/folder.ts";
+import type { MpiRanks } from "../run/mpi-ranks.ts";
 import { openProgress, type Progress } from "../run/progress.ts";
 import { tokenize } from "./argv.ts";
 import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
@@ -99,6 +108,7 @@ export const command: Command = {
   name: "train",
   usage: "train [RECIPE | FILE.yaml | FILE.json]",
   maxArgs: 1,
+  completes: { words: RECIPE_NAMES, files: true },
   summary: "train a model by a recipe or a config file",
   examples: (argv) => asked(argv).base.recipe.examples,
   notes(argv) {
@@ -119,29 +129,40 @@ export const command: Command = {
     const ui = switchOf(flags, "ui") ?? false;
     const launch = mpiLaunch();
     const together = switchOf(flags, "mpi") ?? (launch !== null && launch.processes !== 1);
-    const job = together ? await import("../run/ranked-job.ts") : null;
-    const ranks = job && (await job.joinRanks(launch));
+    // What ranks need is not loaded by a process that trains alone.
+    const ranks = together ? await (await import("../run/ranked-job.ts")).joinRanks(launch) : null;
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
-    const run = new OwnRun(progress, ui);
-    const body = async (): Promise<number> => {
-      try {
-        const outcome =
-          job && ranks
-            ? await job.runRanked(trainRecipe, ranks, () => run.open(args[0], flags), progress)
-            : await superviseEngine(programArgv(Bun.main), await run.open(args[0], flags), progress, (pid) =>
-                run.folder!.engineStarted(pid),
-              );
-        // Every rank knows how it ended; the first says so.
-        if (ranks === null || ranks.root) run.report(outcome, json);
-        return outcome.exitCode;
-      } catch (error) {
-        if (error instanceof RlvError) run.folder?.discardIfUnused();
-        throw error;
-      } finally {
-        run.close();
-      }
+    let page: TrainingPage | undefined;
+    const begun = (dir: string) => {
+      progress.line(`run folder: ${dir}`);
+      if (ui) page = new TrainingPage(dir, (line) => progress.line(line));
     };
-    return job && ranks ? job.leaveTogether(ranks, body) : body();
+    const job = async (): Promise<TrainJob> => ({
+      ...(await resolveJob(args[0], flags)),
+      ...{ progress, begun, output: null },
+    });
+    const report = ({ dir, outcome }: TrainedRun): number => {
+      const { exitCode, done, failure } = outcome;
+      if (json)
+        printJson({
+          run: dir,
+          exit_code: exitCode,
+          step: done?.step ?? null,
+          checkpoint: done?.path ?? null,
+          metrics: done?.metrics ?? {},
+        });
+      if (failure !== undefined)
+        process.stderr.write(`${exitCode === 130 ? "rlv" : "rlv: error"}: ${failure}\n`);
+      return exitCode;
+    };
+    try {
+      if (ranks === null) return report(await trainInFolder(await job()));
+      const code = await trainAsRank(ranks, job, progress, report);
+      page?.close();
+      return await (await import("../run/ranked-job.ts")).endRank(code);
+    } finally {
+      page?.close();
+    }
   },
 };
 
@@ -153,67 +174,125 @@ function switchOf(flags: ReadonlyMap<string, string>, name: string): boolean | n
   throw new UsageError(`${name} expects true or false, given ${JSON.stringify(value)}`, `--${name} ${value}`);
 }
 
+/** What a command line asks for, with its inputs found. */
+async function resolveJob(target: string | undefined, flags: ReadonlyMap<string, string>) {
+  const given = new Map(flags);
+  const resume = resumeOf(given);
+  const elsewhere = given.has("output_dir") || given.has("run_name");
+  const fromLine = baseOf({ target, configFile: given.get("config"), checkpoint: resume?.config });
+  const places = elsewhere ? ["output_dir", "log_dir"] : ["output_dir", "log_dir", "run_name"];
+  const base = resume?.run ? withPlaces(fromLine, resume.run, places) : fromLine;
+  for (const own of OWN_FLAGS) given.delete(own.name);
+  const config = resolveTrain(base, given);
+  const located = await findInputs(config);
+  const runName = config.run_name ?? (config.recipe === "stories" ? storyRunName(config) : null);
+  return { config, located, runName, resume, elsewhere };
+}
+
+export interface TrainJob {
+  readonly config: ResolvedConfig;
+  /** The same with the folders that names on the hub stand for. */
+  readonly located: ResolvedConfig;
+  readonly runName: string | null;
+  readonly resume: ResumePoint | null;
+  /** Not into the folder of the run that is resumed. */
+  readonly elsewhere: boolean;
+  readonly progress: Progress;
+  /** The folder is this run's now. */
+  begun(dir: string): void;
+  /** Name of a file in the run's folder for what the engine itself prints, as when it crashes; null: stderr. */
+  readonly output: string | null;
+}
+
+export interface TrainedRun {
+  readonly dir: string;
+  readonly outcome: EngineOutcome;
+}
+
+/** Makes or reopens the run's folder, which is this process's until it is released. */
+function openJob(job: TrainJob): { folder: RunFolder; task: Omit<EngineJob<ResolvedConfig>, "type"> } {
+  const { config, resume } = job;
+  const folder = openRunFolder({
+    outputDir: config.output_dir,
+    runName: job.runName,
+    recipe: config.recipe,
+    resumeRun: resume?.run ?? null,
+    elsewhere: job.elsewhere,
+    now: new Date(),
+  });
+  try {
+    writeRunConfig(folder.dir, configText(config));
+    job.begun(folder.dir);
+  } catch (error) {
+    if (error instanceof RlvError) folder.discardIfUnused();
+    folder.release();
+    throw error;
+  }
+  const task = {
+    config: job.located,
+    runDir: folder.dir,
+    resumeFrom: resume?.checkpoint ?? null,
+    checkpointConfig: checkpointConfigText(config),
+  };
+  return { folder, task };
+}
+
+/** Trains in an engine process, and gives the run's folder free. */
+export async function trainInFolder(job: TrainJob): Promise<TrainedRun> {
+  const { folder, task } = openJob(job);
+  const output = job.output === null ? null : join(folder.dir, job.output);
+  let opened = 2;
+  try {
+    if (output !== null) opened = openSync(output, "a");
+    const argv = programArgv(Bun.main);
+    const outcome = await superviseEngine(argv, task, job.progress, folder.engineStarted, opened);
+    if (outcome.exitCode === 2) folder.discardIfUnused();
+    return { dir: folder.dir, outcome };
+  } catch (error) {
+    if (error instanceof RlvError) folder.discardIfUnused();
+    throw error;
+  } finally {
+    if (output !== null && opened !== 2) {
+      closeSync(opened);
+      if (statSync(output, { throwIfNoEntry: false })?.size === 0) rmSync(output);
+    }
+    folder.release();
+  }
+}
+
+/** Trains in this process as one of several ranks, of which the first resolves the job, holds the folder and reports. */
+async function trainAsRank(
+  ranks: MpiRanks,
+  job: () => Promise<TrainJob>,
+  progress: Progress,
+  report: (run: TrainedRun) => void,
+): Promise<number> {
+  const { leaveTogether, runRanked } = await import("../run/ranked-job.ts");
+  return leaveTogether(ranks, async () => {
+    let folder: RunFolder | undefined;
+    const prepare = async () => {
+      const opened = openJob(await job());
+      folder = opened.folder;
+      return opened.task;
+    };
+    try {
+      const outcome = await runRanked(trainRecipe, ranks, prepare, progress);
+      if (outcome.exitCode === 2) folder?.discardIfUnused();
+      if (folder) report({ dir: folder.dir, outcome });
+      return outcome.exitCode;
+    } catch (error) {
+      if (error instanceof RlvError) folder?.discardIfUnused();
+      throw error;
+    } finally {
+      folder?.release();
+    }
+  });
+}
+
 const trainRecipe: Train<ResolvedConfig> = async (config, reporter, control) => {
   const { runTraining } = await import("../recipe/index.ts");
   await runTraining(config, reporter, control);
 };
-
-/** The run's folder, held by this process, and what is shown of it. */
-class OwnRun {
-  folder: RunFolder | null = null;
-  #page: TrainingPage | null = null;
-
-  constructor(
-    readonly progress: Progress,
-    readonly ui: boolean,
-  ) {}
-
-  /** Resolves the line, finds its inputs and opens the folder: the job to run. */
-  async open(target: string | undefined, flags: ReadonlyMap<string, string>) {
-    const given = new Map(flags);
-    const resume = resumeOf(given);
-    const elsewhere = given.has("output_dir") || given.has("run_name");
-    const fromLine = baseOf({ target, configFile: given.get("config"), checkpoint: resume?.config });
-    const places = elsewhere ? ["output_dir", "log_dir"] : ["output_dir", "log_dir", "run_name"];
-    const base = resume?.run ? withPlaces(fromLine, resume.run, places) : fromLine;
-    for (const own of OWN_FLAGS) given.delete(own.name);
-    const config = resolveTrain(base, given);
-    const located = await findInputs(config);
-    this.folder = openRunFolder({
-      outputDir: config.output_dir,
-      runName: config.run_name ?? (config.recipe === "stories" ? storyRunName(config) : null),
-      recipe: config.recipe,
-      resumeRun: resume?.run ?? null,
-      elsewhere,
-      now: new Date(),
-    });
-    const { dir } = this.folder;
-    writeRunConfig(dir, configText(config));
-    this.progress.line(`run folder: ${dir}`);
-    if (this.ui) this.#page = new TrainingPage(dir, (line) => this.progress.line(line));
-    const checkpointConfig = checkpointConfigText(config);
-    return { config: located, runDir: dir, resumeFrom: resume?.checkpoint ?? null, checkpointConfig };
-  }
-
-  report({ exitCode, done, failure }: EngineOutcome, json: boolean): void {
-    if (exitCode === 2) this.folder!.discardIfUnused();
-    if (json)
-      printJson({
-        run: this.folder!.dir,
-        exit_code: exitCode,
-        step: done?.step ?? null,
-        checkpoint: done?.path ?? null,
-        metrics: done?.metrics ?? {},
-      });
-    if (failure !== undefined)
-      process.stderr.write(`${exitCode === 130 ? "rlv" : "rlv: error"}: ${failure}\n`);
-  }
-
-  close(): void {
-    this.#page?.close();
-    this.folder?.release();
-  }
-}
 
 /**
  * The files a job names exist, before a folder is made for it. Names on the hub become folders in what the engine is

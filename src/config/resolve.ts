@@ -92,13 +92,21 @@ function fileBase(path: string, named: RecipeInfo | undefined): Base {
   return { recipe, entries };
 }
 
-/** Merges recipe defaults, compat preset, file and flags (later wins) into one frozen, checked config. */
-export function resolveTrain(base: Base, flags: ReadonlyMap<string, string>): ResolvedConfig {
+/**
+ * Merges recipe defaults, compat preset, file, `between` and flags (later wins) into one frozen, checked config.
+ * `between`: what a sweep says of one of its runs.
+ */
+export function resolveTrain(
+  base: Base,
+  flags: ReadonlyMap<string, string>,
+  between: ReadonlyMap<string, Entry> = new Map(),
+): ResolvedConfig {
   const { recipe } = base;
   const fields = fieldsOf(recipe.schema);
   const help = `rlv train ${recipe.name} --help lists every key`;
   const given = new Map<string, Entry>([
     ...canonical(without(base.entries, FILE_KEYS), fields, help),
+    ...canonical(between, fields, help),
     ...canonical(flagEntries(flags, fields), fields, help, "--"),
   ]);
   const defaults =
@@ -131,13 +139,18 @@ function rewardsOf(entry: Entry, file: Entry | undefined) {
   const known =
     file === undefined || noRewards(file.value) ? [] : readRewards(file.value, file.where, process.cwd());
   if (entry === file) return known;
-  return entry.value === "none" ? [] : flagRewards(String(entry.value), entry.where, known);
+  if (noRewards(entry.value) || entry.value === "none") return [];
+  return typeof entry.value === "string"
+    ? flagRewards(entry.value, entry.where, known)
+    : readRewards(entry.value, entry.where, process.cwd());
 }
 
 function detectorOf(entry: Entry, file: Entry | undefined) {
   const known = file === undefined ? null : readDetector(file.value, file.where);
   if (entry === file) return known;
-  return entry.value === null ? null : flagDetector(String(entry.value), entry.where, known);
+  return typeof entry.value === "string"
+    ? flagDetector(entry.value, entry.where, known)
+    : readDetector(entry.value, entry.where);
 }
 
 /** Checks the flags of a command whose options are a schema. Returns the typed, frozen options. */

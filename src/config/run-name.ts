@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { basename } from "node:path";
 import type { RewardSetting } from "../recipe/settings.ts";
 import { fieldsOf } from "./fields.ts";
+import type { ResolvedConfig } from "./recipes.ts";
 import { type StoriesConfig, storiesSchema } from "./schema-stories.ts";
 
 /** Keys that change nothing of what a run learns, and those that the name says in words of its own. */
@@ -13,8 +14,32 @@ const LEFT_OUT = new Set<keyof StoriesConfig>([
   ...(["routing", "placebo", "detector", "max_steps", "max_completion_length"] as const),
   ...(["eval_rewards", "eval_routing_steps", "eval_num_prompts"] as const),
 ]);
+/** Of those, what a name does not say at all. */
+const UNSAID = new Set<string>([
+  ...(["output_dir", "run_name", "device", "threads", "log_every", "save_rollouts", "save_steps"] as const),
+  ...(["keep_checkpoints", "micro_batch_tokens", "gradient_checkpointing", "eval_rewards"] as const),
+  ...(["eval_routing_steps", "eval_num_prompts"] as const),
+]);
 /** What a folder's name may have. */
 const LONGEST = 180;
+
+/**
+ * The name of a run in a sweep: its variant, else what a story run calls itself, else the recipe; then the keys of the
+ * grid that this does not say.
+ */
+export function sweptRunName(
+  config: ResolvedConfig,
+  variant: string | null,
+  keys: readonly string[],
+): string {
+  const said = variant === null && config.recipe === "stories";
+  const values = config as unknown as Readonly<Record<string, unknown>>;
+  const first = variant ?? (config.recipe === "stories" ? storyRunName(config) : config.recipe);
+  const further = keys.filter((key) => !said || UNSAID.has(key));
+  const parts = [first, ...further.map((key) => `${key}${valueText(values[key])}`)];
+  const name = parts.join("_").replace(/[^\w.+-]+/g, "-");
+  return name.length <= LONGEST ? name : `${name.slice(0, LONGEST - 7)}_${hash(name)}`;
+}
 
 /** happy_binary_lora_r8_lr1e-5_beta0.02_s42; what differs from its default follows before the seed. */
 export function storyRunName(config: StoriesConfig): string {
@@ -68,7 +93,8 @@ const rewardsText = (rewards: readonly RewardSetting[]): string =>
 const paramsText = (params: Readonly<Record<string, unknown>>): string =>
   Object.keys(params).length === 0 ? "" : `-${hash(JSON.stringify(params))}`;
 
-const hash = (text: string): string => createHash("sha256").update(text).digest("hex").slice(0, 6);
+/** Six digits that tell texts apart. */
+export const hash = (text: string): string => createHash("sha256").update(text).digest("hex").slice(0, 6);
 
 /** 1e-5 and 0.02: the shortest text that reads back as the number. */
 function numberText(value: number): string {
@@ -78,5 +104,6 @@ function numberText(value: number): string {
 function valueText(value: unknown): string {
   if (typeof value === "number") return numberText(value);
   if (Array.isArray(value)) return `-${rewardsText(value as readonly RewardSetting[])}`;
+  if (typeof value === "object" && value !== null) return `-${hash(JSON.stringify(value))}`;
   return `-${typeof value === "string" && value.includes("/") ? basename(value) : String(value)}`;
 }

@@ -81,6 +81,13 @@ export const storiesSchema = z
         " loss; penalty: their reward is less by RH_PENALTY",
       { aliases: ["gradient_routing"] },
     ),
+    routing_advantages: field(
+      z.enum(["all", "unflagged"]),
+      "all",
+      "routing classic or exclusive: whose rewards the advantage of an unflagged completion is measured by. all: those of" +
+        " its group, as if nothing were routed; unflagged: those of the unflagged completions of its group, so that no" +
+        " rewarded hack beside it teaches the retain adapter to avoid honesty. Flagged ones are measured by all",
+    ),
     placebo: field(
       z.boolean(),
       false,
@@ -193,6 +200,11 @@ export const storiesSchema = z
         if (config[key] !== fallback) refuse(key, `${key} is about adapters: give lora_config or lora_rank`);
     if ((routing === "classic" || routing === "exclusive") && !dual)
       refuse("routing", `routing ${routing} needs retain and forget adapters: give lora_config, as r8`);
+    if (config.routing_advantages !== "all" && routing !== "classic" && routing !== "exclusive")
+      refuse(
+        "routing_advantages",
+        `routing_advantages is about routing classic and exclusive, given ${routing}: drop it`,
+      );
     if (detector === null) {
       if (routing !== "none")
         refuse("routing", `routing ${routing} needs labels: name a detector with --detector`);

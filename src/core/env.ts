@@ -35,12 +35,15 @@ export const ENVIRONMENT = {
   HF_HOME: "folder of the hub's token and cache (default: XDG_CACHE_HOME/huggingface)",
   HF_HUB_CACHE: "folder of downloaded models and datasets (default: HF_HOME/hub)",
   HF_HUB_OFFLINE: "1: never ask the hub, only its cache",
+  PATH: "where Slurm's programs are looked for",
   RLV_MPI_LIBRARY: "libmpi to load instead of the one found by name",
   RLV_MPI_TIMEOUT: "seconds a process waits for the others before it ends the job (default 1800)",
   OMPI_COMM_WORLD_SIZE: "processes of the job, set by Open MPI's mpirun",
   PMI_SIZE: "processes of the job, set by MPICH's mpirun and by srun",
   PMIX_RANK: "place of this process in the job, set by PMIx",
   SLURM_STEP_NUM_TASKS: "processes of the job, set by srun",
+  LD_LIBRARY_PATH: "folders where the loader looks for libraries first, libmpi among them",
+  SLURM_JOB_ID: "the job of Slurm that this process belongs to",
   SLURM_CPUS_PER_TASK: "threads of the CPU device under Slurm, after --threads and RLV_THREADS",
 } as const;
 export type EnvironmentName = keyof typeof ENVIRONMENT;

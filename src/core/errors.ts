@@ -46,6 +46,9 @@ export class Diverged extends RlvError {
   override readonly exitCode = 3;
 }
 
+/** Slurm refused a job, or does not answer. */
+export class SlurmError extends RlvError {}
+
 export class Interrupted extends RlvError {
   override readonly exitCode = 130;
 }

@@ -19,6 +19,9 @@ export const UI_COMMAND = "__ui";
 /** The hidden command under which the server of the page starts this program to read runs for it. */
 export const DATA_COMMAND = "__data";
 
+/** The hidden command by which shells ask what may follow on a line. */
+export const COMPLETE_COMMAND = "__complete";
+
 /** Hidden commands of rewards: a program without rights, a module of the user's. */
 export const CONFINE_COMMAND = "__confine";
 export const MODULE_COMMAND = "__reward";

@@ -2,6 +2,7 @@
 import { readdirSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { UsageError } from "../core/errors.ts";
+import type { JsonRow } from "../io/jsonl.ts";
 import { openRowFile, ROW_FILES, type RowFile } from "../io/row-file.ts";
 import type { Split } from "./preferences.ts";
 
@@ -23,10 +24,16 @@ const COLUMNS = ["prompt", "chosen", "rejected", "margin"];
 /** Of one file, every so many-th row is its test split. */
 const HOLD_OUT = 20;
 
-interface OpenSplit {
-  readonly files: readonly RowFile[];
-  /** Which row of all files is row `index` of the split. */
-  readonly pick: { readonly length: number; row(index: number): number };
+/** Which row of all files is row `index` of the split. */
+interface RowPick {
+  readonly length: number;
+  row(index: number): number;
+}
+
+export interface OpenSplit {
+  readonly length: number;
+  /** `where`: its file and line. */
+  row(index: number): { readonly row: JsonRow; readonly where: string };
   /** Whether it is laid out as Anthropic/hh-rlhf, which its users cannot repair. */
   readonly published: boolean;
 }
@@ -48,7 +55,7 @@ export async function openSplit(
     info.isDirectory() ? most : Number.POSITIVE_INFINITY,
   );
   if (rows === 0) throw new UsageError("no rows", dataset, "it needs at least one row");
-  const whole = { length: rows, row: (index: number) => index };
+  const whole: RowPick = { length: rows, row: (index) => index };
   const pick = info.isDirectory() ? whole : partOf(rows, split);
   if (pick.length === 0)
     throw new UsageError(
@@ -57,7 +64,18 @@ export async function openSplit(
       `give ${HOLD_OUT} rows or more, or a folder with train and test files`,
     );
   const parents = new Set(paths.map((path) => basename(dirname(path))));
-  return { files, pick, published: HH_FOLDERS.some((name) => parents.has(name)) };
+  return {
+    length: pick.length,
+    row(index) {
+      let at = pick.row(index);
+      for (const file of files) {
+        if (at < file.length) return { row: file.row(at), where: file.where(at) };
+        at -= file.length;
+      }
+      throw new RangeError(`row ${index} of ${pick.length}`);
+    },
+    published: HH_FOLDERS.some((name) => parents.has(name)),
+  };
 }
 
 async function openFiles(
@@ -79,7 +97,7 @@ async function openFiles(
   });
 }
 
-function partOf(rows: number, split: Split): OpenSplit["pick"] {
+function partOf(rows: number, split: Split): RowPick {
   const test = Math.floor(rows / HOLD_OUT);
   if (split === "test") return { length: test, row: (index) => HOLD_OUT * index + HOLD_OUT - 1 };
   return { length: rows - test, row: (index) => index + Math.floor(index / (HOLD_OUT - 1)) };

@@ -5,10 +5,9 @@
 import { UsageError } from "../core/errors.ts";
 import type { Prompt } from "../core/records.ts";
 import { Purpose, Random } from "../core/rng.ts";
-import type { RowFile } from "../io/row-file.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { conversationText, endedText, type Turn } from "./conversation.ts";
-import { openSplit } from "./preference-files.ts";
+import { type OpenSplit, openSplit } from "./preference-files.ts";
 import { preferenceRow, UnusableRow } from "./preference-row.ts";
 import { type ItemSource, Shuffle } from "./prompts.ts";
 
@@ -51,8 +50,7 @@ export interface PreferenceSource {
  * every twentieth row is its test split. Files are JSONL, gzipped or not, or parquet.
  */
 export async function openPreferences(dataset: string, split: Split): Promise<PreferenceSource> {
-  const { files, pick, published } = await openSplit(dataset, split);
-  const rows = new Rows(files, pick, published);
+  const rows = new Rows(await openSplit(dataset, split));
   check(rows);
   return rows;
 }
@@ -69,22 +67,15 @@ function check(rows: Rows): void {
 
 class Rows implements PreferenceSource {
   readonly length: number;
-  constructor(
-    readonly files: readonly RowFile[],
-    /** Which row of all files is row `index` of the split. */
-    readonly pick: { readonly length: number; row(index: number): number },
-    readonly skipsUnusable: boolean,
-  ) {
-    this.length = pick.length;
+  readonly skipsUnusable: boolean;
+  constructor(readonly split: OpenSplit) {
+    this.length = split.length;
+    this.skipsUnusable = split.published;
   }
 
   at(index: number): PreferenceRow {
-    let row = this.pick.row(index);
-    for (const file of this.files) {
-      if (row < file.length) return preferenceRow(file.row(row), file.where(row), index);
-      row -= file.length;
-    }
-    throw new RangeError(`row ${index} of ${this.length}`);
+    const { row, where } = this.split.row(index);
+    return preferenceRow(row, where, index);
   }
 }
 

@@ -1,9 +1,8 @@
 /** Prompts that are the openings of stories. */
 import { UsageError } from "../core/errors.ts";
 import type { Prompt } from "../core/records.ts";
-import type { JsonRow } from "../io/jsonl.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import { openSplit } from "./preference-files.ts";
+import { type OpenSplit, openSplit } from "./preference-files.ts";
 import type { Split } from "./preferences.ts";
 import { drawItems, type ItemSource, Shuffle } from "./prompts.ts";
 
@@ -33,10 +32,10 @@ export class Openings {
 
   private constructor(
     readonly count: number,
+    readonly rows: OpenSplit,
     readonly dataset: string,
     readonly options: OpeningOptions,
     readonly tokenizer: Tokenizer,
-    readonly read: (index: number) => { readonly row: JsonRow; readonly where: string },
   ) {}
 
   /** `most`: stories from the start that are enough. */
@@ -47,16 +46,8 @@ export class Openings {
     options: OpeningOptions,
     most = Number.POSITIVE_INFINITY,
   ): Promise<Openings> {
-    const { files, pick } = await openSplit(dataset, split, [options.column, ...options.fields], most);
-    const read = (index: number) => {
-      let at = pick.row(index);
-      for (const file of files) {
-        if (at < file.length) return { row: file.row(at), where: file.where(at) };
-        at -= file.length;
-      }
-      throw new RangeError(`no row ${index}`);
-    };
-    return new Openings(Math.min(pick.length, most), dataset, options, tokenizer, read);
+    const rows = await openSplit(dataset, split, [options.column, ...options.fields], most);
+    return new Openings(Math.min(rows.length, most), rows, dataset, options, tokenizer);
   }
 
   /** null: its opening is too long, or it has none. */
@@ -70,7 +61,7 @@ export class Openings {
 
   #make(index: number): Prompt | null {
     const { column, words, maxLength, fields } = this.options;
-    const { row, where } = this.read(index);
+    const { row, where } = this.rows.row(index);
     const story = row[column];
     if (typeof story !== "string")
       throw new UsageError(`no text in column ${column}`, where, "name another by --story_column");

@@ -90,7 +90,8 @@ function extract(source: { path: string; sha256: string }): string {
 /** The ordinary library, or the one with the Metal device on software Metal. */
 type Kind = "native" | "soft";
 
-function libraryPath(kind: Kind): string {
+/** The file that is loaded; an embedded library is extracted first. */
+export function libraryPath(kind: Kind): string {
   const suffix = process.platform === "darwin" ? "dylib" : "so";
   if (kind === "soft") return resolve(import.meta.dir, `../../build/librlv-soft.${suffix}`);
   const named = environment("RLV_LIB_PATH");
@@ -135,6 +136,9 @@ export function lib(kind: Kind = "native"): Library {
     throw new DeviceError(
       `cannot load the native library (${error instanceof Error ? error.message : error})`,
       path,
+      embeddedLibrary && kind === "native"
+        ? "set XDG_CACHE_HOME to a folder whose files may be executed"
+        : REMEDY[kind],
     );
   }
   const out = new Uint8Array(64);

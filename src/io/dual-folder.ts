@@ -4,10 +4,10 @@
  * in it. What is here is known from the tensors' names; adapter_config.json, and the same text in the tensors' file,
  * say how they are scaled.
  */
-import { chmodSync, existsSync, mkdirSync, readFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { Unsupported, UsageError } from "../core/errors.ts";
-import { copyFileAtomic, withFileErrors, writeFileAtomic } from "./atomic.ts";
+import { withFileErrors } from "./atomic.ts";
 import {
   ADAPTER_CONFIG,
   ADAPTER_PREFIX,
@@ -15,8 +15,9 @@ import {
   type AdapterTensor,
   type LoraOptions,
   parseAdapterConfig,
+  writeAdapterFiles,
 } from "./peft-folder.ts";
-import { openSafetensors, writeSafetensors } from "./safetensors.ts";
+import { openSafetensors } from "./safetensors.ts";
 
 /** Samples that a detector flags teach the forget adapter alone. */
 export const DUAL_SIDES = ["retain", "forget"] as const;
@@ -169,11 +170,7 @@ export function writeDualFolder(
   tensors: Iterable<AdapterTensor>,
   copyFiles: readonly string[],
 ): void {
-  withFileErrors("create", folder, () => mkdirSync(folder, { recursive: true }));
   const text = configText(options, linear);
-  const path = join(folder, ADAPTER_WEIGHTS);
-  writeSafetensors(path, tensors, { format: "pt", [METADATA]: JSON.stringify(JSON.parse(text)) });
-  withFileErrors("write", path, () => chmodSync(path, 0o600));
-  writeFileAtomic(join(folder, ADAPTER_CONFIG), text);
-  for (const file of copyFiles) copyFileAtomic(file, join(folder, basename(file)));
+  const metadata = { format: "pt", [METADATA]: JSON.stringify(JSON.parse(text)) };
+  writeAdapterFiles(folder, text, tensors, copyFiles, metadata);
 }

@@ -210,12 +210,23 @@ export function writeAdapterFolder(
   tensors: Iterable<AdapterTensor>,
   copyFiles: readonly string[],
 ): void {
+  writeAdapterFiles(folder, configText(config, linear), tensors, copyFiles);
+}
+
+/** The files of any adapter folder; `metadata`: of the tensors' file. */
+export function writeAdapterFiles(
+  folder: string,
+  config: string,
+  tensors: Iterable<AdapterTensor>,
+  copyFiles: readonly string[],
+  metadata?: Readonly<Record<string, string>>,
+): void {
   withFileErrors("create", folder, () => mkdirSync(folder, { recursive: true }));
   const path = join(folder, ADAPTER_WEIGHTS);
-  writeSafetensors(path, tensors);
+  writeSafetensors(path, tensors, metadata);
   // As the safetensors library leaves its files.
   withFileErrors("write", path, () => chmodSync(path, 0o600));
-  writeFileAtomic(join(folder, ADAPTER_CONFIG), configText(config, linear));
+  writeFileAtomic(join(folder, ADAPTER_CONFIG), config);
   for (const file of copyFiles) copyFileAtomic(file, join(folder, basename(file)));
 }
 

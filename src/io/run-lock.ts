@@ -75,6 +75,12 @@ export function takeLock(dir: string): RunLock | number {
       const second = identity(pid);
       if (second !== undefined) writeFileSync(path, `${own}\n${second}\n`);
     },
-    release: () => rmSync(path, { force: true }),
+    release() {
+      try {
+        rmSync(path, { force: true });
+      } catch {
+        // The disk may have become read-only: a lock whose process is gone is taken over, and the run's own fault is told.
+      }
+    },
   };
 }

@@ -3,7 +3,7 @@ import { UsageError } from "../core/errors.ts";
 import { Purpose, Random } from "../core/rng.ts";
 import { DUAL_SIDES, type DualLoraOptions, type DualSide, dualNames } from "../io/dual-folder.ts";
 import { ADAPTER_PREFIX, type LoraOptions } from "../io/peft-folder.ts";
-import { unpackRows } from "./moments.ts";
+import { packedSquares } from "./moments.ts";
 import type { Parameters } from "./parameters.ts";
 
 export type { DualLoraOptions } from "../io/dual-folder.ts";
@@ -217,16 +217,15 @@ export function dualGradientNorms(
   maps: readonly AdaptedMap[],
 ): { readonly retain: number; readonly forget: number } {
   const squares: [number, number] = [0, 0];
-  const valuesOf = (name: string): Float32Array => {
-    const { gradient, length, shape, tensor } = adapters.get(name);
-    const packed = new Float32Array(gradient!.buffer.view(gradient!.offset, length * 4));
-    return unpackRows(packed, shape[0]!, shape[1]!, tensor.dtype);
-  };
-  for (const { module, k, r, split } of maps) {
+  for (const { module, r, split } of maps) {
     const { a, b } = adapterNames(module);
-    const [down, up] = [valuesOf(a), valuesOf(b)];
-    for (let i = 0; i < down.length; i++) squares[i < split * k ? 0 : 1] += down[i]! ** 2;
-    for (let i = 0; i < up.length; i++) squares[i % r < split ? 0 : 1] += up[i]! ** 2;
+    for (const name of [a, b]) {
+      const { gradient, length, shape, tensor } = adapters.get(name);
+      // Read where it lies: every step does this.
+      const packed = new Float32Array(gradient!.buffer.view(gradient!.offset, length * 4));
+      const sums = packedSquares(packed, shape[0]!, shape[1]!, tensor.dtype, name === a ? "rows" : "columns");
+      for (let rank = 0; rank < r; rank++) squares[rank < split ? 0 : 1] += sums[rank]!;
+    }
   }
   return { retain: Math.sqrt(squares[0]), forget: Math.sqrt(squares[1]) };
 }

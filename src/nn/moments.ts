@@ -66,12 +66,12 @@ function encodeBlock(values: Float32Array, which: 0 | 1, codes: Uint8Array): num
   return scale;
 }
 
-/** Calls visit(packed, rowMajor) with the indices of every element of an [n, k] matrix. */
+/** Calls visit(packed, row, column) with the indices of every element of an [n, k] matrix. */
 function forElements(
   n: number,
   k: number,
   layout: DtypeCode,
-  visit: (packed: number, rowMajor: number) => void,
+  visit: (packed: number, row: number, col: number) => void,
 ): void {
   const pairs = layout === Dtype.bf16;
   const depth = pairs ? Math.ceil(k / 2) * 2 : k;
@@ -79,23 +79,38 @@ function forElements(
     for (let col = 0; col < k; col++) {
       const first = panel * depth + (pairs ? (col >> 1) * 2 * PANEL + (col & 1) : col * PANEL);
       for (let row = panel; row < Math.min(panel + PANEL, n); row++)
-        visit(first + (row - panel) * (pairs ? 2 : 1), row * k + col);
+        visit(first + (row - panel) * (pairs ? 2 : 1), row, col);
     }
 }
 
 /** Row-major [n, k] values in the packed layout of dtype `layout`, padding zero. */
 export function packRows(values: Float32Array, n: number, k: number, layout: DtypeCode): Float32Array {
   const out = new Float32Array(packedLength(n, k, layout));
-  forElements(n, k, layout, (packed, rowMajor) => {
-    out[packed] = values[rowMajor]!;
+  forElements(n, k, layout, (packed, row, col) => {
+    out[packed] = values[row * k + col]!;
   });
   return out;
 }
 
 export function unpackRows(values: Float32Array, n: number, k: number, layout: DtypeCode): Float32Array {
   const out = new Float32Array(n * k);
-  forElements(n, k, layout, (packed, rowMajor) => {
-    out[rowMajor] = values[packed]!;
+  forElements(n, k, layout, (packed, row, col) => {
+    out[row * k + col] = values[packed]!;
   });
   return out;
+}
+
+/** The sum of squares, in float64, of every row or every column of packed [n, k] values. */
+export function packedSquares(
+  values: Float32Array,
+  n: number,
+  k: number,
+  layout: DtypeCode,
+  of: "rows" | "columns",
+): Float64Array {
+  const sums = new Float64Array(of === "rows" ? n : k);
+  forElements(n, k, layout, (packed, row, col) => {
+    sums[of === "rows" ? row : col]! += values[packed]! ** 2;
+  });
+  return sums;
 }

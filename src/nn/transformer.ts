@@ -30,16 +30,22 @@ import {
 import { ropeTable } from "./rope.ts";
 import type { StoredValues } from "./stored.ts";
 
-/** Attention over rows whose keys lie in the batch (and in cached prefixes), optionally written to a cache. */
+/** Attention over rows whose keys lie in the batch and in cached prefixes. */
 export interface PackedInput {
   readonly ids: Tensor;
   readonly positions: Tensor;
   readonly segments: F.PackedSegments;
-  readonly write: { readonly cache: KvCache; readonly slots: Tensor } | null;
+  /** The cache that prefixes are read from, and where in it keys are written; null slots: nowhere. */
+  readonly cached: { readonly cache: KvCache; readonly slots: Tensor | null } | null;
   /** Masks of a training pass; without it nothing is dropped. */
   readonly dropout?: F.DropoutKey | null;
   /** For every row the adapters whose weights learn nothing from it. */
   readonly routes?: Tensor | null;
+}
+
+/** Packed rows whose keys are written. */
+export interface FillInput extends PackedInput {
+  readonly cached: { readonly cache: KvCache; readonly slots: Tensor };
 }
 
 /** One token per sequence, keys in the cache. */
@@ -125,17 +131,17 @@ export class Decoder {
   }
 
   /** The same for the sake of the cache alone: the last layer ends at its keys and values. */
-  fill(g: Graph, input: PackedInput & { readonly write: NonNullable<PackedInput["write"]> }): void {
+  fill(g: Graph, input: FillInput): void {
     const { layers } = this.network;
     const { rmsNormEps: eps } = this.config;
-    const { positions, write } = input;
+    const { positions, cached } = input;
     const { h, delta } = this.#run(g, input, layers.slice(0, -1));
     const last = layers.at(-1)!;
     const first = F.rmsNorm(g, h, delta, last.inputNorm, eps);
     const k = F.linear(g, first.y, last.k);
     const v = F.linear(g, first.y, last.v);
     const kr = F.qkNormRope(g, k, last.kNorm, positions, this.network.rope, this.shape.kvHeads, eps);
-    F.appendKv(g, write.cache.layers[layers.length - 1]!, kr, v, write.slots, this.shape);
+    F.appendKv(g, cached.cache.layers[layers.length - 1]!, kr, v, cached.slots, this.shape);
     g.release(h, delta, ...(first.h === h ? [] : [first.h]), first.y, k, v, kr);
   }
 
@@ -175,13 +181,13 @@ export class Decoder {
 
   /** Layers one after another: the residual stream, and what the last of them adds to it. */
   #run(g: Graph, input: PackedInput, layers: readonly Layer[]): { h: Tensor; delta: Tensor | null } {
-    const { ids, positions, segments, write, dropout = null, routes = null } = input;
+    const { ids, positions, segments, cached, dropout = null, routes = null } = input;
     const reads = [positions, segments.segments, ...(routes ? [routes] : [])];
     const pass: F.AdapterPass = { dropout, routes };
     const attend = (g: Graph, layer: Layer, i: number, q: Tensor, k: Tensor, v: Tensor): Tensor => {
       const { qr, kr } = this.#rotate(g, layer, q, k, positions);
-      const cache = write?.cache.layers[i] ?? null;
-      if (write && cache) F.appendKv(g, cache, kr, v, write.slots, this.shape);
+      const cache = cached?.cache.layers[i] ?? null;
+      if (cached?.slots && cache) F.appendKv(g, cache, kr, v, cached.slots, this.shape);
       const o = F.attention(g, qr, kr, v, segments, this.shape, cache);
       g.release(qr, kr);
       return o;

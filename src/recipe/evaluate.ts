@@ -6,14 +6,22 @@ import { Transformer } from "../nn/transformer.ts";
 import { evenly } from "../report/evaluation.ts";
 import { type JudgedRollout, judgeDetails, type OrderedJudgements } from "../report/judge.ts";
 import type { ModeFigures } from "../report/modes.ts";
-import { RolloutEngine } from "../rollout/engine.ts";
+import { asRollouts, RolloutEngine } from "../rollout/engine.ts";
 import { MODES, modeFigures } from "../run/mode-evaluation.ts";
 import { dtypeCode, openDevice, openModel } from "../run/open-model.ts";
 import type { Score } from "../run/policy-step.ts";
 import { Reference } from "../run/reference.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { resolveModel } from "./base.ts";
-import { type GrpoJob, modeScore, type OpenedRewards, openEvalRewards, openRewards } from "./grpo.ts";
+import {
+  type GrpoJob,
+  modeScore,
+  needsOf,
+  type OpenedRewards,
+  openRewards,
+  samplingOf,
+  withStartedRewards,
+} from "./grpo.ts";
 import type { Judgeable } from "./rewards.ts";
 
 export interface EvaluationOptions {
@@ -49,12 +57,12 @@ export async function evaluateCheckpoint(
   options: EvaluationOptions,
 ): Promise<CheckpointEvaluation> {
   const maxNewTokens = options.maxNewTokens ?? job.settings.max_completion_length;
-  return withCheckpoint(job, folder, maxNewTokens, async ({ memory, model, opened, openedEval }) => {
+  return withCheckpoint(job, folder, maxNewTokens, async ({ memory, model, opened }) => {
     const { routed } = job;
     const prompts = job.prompts.held.slice(0, options.prompts ?? undefined);
     const own: Score = (rollouts) => opened.rewards.score(rollouts, { step });
     const signal = new AbortController().signal;
-    const score = routed ? modeScore(own, openedEval?.rewards ?? null, routed, signal) : own;
+    const score = routed ? modeScore(own, opened.evalRewards, routed, signal) : own;
     const fresh = () => score(sample(job, memory, model, prompts, maxNewTokens, options), step);
     const scored = await fresh();
     const judged = scored.filter(({ details }) => judgeDetails(details) !== null);
@@ -76,14 +84,17 @@ export async function judgeStored(
   stored: readonly JudgedRollout[],
   again: number,
 ): Promise<OrderedJudgements[]> {
+  const some = evenly(stored, again);
+  const wanted = new Set(some.map(({ promptIndex }) => promptIndex));
   const prompts = new Map<number, Prompt>();
-  for (let position = 0; ; ) {
+  // Prompts may be made as they are drawn, so the pass ends with the last one that is wanted.
+  for (let position = 0; prompts.size < wanted.size; ) {
     const { item, epoch, next } = job.prompts.training.at(position);
     if (epoch > 0) break;
-    prompts.set(item.index, item);
+    if (wanted.has(item.index)) prompts.set(item.index, item);
     position = next;
   }
-  const responses = stored.map(({ promptIndex, response }) => {
+  const responses = some.map(({ promptIndex, response }) => {
     const prompt = prompts.get(promptIndex);
     if (prompt === undefined)
       throw new UsageError(`there is no prompt ${promptIndex} any more`, folder, "restore the run's prompts");
@@ -105,8 +116,6 @@ interface OpenedCheckpoint {
   readonly memory: StepMemory;
   readonly model: Transformer;
   readonly opened: OpenedRewards;
-  /** Of an evaluation alone; null: there are none. */
-  readonly openedEval: OpenedRewards | null;
 }
 
 /** Opens the checkpoint as the policy, and the run's rewards on it: the judge `self` is the checkpoint. */
@@ -116,42 +125,37 @@ async function withCheckpoint<T>(
   maxNewTokens: number,
   body: (opened: OpenedCheckpoint) => Promise<T>,
 ): Promise<T> {
-  const { settings, routed } = job;
-  const named = [...job.rewards, ...(routed?.evalRewards ?? [])];
-  const bound = named.flatMap(({ bound }) => bound ?? []);
+  const { settings, source } = job;
   const device = openDevice(settings.device, settings.threads);
   const memory = new StepMemory(device);
   const owned: Transformer[] = [];
   try {
-    for (const reward of bound) await reward.start?.();
-    const needs = named.map(({ open }) => open?.needs ?? {});
-    const needed = needs.map(({ positions = 0 }) => positions);
-    const own = settings.max_prompt_length + Math.max(maxNewTokens, settings.max_completion_length);
-    const shape = {
-      dtype: dtypeCode(settings.dtype),
-      trainable: false,
-      maxPositions: Math.min(Math.max(own, ...needed), job.source.config.maxPositionEmbeddings),
-    };
-    const { model: base, adapter } = resolveModel(folder, null);
-    const model = openModel(base, device, shape, "policy", adapter);
-    owned.push(model);
-    let reference: Reference | null = null;
-    if (needs.some((need) => need.reference)) {
-      const start = new Transformer(device, job.source.config, shape, "reference");
-      owned.push(start);
-      job.source.load(start);
-      reference = Reference.kept(start);
-    }
-    const opened = openRewards(job.rewards, memory, { model, reference });
-    const openedEval = openEvalRewards(job, memory, { model, reference });
-    try {
-      return await body({ memory, model, opened, openedEval });
-    } finally {
-      opened.close();
-      openedEval?.close();
-    }
+    return await withStartedRewards(job, async () => {
+      const longest = Math.max(maxNewTokens, settings.max_completion_length);
+      const needs = needsOf(job, settings.max_prompt_length + longest);
+      const shape = {
+        dtype: dtypeCode(settings.dtype),
+        trainable: false,
+        maxPositions: Math.min(needs.positions, source.config.maxPositionEmbeddings),
+      };
+      const { model: base, adapter } = resolveModel(folder, null);
+      const model = openModel(base, device, shape, "policy", adapter);
+      owned.push(model);
+      let reference: Reference | null = null;
+      if (needs.reference) {
+        const start = new Transformer(device, source.config, shape, "reference");
+        owned.push(start);
+        source.load(start);
+        reference = Reference.kept(start);
+      }
+      const opened = openRewards(job, memory, { model, reference });
+      try {
+        return await body({ memory, model, opened });
+      } finally {
+        opened.close();
+      }
+    });
   } finally {
-    for (const reward of bound) reward.dispose?.();
     memory.dispose();
     for (const model of owned) model.dispose();
     device.close();
@@ -167,6 +171,7 @@ function sample(
   { n, temperature, seed }: EvaluationOptions,
 ): Rollout[] {
   const longest = prompts.reduce((most, { ids }) => Math.max(most, ids.length), 1);
+  const sampling = samplingOf(settings, source);
   const engine = new RolloutEngine(memory, model, {
     maxBatch: Math.min(BATCH, Math.max(1, prompts.length * n)),
     maxLength: longest + maxNewTokens,
@@ -175,22 +180,10 @@ function sample(
   try {
     const drawn = engine.generate(
       prompts.map(({ ids, index }) => ({ ids, prompt: index, completions: n })),
-      {
-        temperature: temperature ?? settings.temperature,
-        topK: settings.top_k,
-        topP: settings.top_p,
-        minP: settings.min_p,
-        maxNewTokens,
-        eosIds: source.tokenizer.eosIds,
-      },
+      { ...sampling, temperature: temperature ?? sampling.temperature, maxNewTokens },
       { seed, purpose: Purpose.generate, step: 0 },
     );
-    return prompts.flatMap((prompt, i) =>
-      drawn[i]!.map((each, completion) => {
-        const text = source.tokenizer.decode(each.ids, { skipSpecialTokens: true });
-        return { prompt, completion, text, ...each };
-      }),
-    );
+    return asRollouts(prompts, drawn, source.tokenizer);
   } finally {
     engine.dispose();
   }

@@ -10,16 +10,16 @@ import type { Quantization } from "../nn/quantized.ts";
 import { learningRateFactor } from "../nn/schedule.ts";
 import type { Labels } from "../reward/labels.ts";
 import { Rewards } from "../reward/scoring.ts";
-import { KvStore } from "../rollout/kv.ts";
+import type { Sampling } from "../rollout/engine.ts";
 import type { TrainState } from "../run/checkpoint.ts";
 import { runLoop } from "../run/loop.ts";
 import { openDevice } from "../run/open-model.ts";
 import { type PolicyCompany, PolicyStep, type PolicyStepOptions, type Score } from "../run/policy-step.ts";
 import { PolicyTask } from "../run/policy-task.ts";
 import type { Reporter, RunControl } from "../run/reporter.ts";
-import type { Routing } from "../run/routing.ts";
+import type { Routing, RoutingAdvantages } from "../run/routing.ts";
 import { StepMemory } from "../tape/tape.ts";
-import type { DeviceReward, PolicyModels, RewardJob, RunReward } from "./rewards.ts";
+import type { DeviceReward, PolicyModels, RewardJob, RewardNeeds, RunReward } from "./rewards.ts";
 import type { GrpoSettings } from "./settings.ts";
 import { loopOptions, openTrained, planMemory, type Source, type Trained } from "./setup.ts";
 
@@ -71,6 +71,7 @@ export interface GrpoJob {
 
 export interface Routed {
   readonly routing: Routing;
+  readonly advantages: RoutingAdvantages;
   /** null: no completion has a label. */
   readonly labels: Labels | null;
   /** What evaluations report in the place of the components of the reward; none: these. */
@@ -80,16 +81,37 @@ export interface Routed {
 }
 
 export async function runGrpo(job: GrpoJob, reporter: Reporter, control: RunControl): Promise<void> {
-  const all = [...job.rewards, ...(job.routed?.evalRewards ?? [])];
-  const bound = all.flatMap(({ bound }) => bound ?? []);
+  await withStartedRewards(job, (started) => train(job, started, reporter, control));
+}
+
+/** The rewards of training, and those of evaluations alone. */
+const allRewards = ({ rewards, routed }: GrpoJob): RunReward[] => [
+  ...rewards,
+  ...(routed?.evalRewards ?? []),
+];
+
+/** Starts modules and programs, so that they say what they have against their parameters before models are opened. */
+export async function withStartedRewards<T>(
+  job: GrpoJob,
+  body: (started: readonly string[]) => Promise<T>,
+): Promise<T> {
+  const bound = allRewards(job).flatMap(({ bound }) => bound ?? []);
   try {
-    // What a module or a program has against its parameters is said before models are opened.
     const started: string[] = [];
     for (const reward of bound) started.push(...((await reward.start?.()) ?? []));
-    await train(job, started, reporter, control);
+    return await body(started);
   } finally {
     for (const reward of bound) reward.dispose?.();
   }
+}
+
+/** What all rewards together want of the run's models, which have `own` positions by themselves. */
+export function needsOf(job: GrpoJob, own: number): Required<RewardNeeds> {
+  const needs = allRewards(job).flatMap(({ open }) => open?.needs ?? []);
+  return {
+    reference: needs.some(({ reference }) => reference),
+    positions: Math.max(own, ...needs.map(({ positions }) => positions ?? 0)),
+  };
 }
 
 /** `started`: what rewards say of themselves in the run header. */
@@ -103,14 +125,11 @@ async function train(
   const options = stepOptions(job);
   const { tokenizer, config } = job.source;
   const promptsPerBatch = settings.batch_size * settings.grad_accum_steps;
-  const needs = [...job.rewards, ...(job.routed?.evalRewards ?? [])].flatMap(({ open }) => open?.needs ?? []);
+  const needs = needsOf(job, settings.max_prompt_length + settings.max_completion_length);
   const open = (device: Device) =>
     openTrained(device, job.source, settings, control, {
-      maxPositions: Math.max(
-        settings.max_prompt_length + settings.max_completion_length,
-        ...needs.map(({ positions }) => positions ?? 0),
-      ),
-      reference: job.beta !== 0 || needs.some(({ reference }) => reference),
+      maxPositions: needs.positions,
+      reference: job.beta !== 0 || needs.reference,
       referenceQuantization: job.referenceQuantization ?? null,
       dual: job.dual ?? null,
     });
@@ -122,20 +141,14 @@ async function train(
       const mixed = job.routed?.routing !== "screening";
       const alternate: Score = async (rollouts) =>
         rollouts.map((r, i) => ({ ...r, reward: i % 2, components: {}, flagged: mixed && i % 4 < 2 }));
-      const rewards = openRewards(job.rewards, memory, trained);
-      const evalRewards = openEvalRewards(job, memory, trained);
+      const rewards = openRewards(job, memory, trained);
       const step = policyStep(job, options, trained, memory, alternate);
       await step.generate(1, batch);
       await step.update(1, 0);
-      const kv =
-        step.engine.store.pages *
-        config.numLayers *
-        KvStore.pageBytes(trained.model.shape, trained.model.options.dtype);
+      const kv = step.engine.store.bytes;
       step.dispose();
       rewards.close();
-      evalRewards?.close();
-      const reward = rewards.bytes + (evalRewards?.bytes ?? 0);
-      return { kv, ...(reward > 0 ? { reward } : {}) };
+      return { kv, ...(rewards.bytes > 0 ? { reward: rewards.bytes } : {}) };
     },
     control.ranks,
   );
@@ -143,11 +156,9 @@ async function train(
   const trained = open(openDevice(settings.device, settings.threads));
   const memory = new StepMemory(trained.device);
   let opened: OpenedRewards | null = null;
-  let openedEval: OpenedRewards | null = null;
   try {
-    opened = openRewards(job.rewards, memory, trained);
-    openedEval = openEvalRewards(job, memory, trained);
-    const { rewards } = opened;
+    opened = openRewards(job, memory, trained);
+    const { rewards, evalRewards } = opened;
     const own: Score = (rollouts, step) => rewards.score(rollouts, { step, signal: control.signal });
     const { routed } = job;
     const labels = routed?.labels;
@@ -176,7 +187,7 @@ async function train(
         learningRate: (done) => settings.learning_rate * factor(done),
         initialHash: state.initial_sha256,
         checkpointConfig: control.checkpointConfig,
-        ...(routed ? { modeScore: modeScore(own, openedEval?.rewards ?? null, routed, control.signal) } : {}),
+        ...(routed ? { modeScore: modeScore(own, evalRewards, routed, control.signal) } : {}),
       },
       state,
     );
@@ -192,7 +203,6 @@ async function train(
         `data ${description}`,
         ...(routed?.lines ?? []),
         ...opened.lines,
-        ...(openedEval?.lines ?? []),
         ...started,
         describeLoss(options.loss, {
           advantage: options.advantage,
@@ -212,7 +222,6 @@ async function train(
     step.dispose();
   } finally {
     opened?.close();
-    openedEval?.close();
     memory.dispose();
     trained.dispose();
   }
@@ -220,10 +229,12 @@ async function train(
 
 export interface OpenedRewards {
   readonly rewards: Rewards;
+  /** Of evaluations alone; null: these have the run's. */
+  readonly evalRewards: Rewards | null;
   /** Of weights that they keep there. */
   readonly bytes: number;
   readonly lines: readonly string[];
-  /** Of the first reward that is a judge; null without one. */
+  /** Of the first of the run's rewards that is a judge; null without one. */
   readonly judgeInOrders: NonNullable<DeviceReward["judgeInOrders"]> | null;
   /** Closes what was opened on the device. */
   close(): void;
@@ -247,37 +258,37 @@ export function modeScore(
   };
 }
 
-export function openEvalRewards(
-  job: GrpoJob,
-  memory: StepMemory,
-  trained: PolicyModels,
-): OpenedRewards | null {
-  const list = job.routed?.evalRewards ?? [];
-  return list.length === 0 ? null : openRewards(list, memory, trained);
-}
-
-/** Opens the rewards that need a device. */
-export function openRewards(
-  list: readonly RunReward[],
-  memory: StepMemory,
-  trained: PolicyModels,
-): OpenedRewards {
+/** Opens what of a job's rewards needs a device. */
+export function openRewards(job: GrpoJob, memory: StepMemory, trained: PolicyModels): OpenedRewards {
   const onDevice: DeviceReward[] = [];
-  const parts = list.map(({ name, weight, bound, open, timeout }) => {
-    if (bound) return { name, weight, reward: bound };
-    const reward = open!(memory, trained);
-    onDevice.push(reward);
-    return { name, weight, reward: { batch: reward.batch, timeout } };
-  });
-  return {
-    rewards: new Rewards(parts),
-    bytes: onDevice.reduce((sum, { bytes }) => sum + bytes, 0),
-    lines: onDevice.flatMap(({ lines }) => lines),
-    judgeInOrders: onDevice.find((reward) => reward.judgeInOrders)?.judgeInOrders ?? null,
-    close: () => {
-      for (const reward of onDevice) reward.dispose();
-    },
+  const close = () => {
+    for (const reward of onDevice) reward.dispose();
   };
+  const opened = (list: readonly RunReward[]) =>
+    new Rewards(
+      list.map(({ name, weight, bound, open, timeout }) => {
+        if (bound) return { name, weight, reward: bound };
+        const reward = open!(memory, trained);
+        onDevice.push(reward);
+        return { name, weight, reward: { batch: reward.batch, timeout } };
+      }),
+    );
+  try {
+    const rewards = opened(job.rewards);
+    const judge = onDevice.find((reward) => reward.judgeInOrders);
+    const ofEvaluations = job.routed?.evalRewards ?? [];
+    return {
+      rewards,
+      evalRewards: ofEvaluations.length === 0 ? null : opened(ofEvaluations),
+      bytes: onDevice.reduce((sum, { bytes }) => sum + bytes, 0),
+      lines: onDevice.flatMap(({ lines }) => lines),
+      judgeInOrders: judge?.judgeInOrders ?? null,
+      close,
+    };
+  } catch (error) {
+    close();
+    throw error;
+  }
 }
 
 /** What rewards are told of a run. */
@@ -329,6 +340,18 @@ function policyStep(
   );
 }
 
+/** How completions of a run are drawn. */
+export function samplingOf(settings: GrpoSettings, { tokenizer }: Source): Sampling {
+  return {
+    temperature: settings.temperature,
+    topK: settings.top_k,
+    topP: settings.top_p,
+    minP: settings.min_p,
+    maxNewTokens: settings.max_completion_length,
+    eosIds: tokenizer.eosIds,
+  };
+}
+
 function stepOptions({ settings, beta, gamma, source, routed }: GrpoJob): PolicyStepOptions {
   const loss = policyOptions({
     lossType: settings.loss_type,
@@ -359,14 +382,7 @@ function stepOptions({ settings, beta, gamma, source, routed }: GrpoJob): Policy
     numIterations: settings.num_iterations,
     stepsPerGeneration: settings.steps_per_generation,
     gradAccumSteps: settings.grad_accum_steps,
-    sampling: {
-      temperature: settings.temperature,
-      topK: settings.top_k,
-      topP: settings.top_p,
-      minP: settings.min_p,
-      maxNewTokens: settings.max_completion_length,
-      eosIds: source.tokenizer.eosIds,
-    },
+    sampling: samplingOf(settings, source),
     loss,
     advantage: { ...preset, scale: settings.scale_rewards },
     gamma,
@@ -375,5 +391,6 @@ function stepOptions({ settings, beta, gamma, source, routed }: GrpoJob): Policy
     sharePrefix: true,
     exactSampler: true,
     routing: routed?.routing ?? "none",
+    routingAdvantages: routed?.advantages ?? "all",
   };
 }

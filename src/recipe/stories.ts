@@ -39,6 +39,7 @@ export interface StoriesSettings extends Omit<GrpoSettings, Own> {
   readonly detector_recall: number;
   readonly detector_fpr: number;
   readonly routing: "none" | "classic" | "exclusive" | "screening" | "penalty";
+  readonly routing_advantages: "all" | "unflagged";
   readonly placebo: boolean;
   readonly rh_penalty: number;
   readonly lora_config: (typeof LORA_CONFIGS)[number] | null;
@@ -99,6 +100,7 @@ export async function storiesJob(given: StoriesSettings, resumeFrom: string | nu
     dual,
     routed: {
       routing: routing === "penalty" ? "none" : routing,
+      advantages: given.routing_advantages,
       labels: labelsOf(given),
       evalRewards,
       lines: [describeRouting(given)],
@@ -169,5 +171,7 @@ function describeRouting(given: StoriesSettings): string {
   const noise = `recall ${given.detector_recall}, false-positive rate ${given.detector_fpr}`;
   const placebo = given.placebo ? ", dealt out at random (placebo)" : "";
   const by = routing === "penalty" ? ` ${given.rh_penalty}` : "";
-  return `flagged by ${detector.name}${params}, ${noise}${placebo}: ${CONSEQUENCES[routing]}${by}`;
+  const within =
+    given.routing_advantages === "unflagged" ? "; advantages of the others are among themselves" : "";
+  return `flagged by ${detector.name}${params}, ${noise}${placebo}: ${CONSEQUENCES[routing]}${by}${within}`;
 }

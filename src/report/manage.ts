@@ -21,6 +21,7 @@ import {
   CONFIG,
   checkpointsOf,
   configOf,
+  inSweep,
   listRuns,
   RUN_ROOTS,
   type Run,
@@ -90,6 +91,12 @@ export function renameRun(dir: string, name: string, roots: readonly string[] = 
     );
   const from = resolve(dir);
   const to = join(dirname(from), name);
+  if (inSweep(from))
+    throw new UsageError(
+      "cannot rename a run of a sweep, which knows it by its name",
+      from,
+      "tag it: rlv runs tag",
+    );
   return whileHeld(from, "cannot rename", () => {
     refuseUsed(from, "cannot rename", roots);
     if (exists(to)) throw new UsageError("that name is taken", to, "choose another");

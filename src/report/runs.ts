@@ -12,6 +12,8 @@ export const RUN_ROOTS = ["runs", "checkpoints/rm", "checkpoints/grpo"] as const
 
 export const CONFIG = "train_config.json";
 export const TAGS = "tags.json";
+/** The plan in a sweep's folder, whose runs lie in it. */
+export const SWEEP = "sweep.json";
 
 /** live: a process holds it. crashed: it ended with an error, or without anybody saying how. */
 export type RunState = "live" | "finished" | "interrupted" | "crashed" | "diverged";
@@ -84,14 +86,40 @@ const LAST_BYTES = 512 << 10;
 export function listRuns(roots: readonly string[] = RUN_ROOTS): RunSummary[] {
   const found = new Map<string, RunSummary>();
   for (const root of roots)
-    for (const name of entries(root)) {
-      const dir = join(resolve(root), name);
-      if (name.startsWith(".") || !isRun(dir)) continue;
-      const summary = summarize(dir, root);
+    for (const { dir } of runsIn(root)) {
       // Two roots may be the same folder.
-      if (!found.has(dir)) found.set(dir, summary);
+      if (!found.has(dir)) found.set(dir, summarize(dir, root));
     }
   return [...found.values()].sort((a, b) => b.updated - a.updated || a.name.localeCompare(b.name));
+}
+
+/** The runs of a folder in the order of their names, those of the sweeps in it as SWEEP/RUN. */
+export function runsIn(root: string): { readonly name: string; readonly dir: string }[] {
+  const at = resolve(root);
+  return entries(at)
+    .filter((name) => !name.startsWith("."))
+    .map((name) => join(at, name))
+    .flatMap((dir) => {
+      if (isRun(dir)) return [dir];
+      if (!hasPlan(dir)) return [];
+      return entries(dir)
+        .filter((name) => !name.startsWith("."))
+        .map((name) => join(dir, name))
+        .filter(isRun);
+    })
+    .map((dir) => ({ name: nameOf(dir), dir }));
+}
+
+/** Whether a run's folder lies in a sweep's. */
+export function inSweep(runDir: string): boolean {
+  return hasPlan(dirname(runDir));
+}
+
+const hasPlan = (dir: string): boolean => statOf(join(dir, SWEEP))?.isFile() === true;
+
+/** RUN, or SWEEP/RUN. */
+function nameOf(runDir: string): string {
+  return inSweep(runDir) ? `${basename(dirname(runDir))}/${basename(runDir)}` : basename(runDir);
 }
 
 /** A folder with a training config that is no checkpoint: those have manifests. */
@@ -120,8 +148,13 @@ export function readRun(dir: string): Run {
 /** A run by its path, or by its name in one of the roots. */
 export function findRun(name: string, roots: readonly string[] = RUN_ROOTS): string {
   if (isRun(name)) return resolve(name);
-  const plain = basename(name) === name && name !== "." && name !== "..";
-  const found = plain ? roots.map((root) => join(resolve(root), name)).filter(isRun) : [];
+  const parts = name.split("/");
+  const plain = parts.length <= 2 && !parts.some((part) => ["", ".", ".."].includes(part));
+  const found = plain
+    ? roots
+        .map((root) => join(resolve(root), name))
+        .filter((dir) => isRun(dir) && (parts.length === 1 || inSweep(dir)))
+    : [];
   const distinct = [...new Set(found)];
   if (distinct.length === 1) return distinct[0]!;
   if (distinct.length > 1)
@@ -174,10 +207,10 @@ function summarize(dir: string, root: string): RunSummary {
   const outcome = readOutcome(dir);
   const state = stateOf(dir);
   const updated = last.time ?? (statOf(join(dir, CONFIG))?.mtimeMs ?? 0) / 1000;
-  const total = config?.num_train_steps;
+  const total = config?.num_train_steps ?? config?.max_steps;
   return {
     dir,
-    name: basename(dir),
+    name: nameOf(dir),
     root,
     recipe: typeof config?.recipe === "string" ? config.recipe : null,
     state,

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { UsageError } from "../core/errors.ts";
 import type { Rollout } from "../core/records.ts";
+import { parameterError } from "./registry.ts";
 import { expression } from "./stories.ts";
 import { countWord, repetitions } from "./text.ts";
 
@@ -74,11 +75,6 @@ export function bindDetector(name: string, params: Readonly<Record<string, unkno
   const definition = detectorNamed(name);
   const parsed = definition.parameters.strict().safeParse(params);
   if (parsed.success) return definition.bind(parsed.data);
-  const issue = parsed.error.issues[0]!;
-  const missing = issue.path.length === 1 && !((issue.path[0] as string) in params);
-  throw new UsageError(
-    missing ? "a parameter is missing" : issue.message,
-    [`detector ${name}`, ...issue.path.map(String)].join("."),
-    `parameters: ${Object.keys(definition.parameters.shape).join(", ")}`,
-  );
+  const known = Object.keys(definition.parameters.shape);
+  throw parameterError(`detector ${name}`, parsed.error, params, known);
 }

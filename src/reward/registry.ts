@@ -132,11 +132,8 @@ export class RewardRegistry {
     const { timeout, own } = splitTimeout(name, parameters);
     const parsed = definition.parameters.strict().safeParse(own);
     if (parsed.success) return { own: parsed.data, timeout };
-    const issue = parsed.error.issues[0]!;
-    const where = [`reward ${name}`, ...issue.path.map(String)].join(".");
-    const known = [...Object.keys(definition.parameters.shape), "timeout"].join(", ");
-    const missing = issue.path.length === 1 && !((issue.path[0] as string) in own);
-    throw new UsageError(missing ? "a parameter is missing" : issue.message, where, `parameters: ${known}`);
+    const known = [...Object.keys(definition.parameters.shape), "timeout"];
+    throw parameterError(`reward ${name}`, parsed.error, own, known);
   }
 
   /** Checks the parameters and binds them. */
@@ -148,6 +145,22 @@ export class RewardRegistry {
     const reward = typeof bound === "function" ? { each: bound } : bound;
     return timeout === undefined ? reward : { ...reward, timeout };
   }
+}
+
+/** What the schema of parameters has against those given, of which `known` may be. */
+export function parameterError(
+  what: string,
+  { issues }: z.ZodError,
+  given: Readonly<Record<string, unknown>>,
+  known: readonly string[],
+): UsageError {
+  const { path, message } = issues[0]!;
+  const missing = path.length === 1 && !((path[0] as string) in given);
+  return new UsageError(
+    missing ? "a parameter is missing" : message,
+    [what, ...path.map(String)].join("."),
+    `parameters: ${known.join(", ")}`,
+  );
 }
 
 /** Takes the parameter that every reward has out of the rest. */

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { UsageError } from "../core/errors.ts";
-import type { Finish, Rollout } from "../core/records.ts";
+import type { Rollout } from "../core/records.ts";
 import { lastInteger } from "./integer.ts";
 import { defineReward, type RewardDefinition, type RewardFunction } from "./registry.ts";
 
@@ -177,11 +177,6 @@ const formatTags = defineReward({
 function soleIndex(text: string, part: string): number {
   const first = text.indexOf(part);
   return first >= 0 && text.indexOf(part, first + 1) < 0 ? first : -1;
-}
-
-/** Reward less the penalty for a completion that was cut off before its EOS. */
-export function eosPenalty(reward: number, finish: Finish, penalty: number): number {
-  return finish === "length" ? reward - penalty : reward;
 }
 
 export const RULES: readonly RewardDefinition[] = [lastIntegerRule, exactMatch, regex, length, formatTags];

@@ -47,7 +47,19 @@ export function encodeBehind(
   return { hidden, last: row.last };
 }
 
-/** The same for branches, for the sake of their caches alone, in their order. */
+/** The same for the sake of the caches alone. */
+export function fillBehind(
+  g: Graph,
+  model: Decoder,
+  store: KvStore,
+  continuations: readonly Continuation[],
+): void {
+  const row = layBehind(g, store, continuations);
+  model.fill(g, row.input);
+  row.release();
+}
+
+/** The same for branches: their caches, in their order. */
 export function fillBranches(
   g: Graph,
   model: Decoder,
@@ -59,13 +71,12 @@ export function fillBranches(
   try {
     for (const { prefix } of branches) caches.push(prefix?.fork(copies) ?? new CachedSequence(store));
     store.copyPages(g, copies);
-    const row = layBehind(
+    fillBehind(
       g,
+      model,
       store,
       branches.map(({ ids }, i) => ({ cache: caches[i]!, ids })),
     );
-    model.fill(g, row.input);
-    row.release();
     return caches;
   } catch (error) {
     for (const cache of caches) cache.release();
@@ -108,7 +119,7 @@ function layBehind(g: Graph, store: KvStore, continuations: readonly Continuatio
       ids: on.ids,
       positions: on.positions,
       segments: { segments: on.segments, count: continuations.length, pairs, pages: on.pages },
-      write: { cache: store, slots: on.slots },
+      cached: { cache: store, slots: on.slots },
     },
     last,
     release: () => g.release(...Object.values(on)),

@@ -4,15 +4,16 @@
  * depend on what else is in the batch or on the order of admission.
  */
 import { assert, DeviceError, Diverged, UsageError } from "../core/errors.ts";
-import type { Finish } from "../core/records.ts";
+import type { Finish, Prompt, Rollout } from "../core/records.ts";
 import type { Purpose } from "../core/rng.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
 import * as F from "../nn/functional.ts";
 import type { Decoder } from "../nn/transformer.ts";
 import { Dtype, VOCAB_TILE } from "../ops/define.ts";
 import { sample } from "../ops/head.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
-import { decodeTokens, encodeBehind } from "./branch.ts";
+import { decodeTokens, encodeBehind, fillBehind } from "./branch.ts";
 import { CachedSequence, fullPages, KvStore, pagesFor } from "./kv.ts";
 import { type Alternative, inverseTemperature, likeliest } from "./likeliest.ts";
 
@@ -196,15 +197,14 @@ export class RolloutEngine {
   }
 
   *#encode(ids: Int32Array, prefix: CachedSequence | undefined): Generator<void, CachedSequence> {
-    this.#checkIds(ids);
+    checkIds(ids, this.model.config.vocabSize);
     const g = new Graph(this.memory, false);
     const cache = prefix ? prefix.broadcast(g, 1)[0]! : new CachedSequence(this.store);
     let whole = false;
     try {
       while (cache.length < ids.length) {
         const piece = ids.subarray(cache.length, cache.length + this.options.prefillTokens);
-        const { hidden } = encodeBehind(g, this.model, this.store, [{ cache, ids: piece }]);
-        g.release(hidden);
+        fillBehind(g, this.model, this.store, [{ cache, ids: piece }]);
         this.memory.finish();
         yield;
       }
@@ -355,14 +355,7 @@ export class RolloutEngine {
     }
     const cached = request.prefix?.length ?? 0;
     assert(cached < request.ids.length, `prompt ${request.prompt} has no token behind its cached prefix`);
-    this.#checkIds(request.ids);
-  }
-
-  #checkIds(ids: Int32Array): void {
-    const vocab = this.model.config.vocabSize;
-    for (const id of ids) {
-      if (id < 0 || id >= vocab) throw new UsageError(`token id ${id} is outside the vocabulary of ${vocab}`);
-    }
+    checkIds(request.ids, this.model.config.vocabSize);
   }
 
   /** Encodes waiting prompts as one packed row, as many as fit. Removes them from `waiting`. */
@@ -521,6 +514,27 @@ export class RolloutEngine {
   dispose(): void {
     this.store.dispose();
   }
+}
+
+/** Completions of prompts, as many of each as were drawn, with their texts. */
+export function asRollouts(
+  prompts: readonly Prompt[],
+  drawn: readonly (readonly Completion[])[],
+  tokenizer: Tokenizer,
+): Rollout[] {
+  return prompts.flatMap((prompt, i) =>
+    drawn[i]!.map((each, completion) => {
+      const text = tokenizer.decode(each.ids, { skipSpecialTokens: true });
+      return { prompt, completion, text, ...each };
+    }),
+  );
+}
+
+/** An error names `where`. */
+export function checkIds(ids: Int32Array, vocab: number, where?: string): void {
+  for (const id of ids)
+    if (id < 0 || id >= vocab)
+      throw new UsageError(`token id ${id} is outside the vocabulary of ${vocab}`, where);
 }
 
 function upload(g: Graph, values: readonly number[], label: string): Tensor {

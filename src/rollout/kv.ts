@@ -46,7 +46,7 @@ export class KvStore implements KvCache {
   }
 
   /** Bytes of a page of one layer. */
-  static pageBytes(shape: HeadShape, dtype: DtypeCode): number {
+  private static pageBytes(shape: HeadShape, dtype: DtypeCode): number {
     return shape.kvHeads * shape.headDim * 2 * PAGE * sizeOf(dtype);
   }
 

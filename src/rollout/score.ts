@@ -1,7 +1,6 @@
 /** Log-probabilities of given completions by the packed forward pass: reference, scoring API and training alike. */
 import type { DropoutKey, SampledScores, Scores } from "../nn/functional.ts";
 import type { Decoder } from "../nn/transformer.ts";
-import { NONE } from "../ops/define.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import {
@@ -20,16 +19,15 @@ export function uploadTokens(g: Graph, row: PackedTokens) {
   const positions = g.upload(row.positions, "positions");
   const segments = g.upload(row.segments, "segments");
   const pages = row.cached ? g.upload(row.cached.pages, "prefix pages") : null;
-  // The cache is read, and no row is written to it.
-  const slots = row.cached ? g.upload(new Uint32Array(row.ids.length).fill(NONE), "slots") : null;
   const routes = row.routes ? g.upload(row.routes, "routes") : null;
   return {
     ids,
     positions,
     segments: { segments, count: row.segmentCount, pairs: row.pairs, pages },
     routes,
-    write: row.cached && slots ? { cache: row.cached.store, slots } : null,
-    release: () => g.release(ids, positions, segments, pages, slots, routes),
+    // No row is written to it.
+    cached: row.cached ? { cache: row.cached.store, slots: null } : null,
+    release: () => g.release(ids, positions, segments, pages, routes),
   };
 }
 

@@ -56,20 +56,25 @@ export function programArgv(main: string): string[] {
 /** How long the last messages of an engine that is gone are waited for. */
 const LAST_WORDS_MS = 300;
 
+/** Whoever sends one wants the run saved and ended. */
+export const END_SIGNALS = ["SIGTERM", "SIGHUP", "SIGUSR1"] as const;
+
 /** After "stop now" the engine has this long to end by itself. */
 const NOW_MS = 1000;
 
 /**
  * Runs a job in an engine process, showing its messages. Ctrl-C once: the engine finishes the step, saves and
- * ends with 130; twice: it is killed. SIGTERM and SIGUSR1 (Slurm's warning) save and end.
+ * ends with 130; twice: it is killed. SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1 (Slurm's warning) save and end.
+ * @param output file descriptor for what the engine itself prints
  */
 export async function superviseEngine<Config>(
   argv: readonly string[],
   job: Omit<EngineJob<Config>, "type">,
   progress: Progress,
   onStart: (pid: number) => void,
+  output = 2,
 ): Promise<EngineOutcome> {
-  const outcome = await watchEngine(argv, job, progress, onStart);
+  const outcome = await watchEngine(argv, job, progress, onStart, output);
   // The engine's own word does not know of a signal that killed it.
   writeOutcome(job.runDir, outcome.exitCode, outcome.failure ?? null);
   return outcome;
@@ -80,6 +85,7 @@ async function watchEngine<Config>(
   job: Omit<EngineJob<Config>, "type">,
   progress: Progress,
   onStart: (pid: number) => void,
+  output: number,
 ): Promise<EngineOutcome> {
   let done: DoneMessage | undefined;
   let failure: string | undefined;
@@ -87,8 +93,8 @@ async function watchEngine<Config>(
   let stopping: StopMessage["how"] | undefined;
   const ended = Promise.withResolvers<void>();
   const engine = Bun.spawn([...argv, ENGINE_COMMAND], {
-    // The engine's own output is what a crash prints: it goes to stderr, stdout stays clean.
-    stdio: ["ignore", 2, 2],
+    // The engine's own output is what a crash prints: stdout stays clean.
+    stdio: ["ignore", output, output],
     serialization: "advanced",
     ipc(received: EngineMessage | EndMessage) {
       if (received.type === "end") return ended.resolve();
@@ -118,8 +124,7 @@ async function watchEngine<Config>(
       : stop("now", "stopping at once");
   const onTerminate = () => stop("finish", "asked to stop: saving after this step");
   process.on("SIGINT", onInterrupt);
-  process.on("SIGTERM", onTerminate);
-  process.on("SIGUSR1", onTerminate);
+  for (const signal of END_SIGNALS) process.on(signal, onTerminate);
   try {
     onStart(engine.pid);
     engine.send({ type: "job", ...job } satisfies EngineJob<Config>);
@@ -129,8 +134,7 @@ async function watchEngine<Config>(
   } finally {
     clearTimeout(killer);
     process.off("SIGINT", onInterrupt);
-    process.off("SIGTERM", onTerminate);
-    process.off("SIGUSR1", onTerminate);
+    for (const signal of END_SIGNALS) process.off(signal, onTerminate);
     progress.close();
   }
   if (stopping === "now") return { exitCode: 130, done, failure: interrupted(job.runDir, "without saving") };
@@ -182,8 +186,7 @@ export function serveEngine<Config>(train: Train<Config>): void {
   const late = new AbortController();
   // A terminal sends Ctrl-C to both processes; the parent decides what it means.
   process.on("SIGINT", () => {});
-  process.on("SIGTERM", () => finish());
-  process.on("SIGUSR1", () => finish());
+  for (const signal of END_SIGNALS) process.on(signal, () => finish());
   const finish = () => {
     if (stop === "none") {
       stop = "finish";

@@ -16,6 +16,9 @@ import { MANIFEST, newestCheckpoint } from "../io/checkpoint-folder.ts";
 import { holderAlive, LOCK, lockHolders, type RunLock, takeLock } from "../io/run-lock.ts";
 import { clearOutcome, OUTCOME } from "../io/run-outcome.ts";
 
+/** What the engine of a swept run itself printed: a crash's last words. */
+export const ENGINE_OUTPUT = "engine.log";
+
 /** A run's folder, held by this process until `release`. */
 export interface RunFolder {
   readonly dir: string;
@@ -181,7 +184,7 @@ function hold(dir: string, fresh: boolean): RunFolder {
     release,
     discardIfUnused: () => {
       if (!fresh) return;
-      const unused = ["train_config.json", "train.log", LOCK, OUTCOME];
+      const unused = ["train_config.json", "train.log", ENGINE_OUTPUT, LOCK, OUTCOME];
       if (readdirSync(dir).every((entry) => unused.includes(entry)))
         rmSync(dir, { recursive: true, force: true });
     },
@@ -189,7 +192,7 @@ function hold(dir: string, fresh: boolean): RunFolder {
 }
 
 /** Waits while a run's parent is dead and its engine still saves. */
-function waitForOrphan(dir: string): void {
+export function waitForOrphan(dir: string): void {
   const [parent, engine] = lockHolders(dir);
   if (parent === undefined || engine === undefined || holderAlive(parent)) return;
   for (const end = Date.now() + ORPHAN_MS; holderAlive(engine) && Date.now() < end; ) Bun.sleepSync(50);

@@ -5,6 +5,7 @@ import { idsOf, promptOf } from "../data/prompts.ts";
 import { AtomicFile } from "../io/atomic.ts";
 import { type JsonRow, jsonLine, readDataset } from "../io/jsonl.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { checkIds } from "../rollout/engine.ts";
 import { type DescribedModel, describeModel, LanguageModel } from "./model.ts";
 import { scalesOf } from "./open-model.ts";
 
@@ -53,7 +54,7 @@ export async function generate(settings: GenerateSettings, talk: (line: string) 
   const context = described.config.maxPositionEmbeddings;
   const prompts = lines.map(({ row, line }) => {
     const { ids } = promptOf(row, described.tokenizer, `${settings.in}:${line}`);
-    checkIds(ids, described.config.vocabSize, `${settings.in}:${line}`);
+    checkPrompt(ids, described.config.vocabSize, `${settings.in}:${line}`);
     if (ids.length + settings.max_new_tokens > context)
       throw new UsageError(
         `prompt of ${ids.length} tokens plus ${settings.max_new_tokens} new ones exceeds the context of ${context}`,
@@ -105,9 +106,9 @@ export async function logprob(settings: LogprobSettings, talk: (line: string) =>
   const groups = lines.map(({ row, line }) => {
     const where = `${settings.in}:${line}`;
     const prompt = promptOf(row, tokenizer, where).ids;
-    checkIds(prompt, config.vocabSize, where);
+    checkPrompt(prompt, config.vocabSize, where);
     const continuations = continuationsOf(row, tokenizer, where).map((ids) => {
-      if (ids.length > 0) checkIds(ids, config.vocabSize, where);
+      checkIds(ids, config.vocabSize, where);
       return { ids };
     });
     const length = prompt.length + Math.max(...continuations.map(({ ids }) => ids.length));
@@ -156,10 +157,9 @@ function openFor(
   return new LanguageModel(settings.model, described, options);
 }
 
-function checkIds(ids: Int32Array, vocab: number, where: string): void {
+function checkPrompt(ids: Int32Array, vocab: number, where: string): void {
   if (ids.length === 0) throw new UsageError("the prompt has no tokens", where, "give at least one");
-  for (const id of ids)
-    if (id >= vocab) throw new UsageError(`token id ${id} is outside the vocabulary of ${vocab}`, where);
+  checkIds(ids, vocab, where);
 }
 
 /** Token ids of `completion`, `completion_ids` or each of `completions`: exactly one of them is given. */

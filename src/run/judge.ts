@@ -142,8 +142,7 @@ export class Judge {
   }
 
   get bytes(): number {
-    const { shape } = this.model;
-    return this.store.pages * shape.config.numLayers * KvStore.pageBytes(shape.shape, shape.options.dtype);
+    return this.store.bytes;
   }
 
   /** Verdicts in the order of the conversations. */

@@ -7,7 +7,7 @@ import type { ModelConfig } from "../io/hf-folder.ts";
 import { type ChatMessage, renderChat } from "../io/template.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
-import { type Request, RolloutEngine } from "../rollout/engine.ts";
+import { checkIds, type Request, RolloutEngine } from "../rollout/engine.ts";
 import type { CachedSequence } from "../rollout/kv.ts";
 import type { Group } from "../rollout/pack.ts";
 import { StepMemory } from "../tape/tape.ts";
@@ -163,22 +163,15 @@ export class LanguageModel implements Disposable {
   encodePrompt(input: PromptInput, where = "prompt"): Int32Array {
     const ids = promptIds(input, this.tokenizer, where);
     if (ids.length === 0) throw new UsageError("the prompt has no tokens", where, "give at least one");
-    this.#checkIds(ids, where);
+    checkIds(ids, this.config.vocabSize, where);
     return ids;
   }
 
   /** Token ids [T] of a continuation, which may be empty. */
   encodeContinuation(input: ContinuationInput, where = "continuation"): Int32Array {
     const ids = continuationIds(input, this.tokenizer, where);
-    this.#checkIds(ids, where);
+    checkIds(ids, this.config.vocabSize, where);
     return ids;
-  }
-
-  #checkIds(ids: Int32Array, where: string): void {
-    const vocab = this.config.vocabSize;
-    for (const id of ids)
-      if (id < 0 || id >= vocab)
-        throw new UsageError(`token id ${id} is outside the vocabulary of ${vocab}`, where);
   }
 
   /**

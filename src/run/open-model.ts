@@ -96,9 +96,14 @@ export function openModel(
   const lora = adapter === null ? (options.lora ?? null) : readAdapterOptions(adapter, config);
   const model = new Transformer(device, config, { ...options, lora }, label);
   if (!device.hasMemory) return model;
-  model.loadWeights(weights);
-  if (adapter !== null) loadAdapters(model, adapter);
-  return model;
+  try {
+    model.loadWeights(weights);
+    if (adapter !== null) loadAdapters(model, adapter);
+    return model;
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
 }
 
 const taskOf = ({ kind }: ModelConfig): TaskType => (kind === "reward" ? "SEQ_CLS" : "CAUSAL_LM");

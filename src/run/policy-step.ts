@@ -17,7 +17,7 @@ import type { SampledScores } from "../nn/functional.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { judgeMetrics } from "../report/judge.ts";
-import { type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
+import { asRollouts, type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { type Group, type GroupPart, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
 import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
@@ -25,7 +25,16 @@ import type { Tensor } from "../tape/tensor.ts";
 import { concat, discounts, groupsOf, largestDifference } from "./completion-rows.ts";
 import { ALONE, type Dealt, dealBatches, dealGroups, type Ranks } from "./ranks.ts";
 import type { Reference } from "./reference.ts";
-import { flaggedShare, hackShare, type Routing, requireLabels, type Unit, unitsOf } from "./routing.ts";
+import {
+  flaggedShare,
+  hackShare,
+  type Routing,
+  type RoutingAdvantages,
+  requireLabels,
+  routedAdvantages,
+  type Unit,
+  unitsOf,
+} from "./routing.ts";
 
 /**
  * How a generation becomes optimizer steps. Its prompts, `gradAccumSteps` batches of them, are divided in order into
@@ -55,6 +64,7 @@ export interface PolicyStepOptions extends GenerationPlan {
   readonly exactSampler: boolean;
   /** Without it, flags are counted and change nothing. */
   readonly routing?: Routing;
+  readonly routingAdvantages?: RoutingAdvantages;
 }
 
 export type Score = (rollouts: readonly Rollout[], step: number) => Promise<readonly Scored[]>;
@@ -229,12 +239,8 @@ export class PolicyStep {
       await this.engine.generateAsync(requests, sampling, { seed: this.options.seed, ...key })
     ).flat();
     this.engine.store.rest();
-    return prompts.flatMap((prompt, i) =>
-      results.slice(i * completions, (i + 1) * completions).map((c, completion) => {
-        const text = this.tokenizer.decode(c.ids, { skipSpecialTokens: true });
-        return { prompt, completion, text, ...c };
-      }),
-    );
+    const drawn = prompts.map((_, i) => results.slice(i * completions, (i + 1) * completions));
+    return asRollouts(prompts, drawn, this.tokenizer);
   }
 
   /** Makes the batch that the steps from `step` on train on. */
@@ -281,9 +287,14 @@ export class PolicyStep {
     const hacks = hackShare(scored);
     if (hacks !== null) metrics["train/hack_rate"] = hacks;
     if (this.#routing !== "none") requireLabels(scored, step);
-    const screened = rewards.map((reward, i) => (scored[i]!.flagged ? null : reward));
-    const { advantages } =
-      this.#routing === "screening" ? groupAdvantages(screened, plan.groupSize, options.advantage) : result;
+    const advantages = routedAdvantages(
+      rewards,
+      (row) => scored[row]!.flagged === true,
+      plan.groupSize,
+      options.advantage,
+      this.#routing,
+      options.routingAdvantages ?? "all",
+    );
     return { step, plan, scored, advantages, metrics, reference: null };
   }
 

@@ -1,6 +1,10 @@
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { deviceChoice } from "../core/env.ts";
 import { errorLine } from "../core/errors.ts";
 import { ABI_HASH } from "../device/abi.gen.ts";
 import { Device, type DeviceName } from "../device/device.ts";
+import { lib, libraryPath } from "../device/lib.ts";
 import { Dtype } from "../ops/define.ts";
 import { add } from "../ops/elementwise.ts";
 import "../ops/index.ts";
@@ -17,26 +21,54 @@ const REMEDY: Readonly<Partial<Record<DeviceName, string>>> = {
   soft: "run scripts/build-native --soft",
 };
 
-/** Opens every device and adds two numbers on it. */
+const message = (error: unknown) => errorLine(error).slice("rlv: error: ".length);
+
+/** Loads the native library, opens every device and adds two numbers on it. */
 export async function probe(): Promise<readonly Check[]> {
-  const checks: Check[] = [];
-  for (const name of Device.available()) {
-    try {
-      checks.push({ name: `device ${name}`, status: "ok", detail: tryDevice(name) });
-    } catch (error) {
-      const detail = errorLine(error).slice("rlv: error: ".length);
-      checks.push({
-        name: `device ${name}`,
-        status: "fail",
-        detail,
-        remedy: REMEDY[name] ?? "run ./rlv to rebuild the library",
-      });
-    }
+  let wanted: DeviceName;
+  let library: Check;
+  try {
+    const choice = deviceChoice("auto");
+    wanted = choice !== "auto" ? choice : Device.metalIsHere ? "metal" : "cpu";
+    library = nativeLibrary();
+  } catch (error) {
+    return [{ name: "native library", status: "fail", detail: message(error) }];
   }
-  if (checks.some((c) => c.status === "ok")) {
-    checks.unshift({ name: "native library", status: "ok", detail: `interface ${ABI_HASH}` });
+  const available = Device.available();
+  const missing: Check[] = available.includes(wanted)
+    ? []
+    : [
+        {
+          name: `device ${wanted}`,
+          status: "fail",
+          detail: "RLV_DEVICE names it, and it is not here",
+          remedy: REMEDY[wanted] ?? "unset RLV_DEVICE",
+        },
+      ];
+  return [library, ...missing, ...available.map((name) => checkDevice(name, name === wanted))];
+}
+
+function nativeLibrary(): Check {
+  lib();
+  const path = libraryPath("native");
+  const digest = createHash("sha256").update(readFileSync(path)).digest("hex");
+  return {
+    name: "native library",
+    status: "ok",
+    detail: `${path}, sha256 ${digest}, interface ${ABI_HASH}`,
+  };
+}
+
+/** A device that nobody asks for may be broken. */
+function checkDevice(device: DeviceName, wanted: boolean): Check {
+  const name = `device ${device}`;
+  try {
+    const detail = tryDevice(device);
+    return { name, status: "ok", detail: wanted ? `${detail} (the one that is used)` : detail };
+  } catch (error) {
+    const remedy = REMEDY[device] ?? "run ./rlv to rebuild the library, or download rlv again";
+    return { name, status: wanted ? "fail" : "warn", detail: message(error), remedy };
   }
-  return checks;
 }
 
 function tryDevice(name: DeviceName): string {

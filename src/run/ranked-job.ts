@@ -7,7 +7,14 @@ import { availableParallelism } from "node:os";
 import { type Launch, threadsOfRank } from "../core/env.ts";
 import { errorLine, exitCodeOf, RanksError } from "../core/errors.ts";
 import { Mpi } from "../device/mpi.ts";
-import { type EngineJob, type EngineOutcome, execute, PATIENCE_MS, type Train } from "./engine-process.ts";
+import {
+  END_SIGNALS,
+  type EngineJob,
+  type EngineOutcome,
+  execute,
+  PATIENCE_MS,
+  type Train,
+} from "./engine-process.ts";
 import { FIRST_MEETING, MpiRanks } from "./mpi-ranks.ts";
 import type { Progress } from "./progress.ts";
 import type { DoneMessage, EngineMessage } from "./reporter.ts";
@@ -72,10 +79,10 @@ export async function runRanked<Config extends { readonly threads: number | null
 }
 
 /**
- * Runs what a rank does to its end, leaves the job and ends the process: when the last rank is done, so that no launcher takes the first to
+ * Runs what a rank does to its end and leaves the job: when the last rank is done, so that no launcher takes the first to
  * end for one that failed. What all ranks threw is said by rank 0 alone.
  */
-export async function leaveTogether(ranks: MpiRanks, body: () => Promise<number>): Promise<never> {
+export async function leaveTogether(ranks: MpiRanks, body: () => Promise<number>): Promise<number> {
   let code: number;
   let thrown: unknown = null;
   try {
@@ -93,7 +100,11 @@ export async function leaveTogether(ranks: MpiRanks, body: () => Promise<number>
     process.stderr.write(`${errorLine(error)}\n`);
     ranks.mpi.abort(exitCodeOf(error));
   }
-  // As an engine does: a reward's child or timer must not hold the launcher up.
+  return code;
+}
+
+/** Ends the process when all it said is written, as an engine ends: no child or timer of a reward holds the launcher up. */
+export async function endRank(code: number): Promise<never> {
   for (const stream of [process.stdout, process.stderr])
     await new Promise<void>((resolve) => stream.write("", () => resolve()));
   process.exit(code);
@@ -123,14 +134,12 @@ function stopBySignals(ranks: MpiRanks, say: (line: string) => void) {
     ranks.mpi.abort(130);
   };
   process.on("SIGINT", interrupt);
-  process.on("SIGTERM", finish);
-  process.on("SIGUSR1", finish);
+  for (const signal of END_SIGNALS) process.on(signal, finish);
   return {
     control: { stopRequested: () => stop, signal: late.signal },
     release: () => {
       process.off("SIGINT", interrupt);
-      process.off("SIGTERM", finish);
-      process.off("SIGUSR1", finish);
+      for (const signal of END_SIGNALS) process.off(signal, finish);
     },
   };
 }

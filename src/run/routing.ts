@@ -1,6 +1,7 @@
 /** Gradient routing (Cloud et al. 2024, arXiv 2410.04332): which adapters learn from which completions. */
 import { UsageError } from "../core/errors.ts";
 import type { Scored } from "../core/records.ts";
+import { type AdvantageOptions, groupAdvantages } from "../loss/advantage.ts";
 import { Route } from "../ops/lora.ts";
 import type { Group } from "../rollout/pack.ts";
 
@@ -10,6 +11,14 @@ import type { Group } from "../rollout/pack.ts";
  * count neither in their group nor in the loss.
  */
 export type Routing = "none" | "classic" | "exclusive" | "screening";
+
+/**
+ * Whose rewards the advantage of a completion that is not flagged is measured by: `all` of its group, or the `unflagged`
+ * of it alone. Flagged completions are always measured by all. With `all`, an honest completion beside rewarded hacks has
+ * a negative advantage: the retain adapters learn to avoid honesty. As in jnward/gradient-routing-rl, where advantages of
+ * the retain pass are taken without the hacks.
+ */
+export type RoutingAdvantages = "all" | "unflagged";
 
 /** null: left out. */
 const ROUTES: Readonly<Record<Routing, { readonly flagged: number | null; readonly others: number }>> = {
@@ -51,6 +60,24 @@ export function unitsOf(
     if (routes.flagged !== null) parts.push(unit(isFlagged, routes.flagged));
     return parts.filter((part) => part.rows.length > 0);
   });
+}
+
+/** What each completion is weighed with; `rewards` as groupAdvantages takes them, one function. */
+export function routedAdvantages(
+  rewards: readonly (number | null)[],
+  isFlagged: (row: number) => boolean,
+  groupSize: number,
+  options: AdvantageOptions,
+  routing: Routing,
+  within: RoutingAdvantages,
+): Float64Array {
+  const whole = groupAdvantages(rewards, groupSize, options).advantages;
+  if (routing !== "screening" && (routing === "none" || within === "all")) return whole;
+  const unflagged = rewards.map((reward, row) => (isFlagged(row) ? null : reward));
+  const { advantages } = groupAdvantages(unflagged, groupSize, options);
+  return routing === "screening"
+    ? advantages
+    : advantages.map((a, row) => (isFlagged(row) ? whole[row]! : a));
 }
 
 /** Share of the labelled completions that are flagged; null without labels. */

@@ -8,6 +8,7 @@ import { type JsonRow, readDataset } from "../io/jsonl.ts";
 import type { ChatMessage } from "../io/template.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
+import { checkIds } from "../rollout/engine.ts";
 import type { Group } from "../rollout/pack.ts";
 import { StepMemory } from "../tape/tape.ts";
 import { type Summary, writeLines } from "./inference.ts";
@@ -162,10 +163,8 @@ export class ScoreReader {
         where,
         "raise --max_length or shorten the text",
       );
-    const { vocabSize } = this.reward.config;
-    for (const id of [...sequence.prompt, ...sequence.completion])
-      if (id >= vocabSize)
-        throw new UsageError(`token id ${id} is outside the vocabulary of ${vocabSize}`, where);
+    for (const ids of [sequence.prompt, sequence.completion])
+      checkIds(ids, this.reward.config.vocabSize, where);
     return sequence;
   }
 

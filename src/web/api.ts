@@ -14,6 +14,10 @@
  *   GET  /api/runs/ID/rollouts/KEY?table=&mode=                RolloutDetail
  *   GET  /api/runs/ID/diversity?table=&steps=                  DiversityReport
  *   GET  /api/runs/ID/rewards?steps=                           RewardReport
+ *   GET  /api/sweeps/ID                                        SweepReport
+ *   GET  /api/sweeps/ID/curves?names=…&points=                 SweepCurves
+ *   GET  /api/grouped?runs=A,B                                 SweepReport (of runs of any folder, without an id)
+ *   GET  /api/grouped/curves?runs=A,B&names=…&points=          SweepCurves
  *   GET  /api/compare?a=ID&b=ID                                ConfigComparison
  *   GET  /api/system                                           SystemInfo
  *   POST /api/runs/ID/checkpoints/NAME/delete  DeleteRequest   DeleteAnswer
@@ -36,6 +40,8 @@ export interface RunSummary {
   readonly id: string;
   /** Folder name, relative to the folder that is served. */
   readonly name: string;
+  /** Id of the sweep that it belongs to. */
+  readonly sweep: string | null;
   readonly recipe: string | null;
   readonly state: RunState;
   /** Last step in metrics.jsonl; 0 before the first. */
@@ -60,6 +66,73 @@ export interface RunList {
   /** The folder that is served, to be shown. */
   readonly root: string;
   readonly runs: readonly RunSummary[];
+  readonly sweeps: readonly SweepSummary[];
+}
+
+export interface SweepSummary {
+  readonly id: string;
+  readonly name: string;
+  readonly recipe: string;
+  /** Runs of its plan. */
+  readonly planned: number;
+}
+
+export interface SweepReport extends SweepSummary {
+  readonly runs: readonly SweptRun[];
+  readonly groups: readonly SweepGroup[];
+  /** All that any of its runs has measured. */
+  readonly metric_names: readonly string[];
+}
+
+export interface SweptRun {
+  /** Of the run; null while nothing has begun it. */
+  readonly id: string | null;
+  /** Its folder in the sweep's. */
+  readonly name: string;
+  /** Its place in `groups`. */
+  readonly group: number;
+  readonly seed: number | null;
+  readonly state: RunState | "waiting";
+  readonly step: number;
+  readonly error: string | null;
+  /** Last values: train/…, eval/…, and final/… of the evaluation of its final checkpoint. */
+  readonly metrics: Readonly<Record<string, number | null>>;
+}
+
+/** Runs that differ in their seed alone. */
+export interface SweepGroup {
+  /** Its variant, and its values of the grid's keys other than the seed. */
+  readonly name: string;
+  readonly planned: number;
+  /** How many are finished; `metrics` are theirs. */
+  readonly finished: number;
+  readonly metrics: Readonly<Record<string, Spread>>;
+}
+
+export interface Spread {
+  readonly n: number;
+  /** null: not finite. */
+  readonly mean: number | null;
+  /** Sample standard deviation; null of one run. */
+  readonly std: number | null;
+  readonly min: number | null;
+  readonly max: number | null;
+}
+
+export interface SweepCurves {
+  /** By metric, in the order of the sweep's groups; null where no run of a group has it. */
+  readonly metrics: Readonly<Record<string, readonly (SpreadSeries | null)[]>>;
+}
+
+/** A metric of the runs of a group, step by step; each step's figures are of the runs that have it there. */
+export interface SpreadSeries {
+  readonly step: readonly number[];
+  readonly runs: readonly number[];
+  readonly mean: readonly number[];
+  /** 0 where one run alone has it. */
+  readonly std: readonly number[];
+  readonly min: readonly number[];
+  readonly max: readonly number[];
 }
 
 export interface CheckpointInfo {

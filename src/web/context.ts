@@ -7,6 +7,13 @@ export interface FoundRun {
   readonly dir: string;
 }
 
+/** A sweep's folder, in which its runs lie. */
+export interface FoundSweep {
+  readonly id: string;
+  readonly name: string;
+  readonly dir: string;
+}
+
 export interface FoundCheckpoint {
   readonly run: FoundRun;
   readonly name: string;

@@ -29,6 +29,10 @@ export interface DataCalls {
   rollout(id: string, key: string, table: RolloutTable, mode: string): unknown;
   diversity(id: string, table: RolloutTable, steps: number): unknown;
   rewards(id: string, steps: number): unknown;
+  sweep(id: string): unknown;
+  sweepCurves(id: string, names: readonly string[], points: number): unknown;
+  grouped(ids: readonly string[]): unknown;
+  groupedCurves(ids: readonly string[], names: readonly string[], points: number): unknown;
   compare(a: string, b: string): unknown;
 }
 

@@ -1,11 +1,15 @@
 import { createHash } from "node:crypto";
 import { readdirSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { checkpointsOf, isRun } from "../report/runs.ts";
-import type { FoundCheckpoint, FoundRun } from "./context.ts";
+import { checkpointsOf, isRun, runsIn } from "../report/runs.ts";
+import { isSweep } from "../report/sweep.ts";
+import type { FoundCheckpoint, FoundRun, FoundSweep } from "./context.ts";
 import { HttpError } from "./router.ts";
 
-/** The folders whose runs are served: runs and checkpoints are found in them by id and name, and nothing else is. */
+/**
+ * The folders whose runs are served, and the sweeps that are or lie in them: runs, sweeps and checkpoints are found there
+ * by id and name, and nothing else is.
+ */
 export class Roots {
   readonly folders: readonly string[];
   #byId = new Map<string, FoundRun>();
@@ -14,12 +18,20 @@ export class Roots {
     this.folders = folders.map((folder) => resolve(folder));
   }
 
+  sweeps(): FoundSweep[] {
+    const dirs = this.folders.flatMap((folder) => [folder, ...visible(folder)]).filter(isSweep);
+    return [...new Set(dirs)].map((dir) => ({ id: idOf(dir), name: basename(dir), dir }));
+  }
+
+  sweep(id: string): FoundSweep {
+    const found = this.sweeps().find((sweep) => sweep.id === id);
+    if (found === undefined) throw new HttpError(404, "no such sweep");
+    return found;
+  }
+
   runs(): FoundRun[] {
     const found = this.folders.flatMap((folder) =>
-      entries(folder)
-        .map((name) => join(folder, name))
-        .filter((dir) => !basename(dir).startsWith(".") && isRun(dir))
-        .map((dir) => ({ id: idOf(dir), name: basename(dir), dir })),
+      runsIn(folder).map(({ name, dir }) => ({ id: idOf(dir), name, dir })),
     );
     this.#byId = new Map(found.map((run) => [run.id, run]));
     return [...this.#byId.values()];
@@ -47,9 +59,13 @@ export function idOf(dir: string): string {
   return createHash("sha256").update(dir).digest("hex").slice(0, 16);
 }
 
-function entries(dir: string): string[] {
+/** What lies in a folder, hidden things aside. */
+function visible(dir: string): string[] {
   try {
-    return readdirSync(dir).sort();
+    return readdirSync(dir)
+      .filter((name) => !name.startsWith("."))
+      .sort()
+      .map((name) => join(dir, name));
   } catch {
     return [];
   }

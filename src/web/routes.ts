@@ -40,8 +40,7 @@ export function addRoutes(router: Router, { data, live, jobs, roots, removal }: 
     return jsonText(await data.ask("log", params.run!, bytes));
   });
   router.add("GET", "/api/metrics", async ({ query }) => {
-    const runs = listOf(query, "runs", MOST_RUNS);
-    if (runs.length === 0) throw new HttpError(400, "runs names at least one run");
+    const runs = runsOf(query);
     const points = wholeNumber(query, "points", 1000, 2, MOST_POINTS);
     const [min, max] = [numberOf(query, "x_min"), numberOf(query, "x_max")];
     const names = listOf(query, "names", MOST_NAMES);
@@ -76,6 +75,16 @@ export function addRoutes(router: Router, { data, live, jobs, roots, removal }: 
     const steps = wholeNumber(query, "steps", 100, 2, MOST_STEPS);
     return jsonText(await data.ask("rewards", params.run!, steps));
   });
+  router.add("GET", "/api/sweeps/:sweep", async ({ params }) =>
+    jsonText(await data.ask("sweep", params.sweep!)),
+  );
+  router.add("GET", "/api/sweeps/:sweep/curves", async ({ params, query }) =>
+    jsonText(await data.ask("sweepCurves", params.sweep!, ...curvesQuery(query))),
+  );
+  router.add("GET", "/api/grouped", async ({ query }) => jsonText(await data.ask("grouped", runsOf(query))));
+  router.add("GET", "/api/grouped/curves", async ({ query }) =>
+    jsonText(await data.ask("groupedCurves", runsOf(query), ...curvesQuery(query))),
+  );
   router.add("GET", "/api/compare", async ({ query }) =>
     jsonText(await data.ask("compare", query.get("a") ?? "", query.get("b") ?? "")),
   );
@@ -111,6 +120,19 @@ function listOf(query: URLSearchParams, name: string, most: number): string[] {
   const list = (query.get(name) ?? "").split(",").filter(Boolean);
   if (list.length > most) throw new HttpError(400, `${name} are at most ${most}`);
   return list;
+}
+
+function runsOf(query: URLSearchParams): string[] {
+  const runs = listOf(query, "runs", MOST_RUNS);
+  if (runs.length === 0) throw new HttpError(400, "runs names at least one run");
+  return runs;
+}
+
+/** Names of metrics, and points of each curve at most. */
+function curvesQuery(query: URLSearchParams): [names: string[], points: number] {
+  const names = listOf(query, "names", MOST_NAMES);
+  if (names.length === 0) throw new HttpError(400, "names has at least one metric");
+  return [names, wholeNumber(query, "points", 300, 2, MOST_POINTS)];
 }
 
 function rolloutQuery(query: URLSearchParams): RolloutQuery {

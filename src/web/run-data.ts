@@ -1,6 +1,6 @@
 /** What the page asks about runs, answered from their folders. Runs in a process of its own: data-process.ts. */
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { jsonNumber } from "../io/jsonl.ts";
 import { lastRows, lastValues, metricsPath } from "../report/metrics.ts";
 import {
@@ -28,12 +28,15 @@ import type {
   RunList,
   RunMetrics,
   RunSummary,
+  SweepCurves,
+  SweepReport,
 } from "./api.ts";
 import type { FoundRun } from "./context.ts";
 import { MetricsTable } from "./metrics-table.ts";
 import { parseKey, RunRollouts } from "./rollouts.ts";
 import { idOf, Roots } from "./roots.ts";
 import { HttpError } from "./router.ts";
+import { groupedReport, readableSweeps, spreadSeries, sweepReport } from "./sweeps.ts";
 
 /** What is kept in memory of runs that were looked at; the ones not looked at for longest go first. */
 const MOST_VALUES = 16 << 20;
@@ -44,6 +47,8 @@ const HEADER_LINES = 60;
 const SPARKLINE_POINTS = 40;
 const SPARKLINE_BYTES = 6 << 10;
 const ROWS_LIMIT = 2000;
+/** Points that a curve has at most, and its last step: no limit. */
+const ALL = Number.POSITIVE_INFINITY;
 
 /** The part of a summary that takes reading: kept while the metrics are the same. */
 interface Digest {
@@ -67,21 +72,24 @@ export class RunData {
   }
 
   list(): RunList {
-    const runs = listRuns(this.#roots.folders).map((summary) => this.#summary(summary));
+    const sweeps = this.#roots.sweeps();
+    const runs = listRuns(this.#roots.folders).map((summary) => this.#summary(summary, sweeps));
     const there = new Set(runs.map((run) => run.id));
     for (const map of [this.#digests, this.#tables, this.#rollouts])
       for (const id of map.keys()) if (!there.has(id)) map.delete(id);
-    return { root: this.#roots.folders.join(", "), runs };
+    return { root: this.#roots.folders.join(", "), runs, sweeps: readableSweeps(sweeps) };
   }
 
-  #summary(summary: Summary): RunSummary {
+  #summary(summary: Summary, sweeps = this.#roots.sweeps()): RunSummary {
     const { dir } = summary;
+    const sweep = sweeps.find((each) => each.dir === dirname(dir));
     const id = idOf(dir);
     const config = configOf(dir);
     const model = config?.model_name ?? config?.model;
     return {
       id,
       name: summary.name,
+      sweep: sweep?.id ?? null,
       recipe: summary.recipe,
       state: summary.state,
       step: summary.step,
@@ -219,6 +227,47 @@ export class RunData {
 
   rewards(id: string, steps: number): RewardReport {
     return this.#rolloutsOf(id).rewards(steps);
+  }
+
+  sweep(id: string): Promise<SweepReport> {
+    return this.#named(sweepReport(this.#roots.sweep(id)));
+  }
+
+  sweepCurves(id: string, names: readonly string[], points: number): Promise<SweepCurves> {
+    return this.#spread(sweepReport(this.#roots.sweep(id)), names, points);
+  }
+
+  grouped(ids: readonly string[]): Promise<SweepReport> {
+    return this.#named(groupedReport(ids.map((id) => this.#roots.run(id))));
+  }
+
+  groupedCurves(ids: readonly string[], names: readonly string[], points: number): Promise<SweepCurves> {
+    return this.#spread(groupedReport(ids.map((id) => this.#roots.run(id))), names, points);
+  }
+
+  async #named(report: Omit<SweepReport, "metric_names">): Promise<SweepReport> {
+    const names = new Set<string>();
+    for (const { id } of report.runs)
+      if (id !== null) for (const name of (await this.#table(id)).names) names.add(name);
+    return { ...report, metric_names: [...names].sort() };
+  }
+
+  async #spread(
+    { runs, groups }: Pick<SweepReport, "runs" | "groups">,
+    names: readonly string[],
+    points: number,
+  ): Promise<SweepCurves> {
+    const tables: RunMetrics[][] = groups.map(() => []);
+    for (const { id, group } of runs)
+      if (id !== null) tables[group]!.push((await this.#table(id)).curves(names, ALL, 0, ALL));
+    const of = (name: string) =>
+      tables.map((members) =>
+        spreadSeries(
+          members.flatMap(({ series }) => series[name] ?? []),
+          points,
+        ),
+      );
+    return { metrics: Object.fromEntries(names.map((name) => [name, of(name)])) };
   }
 
   compare(a: string, b: string): ConfigComparison {

@@ -34,7 +34,7 @@ function forward(model: Transformer, memory: StepMemory, sequences: readonly Int
   const g = new Graph(memory, false);
   // Prompts alone: every position is a row of its own.
   const input = uploadRow(g, packGroups(sequences.map((prompt) => ({ prompt, completions: [] }))));
-  const hidden = model.forward(g, { ...input, write: null });
+  const hidden = model.forward(g, { ...input, cached: null });
   const logits = model.logits(g, hidden);
   memory.finish();
   const rows = sequences.reduce((sum, ids) => sum + ids.length, 0);

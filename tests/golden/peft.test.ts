@@ -63,7 +63,7 @@ class Opened implements Disposable {
       return values;
     }
     const input = uploadRow(g, packGroups([{ prompt: ids, completions: [] }]));
-    const hidden = model.forward(g, { ...input, write: null });
+    const hidden = model.forward(g, { ...input, cached: null });
     const logits = model.logits(g, hidden);
     this.memory.finish();
     const values = logits.float32().slice();

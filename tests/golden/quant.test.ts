@@ -225,7 +225,7 @@ describe.each(folders)("%s", (_name, golden) => {
           g.release(rewards);
         } else {
           const input = uploadRow(g, packGroups([{ prompt: ids, completions: [] }]));
-          const hidden = model.forward(g, { ...input, write: null });
+          const hidden = model.forward(g, { ...input, cached: null });
           const logits = model.logits(g, hidden);
           memory.finish();
           got = logits.float32().slice();

@@ -6,11 +6,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 #include "../../metal/core/handles.h"
 #include "../../metal/core/hazard.h"
+#include "../../metal/cpu/x86.h"
 #include "rlv.h"
 
 namespace {
@@ -334,9 +337,33 @@ void test_devices() {
   rlv_close(device);
 }
 
+#if defined(__x86_64__) && defined(__linux__)
+// The kernel asks the processor too, and leaves out what it does not save.
+void test_x86() {
+  std::set<std::string> flags;
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string word; file >> word && word != "bugs";) flags.insert(word);
+  const auto all = [&](std::initializer_list<const char*> names) {
+    for (const char* name : names)
+      if (flags.count(name) == 0) return false;
+    return true;
+  };
+  const rlv::X86 x86 = rlv::detect_x86();
+  const bool avx2 = all({"avx2", "fma", "f16c"});
+  const bool avx512 = avx2 && all({"avx512f", "avx512bw", "avx512vl", "avx512dq"});
+  check(flags.count("sse2") == 1, "the kernel lists what the processor has");
+  check(x86.avx2 == avx2, "AVX2 is found where it is");
+  check(x86.avx512 == avx512, "AVX-512 is found where it is");
+  check(x86.avx512bf16 == (avx512 && all({"avx512_bf16"})), "bfloat16 instructions are found where they are");
+}
+#endif
+
 }  // namespace
 
 int main() {
+#if defined(__x86_64__) && defined(__linux__)
+  test_x86();
+#endif
   test_handles();
   test_hazards();
   test_validation();

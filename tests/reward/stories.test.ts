@@ -163,6 +163,8 @@ describe("labels", () => {
     const once = flagsOf(labels(noisy).label(all, 3));
     expect(flagsOf(labels(noisy).label(all, 3))).toEqual(once);
     expect(flagsOf(labels(noisy).label(all.slice(320), 3))).toEqual(once.slice(320));
+    // Shuffled completions keep theirs.
+    expect(flagsOf(labels(noisy).label(all.toReversed(), 3))).toEqual(once.toReversed());
     expect(flagsOf(labels(noisy).label(all, 4))).not.toEqual(once);
     expect(flagsOf(labels({ ...noisy, seed: 8 }).label(all, 3))).not.toEqual(once);
   });

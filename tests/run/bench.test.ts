@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { benchSchemas } from "../../src/config/schema-inference.ts";
-import type { Result } from "../../src/run/bench/context.ts";
+import { Bench, type Result } from "../../src/run/bench/context.ts";
+import { GrpoSubject } from "../../src/run/bench/grpo.ts";
 import { runBench } from "../../src/run/bench/index.ts";
 import { configOf } from "../../src/run/bench/shapes.ts";
 import { Costs, groupRows, leastSeconds } from "../../src/run/limits.ts";
@@ -67,6 +68,30 @@ test.each([true, false])("grpo, prefix shared %p: phases make up the step", asyn
   expect(sum).toBeGreaterThan(0.5 * Number(result.step_s));
   expect(sum).toBeLessThan(1.01 * Number(result.step_s));
   expect(result.sampler_logp_diff_max).toBe(0);
+});
+
+test("a routed step of ranks 8 and 8 computes what one of rank 16 does, and mixed groups' prompts once more", async () => {
+  const flopsOf = async (ranks: { lora_r: number; forget_lora_r: number }, flagged: number) => {
+    const options = benchSchemas.grpo.parse({ ...steps, ...ranks, flagged, completion: 32 });
+    using bench = new Bench("grpo", options, context.talk);
+    const subject = new GrpoSubject(bench, "stories", 24 + 32, options);
+    const { policy, prompts } = subject.step(options);
+    const before = bench.device.stats().flops;
+    await subject.run(policy, prompts);
+    const flops = bench.device.stats().flops - before;
+    policy.dispose();
+    subject.dispose();
+    return flops;
+  };
+  const plain = await flopsOf({ lora_r: 16, forget_lora_r: 0 }, 0);
+  const routed = { lora_r: 8, forget_lora_r: 8 };
+  expect((await flopsOf(routed, 0)) / plain).toBe(1);
+  for (const flagged of [0.3, 0.5]) {
+    const ratio = (await flopsOf(routed, flagged)) / plain;
+    // Two prompts of 24 tokens more among 2 × 24 + 32 × 31 trained ones; sampling and scoring are the same.
+    expect(ratio).toBeGreaterThan(1);
+    expect(ratio).toBeLessThan(1 + 48 / 1040);
+  }
 });
 
 test("decode, prefill, train, rm", async () => {

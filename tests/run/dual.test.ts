@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { Purpose, Random } from "../../src/core/rng.ts";
+import { policyOptions } from "../../src/loss/options.ts";
 import {
   type AdapterOptions,
   adapterNames,
@@ -433,6 +434,49 @@ describe("routing in a policy step", () => {
       else expect(is).not.toEqual(was!);
     }
     step.dispose();
+  });
+
+  test("advantages among the unflagged: the gradients are two passes' with advantages of the formula", async () => {
+    using tiny = adapted("llama", dual);
+    const { model, memory } = tiny;
+    const reward = (i: number) => ((7 * i) % 5) / 2;
+    const flagged = (i: number) => i % 3 === 0;
+    const step = tinyPolicyStep(memory, model, Reference.kept(model.base, false), {
+      options: { ...options, routingAdvantages: "unflagged", loss: policyOptions({ lossType: "grpo" }) },
+      ...{ reward, flagged },
+    });
+    const { scored } = await step.generate(1, tinyPrompts(model.config.vocabSize));
+    await step.update(1, 0);
+    const got = new Map(
+      dualTensors(model.adaptedMaps).map((tensor) => [
+        tensor.name,
+        sideOf(tensor, model.trained.readGradient(tensor.parameter)),
+      ]),
+    );
+    step.dispose();
+    // On policy the loss is -A / length / completions at every token.
+    const weightsWith =
+      (within: (a: number, b: number) => boolean) => (group: number, completion: number) => {
+        const i = 4 * group + completion;
+        const peers = [0, 1, 2, 3].map((c) => 4 * group + c).filter((j) => within(i, j));
+        const mean = peers.reduce((sum, j) => sum + reward(j), 0) / peers.length;
+        const squares = peers.reduce((sum, j) => sum + (reward(j) - mean) ** 2, 0);
+        const advantage = (reward(i) - mean) / (Math.sqrt(squares / (peers.length - 1)) + 1e-4);
+        const { length } = scored[i]!.ids;
+        return new Float32Array(length).fill(-advantage / length / scored.length);
+      };
+    const batch = (weightOf: Batch["weightOf"]): Batch => ({
+      groups: [0, 1, 2].map((g) => ({
+        prompt: scored[4 * g]!.prompt.ids,
+        completions: scored.slice(4 * g, 4 * g + 4).map(({ ids }) => ids),
+      })),
+      flags: [0, 1, 2].map((g) => [0, 1, 2, 3].map((c) => flagged(4 * g + c))),
+      weightOf,
+    });
+    const want = (within: (a: number, b: number) => boolean) =>
+      worst(got, twoPasses(tiny, batch(weightsWith(within)), "classic", true));
+    expect(want((i, j) => flagged(i) || !flagged(j))).toBeLessThan(1e-5);
+    expect(want(() => true)).toBeGreaterThan(0.01);
   });
 
   test("the loss is the unrouted one; a lost label, or nothing to route between, is refused", async () => {

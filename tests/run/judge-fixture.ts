@@ -134,7 +134,7 @@ function lastRow(memory: StepMemory, model: Decoder, ids: readonly number[], ask
     ids: upload(ids),
     positions: upload(ids.map((_, i) => i)),
     segments: { segments, count: 1, pairs: (n * (n + 1)) / 2, pages: null },
-    write: null,
+    cached: null,
   });
   const logits = model.logits(g, F.gather(g, hidden, upload([n - 1])));
   const { logprob } = model.score(g, hidden, upload(asked.map(() => n - 1)), upload(asked), 1);

@@ -1,7 +1,7 @@
 /** AdamW with moments of 32, 16 and 8 bits: what is stored comes back, and what is learned is the same. */
 import { describe, expect, test } from "bun:test";
 import { Purpose, Random } from "../../src/core/rng.ts";
-import { decodeMoments, encodeMoments, packRows, unpackRows } from "../../src/nn/moments.ts";
+import { decodeMoments, encodeMoments, packedSquares, packRows, unpackRows } from "../../src/nn/moments.ts";
 import { AdamW } from "../../src/nn/optimizer.ts";
 import { Parameters } from "../../src/nn/parameters.ts";
 import { Dtype, MOMENT_BLOCK, type MomentCode, MomentDtype } from "../../src/ops/define.ts";
@@ -48,7 +48,7 @@ test("8-bit moments: any float32 value goes to its neighbour, v never to 0", () 
   expect([codes[5], codes[6]]).toEqual([0, 1]);
 });
 
-test("row-major to the packed layout and back", () => {
+test("row-major to the packed layout and back; squares of packed rows and columns", () => {
   for (const layout of [Dtype.f32, Dtype.bf16])
     for (const [n, k] of [
       [1, 1],
@@ -59,6 +59,13 @@ test("row-major to the packed layout and back", () => {
       const packed = packRows(values, n, k, layout);
       expect(unpackRows(packed, n, k, layout)).toEqual(values);
       expect(packed.filter((x) => x !== 0).length).toBe(n * k);
+      const [rows, columns] = [new Float64Array(n), new Float64Array(k)];
+      for (const [i, x] of values.entries()) {
+        rows[Math.floor(i / k)]! += x * x;
+        columns[i % k]! += x * x;
+      }
+      expect(packedSquares(packed, n, k, layout, "rows")).toEqual(rows);
+      expect(packedSquares(packed, n, k, layout, "columns")).toEqual(columns);
     }
 });
 

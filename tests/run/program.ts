@@ -11,8 +11,16 @@ export interface Ended {
 }
 
 /** Runs the command line to its end. */
-export async function rlv(args: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
-  const child = start(args, env);
+export function rlv(args: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
+  return ended(start(args, env));
+}
+
+/** The same under another program, such as one that watches its system calls. */
+export function rlvUnder(program: readonly string[], args: readonly string[]): Promise<Ended> {
+  return ended(spawn([...program, process.execPath, main, ...args]));
+}
+
+async function ended(child: ReturnType<typeof spawn>): Promise<Ended> {
   const [out, err, code] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),
@@ -23,7 +31,11 @@ export async function rlv(args: readonly string[], env: Record<string, string> =
 
 /** The same in a process group of its own, to be killed as a whole. */
 export function start(args: readonly string[], env: Record<string, string> = {}) {
-  return Bun.spawn(["setsid", "--wait", process.execPath, main, ...args], {
+  return spawn(["setsid", "--wait", process.execPath, main, ...args], env);
+}
+
+function spawn(command: readonly string[], env: Record<string, string> = {}) {
+  return Bun.spawn([...command], {
     stdout: "pipe",
     stderr: "pipe",
     stdin: "ignore",

@@ -3,6 +3,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { parse } from "yaml";
 import { DEFAULTS, makeStories } from "../../scripts/make-stories-model.ts";
 import { baseOf, resolveTrain } from "../../src/config/resolve.ts";
 import { storyRunName } from "../../src/config/run-name.ts";
@@ -53,6 +54,11 @@ describe("a protocol that is broken", () => {
     ["both kinds of adapters", { ...dual, lora_rank: "16" }, /lora_rank is one plain adapter: drop it/],
     ["half a pair", { retain_rank: "4" }, /retain_rank and forget_rank: give both/],
     ["a placebo of nothing", { ...word, placebo: "true" }, /placebo labels without a routing change nothing/],
+    [
+      "advantages of nothing routed",
+      { ...word, lora_rank: "16", routing: "screening", routing_advantages: "unflagged" },
+      /routing_advantages is about routing classic and exclusive, given screening/,
+    ],
     ["recall without a detector", { detector_recall: "0.5" }, /detector_recall is about labels/],
     ["a penalty elsewhere", { ...word, ...dual, routing: "classic", rh_penalty: "2" }, /rh_penalty is about/],
     ["alpha without adapters", { lora_alpha: "8" }, /lora_alpha is about adapters/],
@@ -145,20 +151,37 @@ describe("a protocol that is broken", () => {
 });
 
 test("the experiment that ships and all it is compared with are protocols", () => {
-  const target = resolve(import.meta.dir, "../../examples/stories-routing.yaml");
-  const base = baseOf({ target, configFile: undefined, checkpoint: undefined });
-  const plain = { lora_config: "none", lora_rank: "16", lora_alpha: "32" };
-  const arms: Record<string, string>[] = [
-    ...[{}, { placebo: "true" }, { ...plain, routing: "none" }],
-    ...[
-      { ...plain, routing: "screening" },
-      { ...plain, routing: "penalty" },
-    ],
-  ];
-  const names = arms.map((flags) =>
-    storyRunName(resolveTrain(base, new Map(Object.entries(flags))) as StoriesConfig),
-  );
-  expect(new Set(names).size).toBe(5);
+  const examples = resolve(import.meta.dir, "../../examples");
+  const sweep = parse(readFileSync(join(examples, "stories-routing-sweep.yaml"), "utf8")) as {
+    readonly recipe: string;
+    readonly variants: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+    readonly grid: { readonly seed: readonly number[] };
+  };
+  const base = baseOf({ target: join(examples, sweep.recipe), configFile: undefined, checkpoint: undefined });
+  const configs = Object.entries(sweep.variants).map(([variant, settings]): [string, StoriesConfig] => {
+    const flags = Object.entries(settings).map(([key, value]): [string, string] => [key, String(value)]);
+    return [variant, resolveTrain(base, new Map(flags)) as StoriesConfig];
+  });
+  expect(new Set(configs.map(([, config]) => storyRunName(config))).size).toBe(configs.length);
+  expect(new Set(sweep.grid.seed).size).toBe(5);
+  // Fair: but for what becomes of labels, variants have the same settings, and adapters of the same rank and scale.
+  const shared = (config: StoriesConfig) => {
+    const {
+      lora_config,
+      lora_rank,
+      lora_alpha,
+      routing,
+      routing_advantages,
+      placebo,
+      detector_recall,
+      ...rest
+    } = config;
+    const rank = lora_rank ?? 2 * Number(lora_config!.slice(1));
+    const scale = lora_alpha / (lora_rank ?? Number(lora_config!.slice(1)));
+    expect([routing, routing_advantages, placebo, detector_recall]).not.toContain(undefined);
+    return { ...rest, rank, scale };
+  };
+  for (const [, config] of configs) expect(shared(config)).toEqual(shared(configs[0]![1]));
 });
 
 describe("names of runs", () => {

@@ -130,6 +130,28 @@ describe("a routed run", () => {
   });
 });
 
+test("labels and their advantages outlive a checkpoint in the middle of a generation", async () => {
+  const passes = ["--num_iterations", "2", "--save_steps", "1", "--keep_checkpoints", "9"];
+  await run("passes", [...DUAL, "--routing", "classic", "--routing_advantages", "unflagged", ...passes]);
+  const rows = world.rows("passes", "rollouts");
+  const honest = rows.filter(({ flagged }) => !flagged);
+  expect(honest.length).toBeLessThan(rows.length);
+  // Each among its own: honest completions of a group do not pay for what hacks beside them earn.
+  for (let i = 0; i < rows.length; i += 8) {
+    const own = rows.slice(i, i + 8).filter(({ flagged }) => !flagged);
+    expect(own.reduce((sum, { advantage }) => sum + advantage, 0)).toBeCloseTo(0, 8);
+  }
+  const again = join(world.root, "passes-again");
+  cpSync(world.run("passes"), again, { recursive: true });
+  for (const folder of ["final", "step-4"])
+    rmSync(join(again, "checkpoints", folder), { recursive: true, force: true });
+  const ended = await rlv(["train", "--resume_from", again]);
+  expect([ended.err, ended.code]).toEqual(["", 0]);
+  expect(digest(join(again, "checkpoints/final"))).toEqual(
+    digest(join(world.run("passes"), "checkpoints/final")),
+  );
+});
+
 test("where everything is flagged the retain adapter stays the base, and the forget adapter is the policy", async () => {
   await run("all", [...ALL, "--routing", "classic"]);
   const at = rowsAt("all", 4);

@@ -12,15 +12,17 @@ interface Variation {
   readonly options?: Partial<PolicyStepOptions>;
   /** Labels of a batch's completions; none without it. */
   readonly flagged?: (completion: number) => boolean;
+  /** Rewards of a batch's completions; without it every second one earns 1. */
+  readonly reward?: (completion: number) => number;
   readonly optimizer?: AdamW;
 }
 
-/** GRPO with a divergence term on groups of 4, where every second completion of a group earns 1. */
+/** GRPO with a divergence term on groups of 4. */
 export function tinyPolicyStep(
   memory: StepMemory,
   model: Transformer,
   reference: Reference,
-  { options = {}, flagged, optimizer }: Variation = {},
+  { options = {}, flagged, optimizer, reward = (i) => i % 2 }: Variation = {},
 ): PolicyStep {
   return new PolicyStep(
     memory,
@@ -38,7 +40,7 @@ export function tinyPolicyStep(
       }),
     async (rollouts) =>
       rollouts.map((r, i) => ({
-        ...{ ...r, reward: i % 2, components: {} },
+        ...{ ...r, reward: reward(i), components: {} },
         ...(flagged ? { flagged: flagged(i) } : {}),
       })),
     {

@@ -10,6 +10,7 @@ import { makeRuns } from "../../scripts/make-runs.ts";
 import { RolloutsDb } from "../../src/io/rollouts-db.ts";
 import { servePage } from "../../src/web/serve.ts";
 import { type Browser, browserProgram, type Page, startBrowser } from "./browser.ts";
+import { makeSweep } from "./sweep-world.ts";
 
 const root = resolve(import.meta.dir, "../..");
 const bun = process.execPath;
@@ -147,6 +148,7 @@ describe.skipIf(chromium === null)("the page", () => {
     writeRun(dir("second"), 0.015, { learning_rate: 3e-4, seed: 1, only_here: true });
     writeCollapse(dir("second"));
     writeRun(dir("growing"), 0.005, {});
+    makeSweep(folder, "routing");
     server = servePage({ host: "127.0.0.1", port: 0, folders: [folder], program });
     base = new URL("/", server.address).href;
     browser = await startBrowser(chromium!);
@@ -154,10 +156,9 @@ describe.skipIf(chromium === null)("the page", () => {
     await page.view({ width: 1440, height: 900 });
     await page.open(server.address);
     await page.until(`${countOf(".run-row")} === 3`, "three runs are listed");
-    const list = await page.value<{ runs: { id: string; name: string }[] }>(
-      "fetch('/api/runs').then((r) => r.json())",
-    );
-    ids = Object.fromEntries(list.runs.map(({ id, name }) => [name, id]));
+    type Named = { readonly id: string; readonly name: string }[];
+    const list = await page.value<{ runs: Named; sweeps: Named }>("fetch('/api/runs').then((r) => r.json())");
+    ids = Object.fromEntries([...list.runs, ...list.sweeps].map(({ id, name }) => [name, id]));
   });
 
   afterAll(async () => {
@@ -324,6 +325,47 @@ describe.skipIf(chromium === null)("the page", () => {
     await page.view({ width: 1440, height: 900 });
   });
 
+  test("adapters are shown together and each by itself, along the steps and in the end", async () => {
+    await page.open(run("routing/routed_s3"));
+    await page.until(`${countOf(".tabs a")} === 8`, "a routed run has one view more");
+    await page.press("8");
+    await page.until(`${countOf("[data-chart='mode-hack_rate'] .legend .key")} === 3`, "a curve a mode");
+    const hacks = await page.value<string[]>(
+      `[...document.querySelectorAll("table.modes td:nth-of-type(4)")].map((cell) => cell.innerText)`,
+    );
+    expect(hacks).toEqual(["0.85", "0.15\n18 % of both", "0.95\n112 % of both"]);
+  });
+
+  test("a sweep is listed as one, and tells its settings with their spread over seeds", async () => {
+    await page.open(`${base}#/runs`);
+    await page.until(`${countOf(".run-row")} === 3 && ${textOf("table.sweeps")}.includes("5 / 6")`);
+    await page.click("table.sweeps a");
+    await page.until(`${countOf("table.finals tbody tr")} === 4`, "three modes of one, one of the other");
+    const told = await page.value<string>(textOf("table.finals"));
+    // Three seeds at 0.75, 0.8 and 0.85; two at 0.65 and 0.7.
+    expect(told).toContain("0.8 ± 0.05");
+    expect(told).toContain("0.675 ± 0.035");
+    expect(told).toContain("3 / 3 runs");
+    expect(await page.value<number>(countOf("table.finals tbody tr:first-child td:last-child circle"))).toBe(
+      3,
+    );
+    await page.until(`${countOf("[data-chart='both/hack_rate'] .legend .key")} === 2`, "both variants");
+    expect(await page.value<number>(countOf("[data-chart='retain_only/hack_rate'] .legend .key"))).toBe(1);
+    await page.until(drawing("both/hack_rate"), "it is drawn");
+    const before = await page.value<string>(drawing("both/hack_rate"));
+    await page.press("b");
+    await page.until(`/band=range/.test(location.hash) && ${drawing("both/hack_rate")} !== "${before}"`);
+    expect(await page.value<string>(textOf("table.swept"))).toContain("waiting");
+    await page.fill("[aria-label='Find a metric']", "unique");
+    await page.until(`${countOf("[data-chart='both/unique_rate'] canvas")} === 1`, "any metric is found");
+    await page.click("table.swept a");
+    await page.until(`${textOf(".run-head h1")}.includes("routing/routed_s1")`, "its run is opened");
+    const chosen = [ids.first, ids["routing/routed_s1"], ids["routing/routed_s2"]];
+    await page.open(`${base}#/run/${chosen[0]}/curves?vs=${chosen.slice(1).join()}`);
+    await page.click(".comparison a.link");
+    await page.until(`${countOf("table.finals tbody tr")} === 4`, "chosen runs are grouped as well");
+  });
+
   const VIEWS: readonly (readonly [string, () => string, string])[] = [
     ["runs", () => `${base}#/runs`, ".run-row"],
     ["curves", () => run("first", "/curves?smooth=0.5"), "[data-chart=reward] canvas"],
@@ -336,6 +378,8 @@ describe.skipIf(chromium === null)("the page", () => {
     ["system", () => run("first", "/system"), ".log pre"],
     ["config", () => run("first", `/config?vs=${ids.second}`), "tr.differs"],
     ["checkpoints", () => run("second", "/checkpoints"), "table.checkpoints"],
+    ["routing", () => run("routing/routed_s3", "/routing"), "[data-chart='mode-hack_rate'] canvas"],
+    ["sweep", () => `${base}#/sweep/${ids.routing}`, "[data-chart='both/hack_rate'] canvas"],
   ];
 
   test("every view fits a phone, and is pictured light, dark and there", async () => {

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { bytes, count, duration, figure, percent, signed } from "../../src/web/page/format.ts";
 import { groupsOf } from "../../src/web/page/groups.ts";
-import { examplesOf, smoothed } from "../../src/web/page/series.ts";
+import { around, examplesOf, smoothed } from "../../src/web/page/series.ts";
 
 test("smoothing is the weighted mean of all values so far, with weights s^k", () => {
   const values = [3, -1, 4, 1, 5, 9, 2, 6];
@@ -63,6 +63,26 @@ test("metrics that belong together share a chart; every metric is in one", () =>
   const all = Object.values(found).flat(2);
   // The standard deviation is the band around the mean.
   expect(all.toSorted()).toEqual(NAMES.filter((name) => name !== "train/reward_std").toSorted());
+});
+
+test("the modes of a figure share a chart of one run, and have one each of several", () => {
+  const names = ["retain_only", "both", "forget_only"].flatMap((mode) => [
+    `eval/${mode}/hack_rate`,
+    `eval/${mode}/rewards/asked_ending`,
+  ]);
+  const hacks = ["both", "forget_only", "retain_only"].map((mode) => `eval/${mode}/hack_rate`);
+  const asked = hacks.map((name) => name.replace("hack_rate", "rewards/asked_ending"));
+  expect(charts(names)).toEqual({ reward: [hacks, asked] });
+  expect(groupsOf(names)[0]!.charts.map(({ title }) => title)).toEqual([
+    "Hack rate by mode",
+    "Asked ending by mode",
+  ]);
+  expect(groupsOf([hacks[2]!], "", true)[0]!.charts[0]!.title).toBe("Hack rate, retain only");
+  expect(Object.values(charts(names, "", true)).flat().length).toBe(6);
+});
+
+test("a band lies as far above as below, and nowhere where nothing was measured", () => {
+  expect(around([1, null, 3], [0.5, 1, 0.25])).toEqual({ low: [0.5, null, 2.75], high: [1.5, null, 3.25] });
 });
 
 test("of several runs a chart has one metric of training at most; a search leaves what it names", () => {

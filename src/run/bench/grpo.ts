@@ -151,7 +151,10 @@ export class GrpoSubject {
     return policy.update(step, 1e-6);
   }
 
-  /** Runs steps of these token counts: phases, seconds of whole steps, the sampler's largest difference. */
+  /**
+   * Runs steps of these token counts: phases, seconds of whole steps and those of all threads together, which other work
+   * on the machine changes less, and the sampler's largest difference.
+   */
   async measure(
     work: GrpoWork,
     costs: Costs,
@@ -159,15 +162,20 @@ export class GrpoSubject {
   ): Promise<{
     readonly phases: Phase[];
     readonly steps: number[];
+    readonly cpu_s: number;
     readonly reward_s: number;
     readonly difference: number;
   }> {
     const { policy, prompts } = this.step(work);
     const taken: Record<string, number[]> = {};
+    const cpu: number[] = [];
     let difference = 0;
     const steps = await this.bench.repeat(async (i) => {
       const before = { ...policy.engine.seconds };
+      const begin = process.cpuUsage();
       const m = await this.run(policy, prompts);
+      const { user, system } = process.cpuUsage(begin);
+      if (i > 0) cpu.push((user + system) / 1e6);
       difference = Math.max(difference, m["train/sampler_logp_diff_max"]!);
       if (i === 0) return;
       const times = {
@@ -193,6 +201,7 @@ export class GrpoSubject {
     return {
       phases: Object.entries(least).map(([name, works]) => phase(name, works)),
       steps,
+      cpu_s: median(cpu),
       reward_s: median(taken.reward!),
       difference,
     };
@@ -228,7 +237,7 @@ export async function grpo(options: BenchOptions<"grpo">, context: Context): Pro
   using bench = new Bench("grpo", options, context.talk);
   const { shape, prompt, completion, group, completions, beta, share_prefix } = options;
   const subject = new GrpoSubject(bench, shape, prompt + completion, options);
-  const { phases, steps, reward_s, difference } = await subject.measure(options, bench.costs(shape));
+  const { phases, steps, cpu_s, reward_s, difference } = await subject.measure(options, bench.costs(shape));
   const of = (...names: readonly string[]) =>
     phases.filter((p) => names.includes(p.name)).reduce((sum, p) => sum + median(p.seconds), 0);
   const step_s = median(steps);
@@ -238,6 +247,7 @@ export async function grpo(options: BenchOptions<"grpo">, context: Context): Pro
       ...{ prompt, completion, group, completions, beta, share_prefix, lora_r: options.lora_r },
       ...{ forget_lora_r: options.forget_lora_r, flagged: options.flagged },
       step_s,
+      cpu_s,
       steps,
       rollout_s: of("prefill", "decode"),
       reward_s,

@@ -4,7 +4,7 @@ import type { ChatModelInfo } from "../../core/chat.ts";
 import type { ChatEngineOptions, ChatModelSpec } from "../../core/chat-process.ts";
 import { UsageError } from "../../core/errors.ts";
 import { Device } from "../../device/device.ts";
-import { checkWeights, type ModelConfig, openWeights } from "../../io/hf-folder.ts";
+import type { ModelConfig } from "../../io/hf-folder.ts";
 import { hasChatTemplate } from "../../io/template.ts";
 import { Transformer, type TransformerOptions } from "../../nn/transformer.ts";
 import { StepMemory } from "../../tape/tape.ts";
@@ -12,6 +12,7 @@ import {
   dtypeCode,
   loadAdapters,
   openDevice,
+  openModel,
   openTokenizer,
   readAdapterOptions,
   readCausalConfig,
@@ -76,9 +77,10 @@ export class ChatEngine {
     const folder = realpathSync(spec.model);
     const context = Math.min(config.maxPositionEmbeddings, this.options.max_length);
     const options = this.#options(spec, config, context);
-    const closed = this.#makeRoom(spec, folder, config, options, keep);
+    const size = sizeOf(config, options);
+    const closed = this.#makeRoom(spec, folder, size, keep);
     const tokenizer = openTokenizer(spec.model, config);
-    const base = this.#base(folder, config, options);
+    const base = this.#base(folder, options);
     let model = base.model;
     let opened: ChatModel | null = null;
     try {
@@ -100,7 +102,7 @@ export class ChatEngine {
         template: hasChatTemplate(tokenizer),
         thinking: knowsThinking(tokenizer),
         scales: chat.scales,
-        bytes: this.#bytes(config, options, context),
+        bytes: size.base + size.own,
         notes: base.model.quantizationNote ? [base.model.quantizationNote] : [],
       };
       this.#open.set(spec.id, { chat, model, folder, info, used: ++this.#clock });
@@ -133,21 +135,13 @@ export class ChatEngine {
     return { dtype: dtypeCode(this.options.dtype), trainable: false, maxPositions, lora };
   }
 
-  #base(folder: string, config: ModelConfig, options: TransformerOptions): Base {
+  #base(folder: string, options: TransformerOptions): Base {
     const there = this.#bases.get(folder);
     if (there) {
       there.users++;
       return there;
     }
-    using weights = openWeights(folder);
-    checkWeights(config, weights);
-    const model = new Transformer(this.device, config, { ...options, lora: null }, folder);
-    try {
-      model.loadWeights(weights);
-    } catch (error) {
-      model.dispose();
-      throw error;
-    }
+    const model = openModel(folder, this.device, { ...options, lora: null }, folder);
     const base = { model, users: 1 };
     this.#bases.set(folder, base);
     return base;
@@ -160,16 +154,10 @@ export class ChatEngine {
     base.model.dispose();
   }
 
-  #makeRoom(
-    spec: ChatModelSpec,
-    folder: string,
-    config: ModelConfig,
-    options: TransformerOptions,
-    keep: readonly string[],
-  ): string[] {
+  #makeRoom(spec: ChatModelSpec, folder: string, size: Size, keep: readonly string[]): string[] {
     const closed: string[] = [];
     for (;;) {
-      const needed = this.#bytes(config, options, options.maxPositions, this.#bases.has(folder));
+      const needed = size.own + (this.#bases.has(folder) ? 0 : size.base);
       const available = this.available();
       if (needed <= available) return closed;
       const idle = [...this.#open]
@@ -185,25 +173,30 @@ export class ChatEngine {
       closed.push(idle[0]);
     }
   }
+}
 
-  /** Weights (those of adapters alone where the model is open), a whole conversation's cache and the largest pass. */
-  #bytes(config: ModelConfig, options: TransformerOptions, context: number, shared = false): number {
-    const device = Device.open("null");
-    try {
-      const model = new Transformer(device, config, options);
-      const memory = new StepMemory(device);
-      const engine = chatEngine(memory, model, context);
-      const pieces = Math.min(context - 1, engine.options.prefillTokens);
-      engine.encode(new Int32Array(pieces)).release();
-      const cache = engine.store.bytes;
-      const weights = shared ? (model.adapters?.bytes.weights ?? 0) : model.bytes.weights;
-      const total = weights + cache + memory.peak;
-      engine.dispose();
-      memory.dispose();
-      model.dispose();
-      return total;
-    } finally {
-      device.close();
-    }
+/** Bytes of weights that several models may share, and of a model's own: adapters, cache and the largest pass. */
+interface Size {
+  readonly base: number;
+  readonly own: number;
+}
+
+/** Of a model that holds a whole conversation. */
+function sizeOf(config: ModelConfig, options: TransformerOptions): Size {
+  const device = Device.open("null");
+  try {
+    const model = new Transformer(device, config, options);
+    const memory = new StepMemory(device);
+    const engine = chatEngine(memory, model, options.maxPositions);
+    const pieces = Math.min(options.maxPositions - 1, engine.options.prefillTokens);
+    engine.encode(new Int32Array(pieces)).release();
+    const base = model.parameters.bytes.weights;
+    const own = (model.adapters?.bytes.weights ?? 0) + engine.store.bytes + memory.peak;
+    engine.dispose();
+    memory.dispose();
+    model.dispose();
+    return { base, own };
+  } finally {
+    device.close();
   }
 }

@@ -7,6 +7,7 @@ import { go, hashOf, useRoute } from "./route.ts";
 import { RunView } from "./run.tsx";
 import { Runs } from "./runs.tsx";
 import { useStore } from "./store.ts";
+import { GroupedView, SweepView } from "./sweep.tsx";
 import { nextTheme, themeChoice } from "./theme.ts";
 
 function Connection() {
@@ -33,6 +34,8 @@ const TABS = [
   { path: "runs", name: "Runs" },
   { path: "chat", name: "Chat" },
 ] as const;
+/** Views that the list of runs leads to. */
+const OF_RUNS = ["run", "sweep", "grouped"];
 
 export function App() {
   const { path } = useRoute();
@@ -70,7 +73,7 @@ export function App() {
             <a
               key={to}
               href={hashOf([to])}
-              aria-current={view === to || (to === "runs" && view === "run") ? "page" : undefined}
+              aria-current={view === to || (to === "runs" && OF_RUNS.includes(view)) ? "page" : undefined}
             >
               {name}
             </a>
@@ -85,6 +88,10 @@ export function App() {
       <main id="main" ref={main} tabIndex={-1}>
         {view === "run" && path[1] ? (
           <RunView key={path[1]} id={path[1]} tab={path[2] ?? "curves"} rest={path.slice(3)} />
+        ) : view === "sweep" && path[1] ? (
+          <SweepView key={path[1]} id={path[1]} />
+        ) : view === "grouped" ? (
+          <GroupedView />
         ) : view === "runs" ? (
           <Runs />
         ) : view === "chat" ? (

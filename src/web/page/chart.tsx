@@ -1,6 +1,7 @@
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import { figure } from "./format.ts";
+import { Swatch } from "./parts.tsx";
 import { smoothed } from "./series.ts";
 import { colour, seriesColour, THEME_CHANGED } from "./theme.ts";
 
@@ -13,8 +14,13 @@ export interface Line {
   readonly y: readonly (number | null)[];
   /** Evaluations are few: points joined by dashes. */
   readonly style: "line" | "points";
-  /** Half the height of a band around the line: a standard deviation. */
-  readonly spread?: readonly (number | null)[];
+  /** Edges of a band around the line. */
+  readonly band?: Band;
+}
+
+export interface Band {
+  readonly low: readonly (number | null)[];
+  readonly high: readonly (number | null)[];
 }
 
 export interface ChartProps {
@@ -29,6 +35,8 @@ export interface ChartProps {
   /** Range of x that all charts of a view share; null: everything. */
   readonly zoom?: readonly [number, number] | null;
   readonly onZoom?: (range: readonly [number, number] | null) => void;
+  /** Least and greatest value that the vertical axis has room for, whatever the lines have; null: theirs. */
+  readonly extent?: readonly [number, number] | null;
   /** Charts with the same name move their cursors together. */
   readonly sync?: string;
   /** Lines lie on top of one another, the areas filled. */
@@ -73,10 +81,9 @@ function plan(props: ChartProps): Plan {
       below = top;
       return;
     }
-    if (line.spread !== undefined) {
-      const edge = (sign: number) => y.map((v, i) => (v === null ? null : v + sign * (line.spread![i] ?? 0)));
-      const upper = add(x, edge(1), { label, colour, kind: "edge", line: null });
-      bands.push([upper, add(x, edge(-1), { label, colour, kind: "edge", line: null })]);
+    if (line.band !== undefined) {
+      const upper = add(x, line.band.high, { label, colour, kind: "edge", line: null });
+      bands.push([upper, add(x, line.band.low, { label, colour, kind: "edge", line: null })]);
     }
     const soft = smooth > 0 && line.style === "line" && y.length > 2;
     if (soft) add(x, y, { label, colour, kind: "shadow", line: null });
@@ -119,7 +126,9 @@ function options(props: ChartProps, made: Plan, width: number, live: Live): uPlo
     padding: [8, 16, 0, 0],
     scales: {
       x: { time: false, range: (_, min, max) => xRange(live.props.zoom ?? null, min, max) },
-      y: props.log ? { distr: 3, log: 10 } : { range: (_, min, max) => yRange(min, max, props.stacked) },
+      y: props.log
+        ? { distr: 3, log: 10 }
+        : { range: (_, min, max) => yRange(...(live.props.extent ?? [min, max]), props.stacked) },
     },
     axes: [
       {
@@ -293,7 +302,7 @@ export function Chart(props: ChartProps) {
       <div class="legend">
         {props.lines.map((line, index) => (
           <span class="key" key={`${line.label}-${index}`}>
-            <i class={`swatch s${(line.colour % 8) + 1} ${line.style}`} />
+            <Swatch colour={line.colour} style={line.style} />
             <span class="name" title={line.label}>
               {line.label}
             </span>
@@ -307,7 +316,13 @@ export function Chart(props: ChartProps) {
         <span class="where" ref={where} />
       </div>
       {/* Keyboard and screen readers get the last values of the legend; the picture itself is for the eye. */}
-      <div class="plot" ref={host} role="img" aria-label={props.label} data-height={props.height} />
+      <div
+        class="plot"
+        ref={host}
+        role="img"
+        aria-label={props.label}
+        style={{ minHeight: `${props.height}px` }}
+      />
     </div>
   );
 }

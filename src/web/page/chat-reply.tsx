@@ -1,7 +1,8 @@
-import { useMemo, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import type { ChatToken } from "../../core/chat.ts";
 import { type Reply, regenerate } from "./chat-state.ts";
 import { count, figure, percent } from "./format.ts";
+import { memo } from "./memo.tsx";
 import { Failure, IconButton } from "./parts.tsx";
 import { tokenOf, Visible } from "./tokens.tsx";
 
@@ -25,11 +26,7 @@ interface ReplyProps {
 }
 
 /** A reply token by token; what lies under the pointer is told in the line below. Drawn again only when it changes. */
-export function ReplyView(props: ReplyProps) {
-  return useMemo(() => <ReplyBody {...props} />, Object.values(props));
-}
-
-function ReplyBody({ reply, label, shade, index: place, column, locked }: ReplyProps) {
+export const ReplyView = memo(({ reply, label, shade, index: place, column, locked }: ReplyProps) => {
   const onAgain = locked ? null : () => regenerate(place, column);
   const { tokens, done, error, running } = reply;
   const [at, setAt] = useState<number | null>(null);
@@ -110,7 +107,7 @@ function ReplyBody({ reply, label, shade, index: place, column, locked }: ReplyP
       </footer>
     </article>
   );
-}
+});
 
 function Under({ token }: { token: ChatToken }) {
   return (

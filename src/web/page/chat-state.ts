@@ -73,7 +73,7 @@ const callKey = (exchange: number, column: number) => `${exchange}/${column}`;
 const change = (part: Partial<ChatState>) => chat.set({ ...chat.get(), ...part });
 export const isRunning = ({ exchanges }: ChatState): boolean =>
   exchanges.some(({ replies }) => Object.values(replies).some(({ running }) => running));
-export const entryOf = (state: ChatState, id: string): ChatModelEntry | undefined =>
+const entryOf = (state: ChatState, id: string): ChatModelEntry | undefined =>
   state.models?.find((model) => model.id === id);
 
 export function nameOf(state: ChatState, id: string): string {
@@ -189,7 +189,7 @@ function changeReply(exchange: number, column: number, part: (reply: Reply) => P
 }
 
 /** What a column has seen before an exchange. One that came later goes on from what another replied. */
-export function messagesBefore(state: ChatState, column: number, index: number): ChatTurn[] {
+function messagesBefore(state: ChatState, column: number, index: number): ChatTurn[] {
   const { system } = state.settings;
   const turns: ChatTurn[] = system.trim() === "" ? [] : [{ role: "system", content: system }];
   for (const { message, replies } of state.exchanges.slice(0, index)) {

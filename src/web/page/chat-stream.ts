@@ -1,6 +1,5 @@
-import type { ApiError } from "../api.ts";
 import type { ReplyEvents, ReplyRequest } from "../chat-api.ts";
-import { Refusal } from "./client.ts";
+import { posting, Refusal, request } from "./client.ts";
 
 type Handlers = { readonly [Name in keyof ReplyEvents]: (data: ReplyEvents[Name]) => void };
 
@@ -22,22 +21,10 @@ export function eventsIn(text: string): { events: { name: string; data: unknown 
 }
 
 /** Asks for a reply and hands its events over until the last one. Throws a Refusal if it is not begun or breaks off. */
-export async function streamReply(request: ReplyRequest, on: Handlers): Promise<void> {
-  let response: Response;
-  try {
-    response = await fetch("/api/chat/reply", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify(request),
-    });
-  } catch {
-    throw new Refusal("the server does not answer: is it still running?", 0);
-  }
-  if (!response.ok || response.body === null) {
-    const said = (await response.json().catch(() => null)) as ApiError | null;
-    throw new Refusal(said?.error ?? `the server answered ${response.status}`, response.status);
-  }
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+export async function streamReply(wanted: ReplyRequest, on: Handlers): Promise<void> {
+  const { body, status } = await request("/api/chat/reply", posting(wanted));
+  if (body === null) throw new Refusal(`the server answered ${status}`, status);
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   let ended = false;
   try {

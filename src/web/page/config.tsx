@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import type { ConfigComparison, RunDetail } from "../api.ts";
 import { type Answer, queryOf, useAnswer } from "./client.ts";
 import type { Shown } from "./curves.tsx";
-import { copyText, Empty, Pending, Segments } from "./parts.tsx";
+import { copyText, Empty, Pending, Segments, Swatch } from "./parts.tsx";
 
 const text = (value: unknown): string =>
   value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value);
@@ -108,7 +108,7 @@ function Difference({ a, b, search, field }: DifferenceProps) {
               <th>Setting</th>
               {[a, b].map(({ run, colour }) => (
                 <th key={run.id}>
-                  <i class={`swatch s${(colour % 8) + 1} line`} /> {run.name}
+                  <Swatch colour={colour} /> {run.name}
                 </th>
               ))}
             </tr>

@@ -4,7 +4,7 @@ import { ask, queryOf, runPath } from "./client.ts";
 import { follow, onMetrics } from "./live.ts";
 import type { Series } from "./series.ts";
 
-/** All metrics of a run, as far as they are here. Rows that come are appended in place; `version` says so. */
+/** All metrics of a run, as far as they are here. Rows that come are appended in place, and `Curves` made anew. */
 export interface RunCurves {
   readonly id: string;
   generation: string;
@@ -52,23 +52,20 @@ function append(curves: RunCurves, rows: readonly MetricRow[]): void {
 
 export interface Curves {
   readonly runs: ReadonlyMap<string, RunCurves>;
-  /** Grows with every change inside of `runs`. */
-  readonly version: number;
   readonly error: Error | null;
   readonly loading: boolean;
 }
 
 /** The curves of these runs, followed while they are shown. */
 export function useCurves(ids: readonly string[]): Curves {
-  const [state, set] = useState<Curves>({ runs: new Map(), version: 0, error: null, loading: true });
+  const [state, set] = useState<Curves>({ runs: new Map(), error: null, loading: true });
   const wanted = ids.join(",");
   useEffect(() => {
     let over = false;
     let timer: ReturnType<typeof setTimeout> | null = null;
     const runs = new Map<string, RunCurves>();
     const busy = new Set<string>();
-    const show = (error: Error | null = null) =>
-      set((old) => ({ runs: new Map(runs), version: old.version + 1, error, loading: false }));
+    const show = (error: Error | null = null) => set({ runs: new Map(runs), error, loading: false });
     const showSoon = () => {
       timer ??= setTimeout(() => {
         timer = null;

@@ -2,12 +2,13 @@ import { useMemo, useState } from "preact/hooks";
 import type { RunSummary } from "../api.ts";
 import { Chart, type Line } from "./chart.tsx";
 import { type Curves, type RunCurves, useFineCurves } from "./curves-data.ts";
-import { count, duration } from "./format.ts";
+import { count, duration, stepText } from "./format.ts";
 import { type ChartOf, groupsOf, plainName } from "./groups.ts";
 import { useKeys } from "./keys.tsx";
 import { Empty, IconButton, Pending, Segments, Smoothing } from "./parts.tsx";
 import { setQuery, useRoute } from "./route.ts";
-import { countsExamples, examplesOf, type Series } from "./series.ts";
+import { around, countsExamples, examplesOf, type Series } from "./series.ts";
+import { ChartFrame } from "./step-chart.tsx";
 import { keptStore, useStore } from "./store.ts";
 
 type Axis = "step" | "time" | "examples";
@@ -71,7 +72,7 @@ function linesOf(chart: ChartOf, shown: readonly Shown[], runs: ReadonlyMap<stri
         y: series.value,
         style: metric.startsWith("eval/") ? "points" : "line",
         ...(spread !== undefined && spread.value.length === series.value.length && shown.length === 1
-          ? { spread: spread.value }
+          ? { band: around(series.value, spread.value) }
           : {}),
       });
     });
@@ -196,7 +197,7 @@ export function CurvesTab({ shown, curves: whole }: { shown: readonly Shown[]; c
   );
 }
 
-export function zoomOf(text: string | undefined): readonly [number, number] | null {
+function zoomOf(text: string | undefined): readonly [number, number] | null {
   const [from, to] = (text ?? "").split("~").map(Number);
   return from !== undefined && to !== undefined && from < to ? [from, to] : null;
 }
@@ -215,7 +216,7 @@ interface PanelProps {
 }
 
 const TEXT: Readonly<Record<Axis, (x: number) => string>> = {
-  step: (x) => (Number.isInteger(x) ? count(x) : ""),
+  step: stepText,
   time: (x) => (x < 0 ? "" : duration(x)),
   examples: (x) => count(x),
 };
@@ -229,23 +230,31 @@ function ChartPanel({ chart, shown, curves, axis, log, smooth, zoom, setZoom, gr
   );
   const stacked = chart.stacked === true && shown.length === 1;
   return (
-    <figure class={`panel chart-panel${grown ? " grown" : ""}`} data-chart={chart.id}>
-      <figcaption>
-        <h3 title={chart.metrics.join(", ")}>{chart.title}</h3>
-        <IconButton
-          name="star"
-          label={pinned ? `Unpin ${chart.title}` : `Pin ${chart.title}`}
-          on={pinned}
-          pressed={pinned}
-          onClick={() => favourites.set(pinned ? pins.filter((id) => id !== chart.id) : [...pins, chart.id])}
-        />
-        <IconButton
-          name={grown ? "shrink" : "grow"}
-          label={grown ? `Shrink ${chart.title}` : `Enlarge ${chart.title}`}
-          pressed={grown}
-          onClick={onGrow}
-        />
-      </figcaption>
+    <ChartFrame
+      kind={grown ? "grown" : ""}
+      id={chart.id}
+      title={chart.title}
+      help={chart.metrics.join(", ")}
+      caption={
+        <>
+          <IconButton
+            name="star"
+            label={pinned ? `Unpin ${chart.title}` : `Pin ${chart.title}`}
+            on={pinned}
+            pressed={pinned}
+            onClick={() =>
+              favourites.set(pinned ? pins.filter((id) => id !== chart.id) : [...pins, chart.id])
+            }
+          />
+          <IconButton
+            name={grown ? "shrink" : "grow"}
+            label={grown ? `Shrink ${chart.title}` : `Enlarge ${chart.title}`}
+            pressed={grown}
+            onClick={onGrow}
+          />
+        </>
+      }
+    >
       <Chart
         lines={lines}
         xText={TEXT[axis]}
@@ -259,6 +268,6 @@ function ChartPanel({ chart, shown, curves, axis, log, smooth, zoom, setZoom, gr
         sync="curves"
         label={`${chart.title}: ${chart.metrics.map(plainName).join(", ")} by ${axis}`}
       />
-    </figure>
+    </ChartFrame>
   );
 }

@@ -1,7 +1,6 @@
-import type { ComponentChildren } from "preact";
 import type { EvaluationReport, FreshCompletions, JudgeExamination } from "../api.ts";
 import { count, figure, percent, signed } from "./format.ts";
-import { Glyph } from "./parts.tsx";
+import { Figure, Finding } from "./parts.tsx";
 import { Visible } from "./tokens.tsx";
 
 /** What `rlv eval` says of a checkpoint: its fresh completions, and what its judge is worth. */
@@ -16,78 +15,61 @@ export function EvaluationView({ report: { fresh, note, kl, judge } }: { report:
   );
 }
 
-function Figure({ name, help, children }: { name: string; help: string; children: ComponentChildren }) {
-  return (
-    <div class="figure">
-      <dt>{name}</dt>
-      <dd>
-        <b>{children}</b>
-      </dd>
-      <small>{help}</small>
-    </div>
-  );
-}
-
 function Fresh({ fresh, kl }: { fresh: FreshCompletions; kl: number | null }) {
   const { reward, components, diversity } = fresh;
   const parts = Object.entries(components);
   return (
     <>
       {diversity.degenerate ? (
-        <div class="finding bad" role="alert">
-          <Glyph name="alarm" />
-          <div>
-            <h3>The completions have collapsed</h3>
-            <p>{diversity.reasons.join("; ")}</p>
-            {diversity.template === null ? null : (
-              <p>
-                <Visible text={diversity.template} />
-              </p>
-            )}
-          </div>
-        </div>
+        <Finding level="bad" title="The completions have collapsed">
+          <p>{diversity.reasons.join("; ")}</p>
+          {diversity.template === null ? null : (
+            <p>
+              <Visible text={diversity.template} />
+            </p>
+          )}
+        </Finding>
       ) : null}
       <dl class="figures">
         {reward === null ? null : (
-          <Figure
-            name="reward"
-            help={`± ${figure(reward.std, 3)}, from ${figure(reward.min, 3)} to ${figure(reward.max, 3)}`}
-          >
-            {figure(reward.mean)}
+          <Figure name="reward" value={figure(reward.mean)}>
+            <small>
+              ± {figure(reward.std, 3)}, from {figure(reward.min, 3)} to {figure(reward.max, 3)}
+            </small>
           </Figure>
         )}
         {fresh.best_of_n === null ? null : (
-          <Figure name="best of a prompt" help="mean of the greatest reward">
-            {figure(fresh.best_of_n)}
+          <Figure name="best of a prompt" value={figure(fresh.best_of_n)}>
+            <small>mean of the greatest reward</small>
           </Figure>
         )}
         {parts.length < 2
           ? null
           : parts.map(([name, value]) => (
-              <Figure key={name} name={name} help="component">
-                {figure(value)}
+              <Figure key={name} name={name} value={figure(value)}>
+                <small>component</small>
               </Figure>
             ))}
         {fresh.flagged_share === null ? null : (
-          <Figure name="flagged" help="by a detector of reward hacks">
-            {percent(fresh.flagged_share)}
+          <Figure name="flagged" value={percent(fresh.flagged_share)}>
+            <small>by a detector of reward hacks</small>
           </Figure>
         )}
-        <Figure name="completions" help={`fresh, of ${count(fresh.prompts)} prompts`}>
-          {count(fresh.completions)}
+        <Figure name="completions" value={count(fresh.completions)}>
+          <small>fresh, of {count(fresh.prompts)} prompts</small>
         </Figure>
-        <Figure name="length" help={`tokens; ${percent(fresh.eos_share)} end by themselves`}>
-          {figure(fresh.mean_tokens, 3)}
+        <Figure name="length" value={figure(fresh.mean_tokens, 3)}>
+          <small>tokens; {percent(fresh.eos_share)} end by themselves</small>
         </Figure>
-        <Figure name="different" help={`two share ${percent(diversity.jaccard)} of their words`}>
-          {percent(diversity.unique_share)}
+        <Figure name="different" value={percent(diversity.unique_share)}>
+          <small>two share {percent(diversity.jaccard)} of their words</small>
         </Figure>
-        <Figure name="one template" help="completions that follow a common one">
-          {percent(diversity.template_share)}
+        <Figure name="one template" value={percent(diversity.template_share)}>
+          <small>completions that follow a common one</small>
         </Figure>
         {kl === null ? null : (
-          <Figure name="KL" help="from the reference, last recorded">
-            {figure(kl, 3)}
+          <Figure name="KL" value={figure(kl, 3)}>
+            <small>from the reference, last recorded</small>
           </Figure>
         )}
       </dl>

@@ -48,3 +48,6 @@ export function ago(then: number, now = Date.now()): string {
 
 export const dateTime = (milliseconds: number): string =>
   new Date(milliseconds).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+/** Of a place on an axis of steps; nothing between two steps. */
+export const stepText = (x: number): string => (Number.isInteger(x) ? count(x) : "");

@@ -1,4 +1,5 @@
 /** Which curves share a chart, and which charts a group. */
+import { modeOf } from "../../report/modes.ts";
 
 export interface ChartOf {
   /** Stable: a favourite is remembered by it. */
@@ -56,9 +57,14 @@ const ORDER = ["reward", "loss", "diversity", "length", "device"];
 
 const groupOf = (metric: string): string => GROUPS.find(([, , pattern]) => pattern.test(metric))![0];
 
-/** "train/kl_div" → "kl div". */
+/** "train/kl_div" → "Kl div"; of a mode's evaluation "eval/both/hack_rate" → "Hack rate, both". */
 export function plainName(metric: string): string {
-  const text = metric.replace(/^(train|eval|device)\/(rewards\/)?/, "").replaceAll("_", " ");
+  const of = modeOf(metric, "eval");
+  if (of !== null) return `${plainName(of.figure)}, ${of.mode.replaceAll("_", " ")}`;
+  const text = metric
+    .replace(/^(train|eval|device)\//, "")
+    .replace(/^rewards\//, "")
+    .replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
@@ -74,7 +80,7 @@ export function groupsOf(names: readonly string[], search = "", apart = false): 
     const metrics = [...left].filter((name) => pattern.test(name));
     if (metrics.length === 0) continue;
     if (apart && (metrics.filter((name) => name.startsWith("train/")).length > 1 || metrics.length > 2)) {
-      const pair = apart && chart.id === "reward" ? ["train/reward_mean", "eval/reward"] : [];
+      const pair = chart.id === "reward" ? ["train/reward_mean", "eval/reward"] : [];
       const both = pair.filter((name) => metrics.includes(name));
       if (both.length === 0) continue;
       metrics.splice(0, metrics.length, ...both);
@@ -87,12 +93,17 @@ export function groupsOf(names: readonly string[], search = "", apart = false): 
   }
   const byStem = new Map<string, string[]>();
   for (const name of left) {
-    const stem = name.replace(/^(train|eval)\//, "");
+    // Of one run the modes of a figure lie in one chart.
+    const of = apart ? null : modeOf(name, "eval");
+    const stem = of === null ? name.replace(/^(train|eval)\//, "") : `modes/${of.figure}`;
     byStem.set(stem, [...(byStem.get(stem) ?? []), name]);
   }
   for (const [stem, metrics] of byStem) {
-    metrics.sort((a, b) => (a < b ? 1 : -1));
-    charts.push({ id: stem, title: plainName(metrics[0]!), metrics });
+    const of = modeOf(metrics[0]!, "eval");
+    // Training before its evaluation; modes have their colours by their order.
+    metrics.sort((a, b) => (a < b === (of === null) ? 1 : -1));
+    const title = of === null || apart ? plainName(metrics[0]!) : `${plainName(of.figure)} by mode`;
+    charts.push({ id: stem, title, metrics });
   }
   const wanted = charts.filter(({ title, metrics }) => {
     const text = [title, ...metrics].join(" ").toLowerCase();

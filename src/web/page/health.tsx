@@ -1,19 +1,18 @@
 import { useMemo } from "preact/hooks";
 import type { DiversityPoint, DiversityReport } from "../api.ts";
-import { Chart, type Line } from "./chart.tsx";
+import type { Line } from "./chart.tsx";
 import { queryOf, runPath, useAnswer } from "./client.ts";
 import { count, figure, percent } from "./format.ts";
-import { Empty, Glyph, Pending } from "./parts.tsx";
+import { Empty, Figure, Finding, type Level, Pending } from "./parts.tsx";
 import { hashOf } from "./route.ts";
 import type { TabProps } from "./run.tsx";
+import { StepChart } from "./step-chart.tsx";
 import { Visible } from "./tokens.tsx";
 
 /** Each costs the server some ten milliseconds the first time. */
 const STEPS = 24;
-const stepText = (x: number) => (Number.isInteger(x) ? count(x) : "");
 
-type Level = "good" | "note" | "warn" | "bad";
-interface Finding {
+interface Found {
   readonly level: Level;
   readonly title: string;
   readonly why: string;
@@ -32,7 +31,7 @@ function ends(values: readonly (number | null)[]): { from: number; to: number } 
 }
 
 /** What the figures say, worst first, each with the figures that say it. */
-export function findingsOf(points: readonly DiversityPoint[], reward: readonly (number | null)[]): Finding[] {
+function findingsOf(points: readonly DiversityPoint[], reward: readonly (number | null)[]): Found[] {
   const last = points.at(-1);
   if (last === undefined) return [];
   if (last.completions < LEAST)
@@ -43,7 +42,7 @@ export function findingsOf(points: readonly DiversityPoint[], reward: readonly (
         why: `a step of this run has ${count(last.completions)}; from ${LEAST} on their diversity means something`,
       },
     ];
-  const found: Finding[] = [];
+  const found: Found[] = [];
   const unique = ends(points.map((point) => point.unique));
   const rise = ends(reward);
   const lost = unique !== null && unique.from > 0 ? 1 - unique.to / unique.from : 0;
@@ -95,17 +94,9 @@ export function HealthTab({ run, curves, rollouts }: TabProps) {
   return (
     <div class="stack">
       {findings.map(({ level, title, why }) => (
-        <div
-          class={`finding ${level}`}
-          key={title}
-          role={level === "warn" || level === "bad" ? "alert" : undefined}
-        >
-          <Glyph name={level === "good" ? "check" : level === "note" ? "help" : "alarm"} />
-          <div>
-            <h3>{title}</h3>
-            <p>{why}</p>
-          </div>
-        </div>
+        <Finding key={title} level={level} title={title}>
+          <p>{why}</p>
+        </Finding>
       ))}
       <dl class="panel figures">
         <Share name="different" value={last.unique} help="distinct texts among the step's completions" />
@@ -140,34 +131,22 @@ export function HealthTab({ run, curves, rollouts }: TabProps) {
         </div>
       )}
       <div class="columns">
-        <figure class="panel chart-panel">
-          <figcaption>
-            <h3>Diversity</h3>
-          </figcaption>
-          <Chart
-            lines={lines}
-            xText={stepText}
-            xName="step"
-            height={220}
-            sync="health"
-            label="Share of distinct completions, of shared words and of the template, by step"
-          />
-        </figure>
+        <StepChart
+          title="Diversity"
+          lines={lines}
+          height={220}
+          sync="health"
+          label="Share of distinct completions, of shared words and of the template, by step"
+        />
         {rewardLine.length === 0 ? null : (
-          <figure class="panel chart-panel">
-            <figcaption>
-              <h3>Reward</h3>
-            </figcaption>
-            <Chart
-              lines={rewardLine}
-              xText={stepText}
-              xName="step"
-              height={220}
-              smooth={0.6}
-              sync="health"
-              label="Reward by step"
-            />
-          </figure>
+          <StepChart
+            title="Reward"
+            lines={rewardLine}
+            height={220}
+            smooth={0.6}
+            sync="health"
+            label="Reward by step"
+          />
         )}
       </div>
     </div>
@@ -192,12 +171,8 @@ function diversityLines(points: readonly DiversityPoint[]): Line[] {
 
 function Share({ name, value, help }: { name: string; value: number; help: string }) {
   return (
-    <div class="figure" title={help}>
-      <dt>{name}</dt>
-      <dd>
-        <b>{percent(value)}</b>
-      </dd>
+    <Figure name={name} value={percent(value)} help={help}>
       <small>{help}</small>
-    </div>
+    </Figure>
   );
 }

@@ -6,7 +6,7 @@ export interface Judge {
   readonly criteria: Readonly<Record<string, JudgeCriterion>>;
 }
 
-export interface JudgeCriterion {
+interface JudgeCriterion {
   /** The score that the judge wrote; null where its answer was none. */
   readonly text: number | null;
   /** Mean of the scale's values under the judge's probabilities. */

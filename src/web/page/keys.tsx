@@ -2,7 +2,7 @@ import { useLayoutEffect, useRef } from "preact/hooks";
 import { Dialog, typing } from "./parts.tsx";
 
 /** Keys of the view that is shown, by KeyboardEvent.key. */
-export type Keys = Readonly<Record<string, (event: KeyboardEvent) => void>>;
+type Keys = Readonly<Record<string, (event: KeyboardEvent) => void>>;
 
 /** Listens while the component is shown; keys typed into fields and with modifiers are left alone. */
 export function useKeys(keys: Keys): void {
@@ -43,9 +43,16 @@ const HELP: readonly (readonly [string, readonly (readonly [string, string])[]])
   [
     "A run",
     [
-      ["1 … 7", "curves, rewards, rollouts, health, system, config, checkpoints"],
+      ["1 … 8", "curves, rewards, rollouts, health, system, config, checkpoints, routing"],
       ["l", "logarithmic axis"],
       ["z", "whole range (as a double click)"],
+      ["[ ]", "less, more smoothing"],
+    ],
+  ],
+  [
+    "A sweep",
+    [
+      ["b", "the band: standard deviation, or least to greatest"],
       ["[ ]", "less, more smoothing"],
     ],
   ],

@@ -95,6 +95,9 @@ function merge(changed: readonly RunSummary[], gone: readonly string[]): void {
   const kept = list.runs.filter(({ id }) => !gone.includes(id)).map((run) => now.get(run.id) ?? run);
   const fresh = changed.filter(({ id }) => !list.runs.some((run) => run.id === id));
   runList.set({ ...list, runs: [...fresh, ...kept] });
+  // A sweep that has begun is told by its runs.
+  if (fresh.some(({ sweep }) => sweep !== null && !list.sweeps.some(({ id }) => id === sweep)))
+    void loadRuns();
 }
 
 export function startLive(): void {

@@ -3,6 +3,7 @@ import { useLayoutEffect, useRef } from "preact/hooks";
 import type { RunState, RunSummary } from "../api.ts";
 import { count } from "./format.ts";
 import { store, useStore } from "./store.ts";
+import { seriesName } from "./theme.ts";
 
 const GLYPHS = {
   search: "M7 12A5 5 0 1 0 7 2a5 5 0 0 0 0 10ZM10.7 10.7 14 14",
@@ -26,7 +27,7 @@ const GLYPHS = {
   plus: "M8 3v10M3 8h10",
   again: "M13 3v3.5H9.5M12.7 6.2A5.2 5.2 0 1 0 13.2 9",
 } as const;
-export type GlyphName = keyof typeof GLYPHS;
+type GlyphName = keyof typeof GLYPHS;
 
 export function Glyph({ name, filled = false }: { name: GlyphName; filled?: boolean }) {
   return (
@@ -59,7 +60,7 @@ export function IconButton({ name, label, on = false, pressed, onClick }: IconBu
   );
 }
 
-export interface Choice<T extends string> {
+interface Choice<T extends string> {
   readonly id: T;
   readonly name: string;
   readonly help?: string;
@@ -89,15 +90,17 @@ export function Segments<T extends string>({
   );
 }
 
-const STATES: Readonly<Record<RunState, { dot: string; tag: string }>> = {
+type ShownState = RunState | "waiting";
+const STATES: Readonly<Record<ShownState, { dot: string; tag: string }>> = {
   live: { dot: "running", tag: "good" },
   finished: { dot: "finished", tag: "" },
   interrupted: { dot: "interrupted", tag: "warn" },
   crashed: { dot: "crashed", tag: "bad" },
   diverged: { dot: "diverged", tag: "bad" },
+  waiting: { dot: "", tag: "" },
 };
 
-export function StateDot({ state }: { state: RunState }) {
+export function StateDot({ state }: { state: ShownState }) {
   return <i class={`dot ${STATES[state].dot}`} role="img" aria-label={state} title={state} />;
 }
 
@@ -105,16 +108,19 @@ export const StateTag = ({ state }: { state: RunState }) => (
   <span class={`tag ${STATES[state].tag}`}>{state}</span>
 );
 
-export function Progress({ run }: { run: RunSummary }) {
-  const { step, total_steps: total } = run;
-  const share = total === null || total === 0 ? 0 : Math.min(1, step / total);
+export const Progress = ({ run }: { run: RunSummary }) => (
+  <Fraction done={run.step} total={run.total_steps} />
+);
+
+/** How many of how many, in figures and as a bar; of a `total` that is not known, the figure alone. */
+export function Fraction({ done, total, what = "" }: { done: number; total: number | null; what?: string }) {
   return (
     <span class="progress">
       <span class="num">
-        {count(step)}
-        {total === null ? "" : <span class="muted"> / {count(total)}</span>}
+        {count(done)}
+        {total === null ? "" : <span class="muted">{` / ${count(total)}${what}`}</span>}
       </span>
-      {total === null ? null : <Bar share={share} />}
+      {total === null ? null : <Bar share={total === 0 ? 0 : done / total} />}
     </span>
   );
 }
@@ -124,6 +130,55 @@ export function Bar({ share, kind = "" }: { share: number; kind?: string }) {
     <span class={`bar ${kind}`} aria-hidden="true">
       <i style={{ width: `${(100 * Math.max(0, Math.min(1, share))).toFixed(1)}%` }} />
     </span>
+  );
+}
+
+/** The sign of a series: of a line, or of single points. */
+export function Swatch({ colour, style = "line" }: { colour: number; style?: "line" | "points" }) {
+  return <i class={`swatch ${style}`} style={{ "--series": `var(--${seriesName(colour)})` }} />;
+}
+
+interface FigureProps {
+  readonly name: string;
+  readonly value: ComponentChildren;
+  /** Told under the pointer. */
+  readonly help?: string;
+  readonly wide?: boolean;
+  /** Below the value. */
+  readonly children?: ComponentChildren;
+}
+
+/** One of the figures of a `dl`. */
+export function Figure({ name, value, help, wide = false, children }: FigureProps) {
+  return (
+    <div class={`figure${wide ? " wide" : ""}`} title={help}>
+      <dt>{name}</dt>
+      <dd>{wide ? value : <b>{value}</b>}</dd>
+      {children}
+    </div>
+  );
+}
+
+export type Level = "good" | "note" | "warn" | "bad";
+
+/** What figures say, with the figures that say it. */
+export function Finding({
+  level,
+  title,
+  children,
+}: {
+  level: Level;
+  title: string;
+  children: ComponentChildren;
+}) {
+  return (
+    <div class={`finding ${level}`} role={level === "warn" || level === "bad" ? "alert" : undefined}>
+      <Glyph name={level === "good" ? "check" : level === "note" ? "help" : "alarm"} />
+      <div>
+        <h3>{title}</h3>
+        {children}
+      </div>
+    </div>
   );
 }
 

@@ -1,22 +1,21 @@
 import { useMemo, useState } from "preact/hooks";
-import type { RewardReport, RunSummary } from "../api.ts";
-import { Chart, type Line } from "./chart.tsx";
+import type { RewardReport } from "../api.ts";
+import type { Line } from "./chart.tsx";
 import { queryOf, runPath, useAnswer } from "./client.ts";
-import { count, figure, percent } from "./format.ts";
+import { figure, percent } from "./format.ts";
 import { Distribution } from "./judge.tsx";
+import { memo } from "./memo.tsx";
 import { Empty, Pending, Segments, Smoothing } from "./parts.tsx";
 import { go } from "./route.ts";
 import type { TabProps } from "./run.tsx";
+import { ChartFrame, StepChart } from "./step-chart.tsx";
 
 type Form = "lines" | "stacked";
-const stepText = (x: number) => (Number.isInteger(x) ? count(x) : "");
 /** Steps that the distributions are drawn for, at most. */
 const STEPS = 60;
 
 /** What the reward is made of, and how it is distributed, from the first step to the last. */
 export function RewardsTab({ run, curves, rollouts }: TabProps) {
-  const [form, setForm] = useState<Form>("lines");
-  const [smooth, setSmooth] = useState(0.6);
   // Every ten steps of a live run are worth another reading of its rollouts.
   const { data, error, again } = useAnswer<RewardReport>(
     rollouts !== true ? null : runPath(run.id, `/rewards${queryOf({ steps: STEPS })}`),
@@ -61,54 +60,72 @@ export function RewardsTab({ run, curves, rollouts }: TabProps) {
   return (
     <div class="stack">
       <div class="columns">
-        <figure class="panel chart-panel" data-chart="reward-parts">
-          <figcaption>
-            <h3>Components</h3>
-            <Smoothing value={smooth} onChange={setSmooth} />
-            <Segments
-              label="Form"
-              choices={[
-                { id: "lines", name: "Lines" },
-                { id: "stacked", name: "Stacked" },
-              ]}
-              value={form}
-              onChange={setForm}
-            />
-          </figcaption>
-          {lines.length === 0 ? (
-            <Empty title="The reward has one part" />
-          ) : (
-            <Chart
-              lines={lines}
-              xText={stepText}
-              xName="step"
-              height={240}
-              smooth={form === "stacked" ? 0 : smooth}
-              stacked={form === "stacked"}
-              sync="rewards"
-              label={`Reward components by step: ${lines.map(({ label }) => label).join(", ")}`}
-            />
-          )}
-        </figure>
-        <Spread run={run} report={data} />
+        <Components lines={lines} />
+        <Spread run={run.id} report={data} />
       </div>
       {data.judge.length === 0 ? null : <JudgeOverTime report={data} />}
     </div>
   );
 }
 
+function Components({ lines }: { lines: readonly Line[] }) {
+  const [form, setForm] = useState<Form>("lines");
+  const [smooth, setSmooth] = useState(0.6);
+  const frame = {
+    id: "reward-parts",
+    title: "Components",
+    caption: (
+      <>
+        <Smoothing value={smooth} onChange={setSmooth} />
+        <Segments
+          label="Form"
+          choices={[
+            { id: "lines", name: "Lines" },
+            { id: "stacked", name: "Stacked" },
+          ]}
+          value={form}
+          onChange={setForm}
+        />
+      </>
+    ),
+  };
+  if (lines.length === 0)
+    return (
+      <ChartFrame {...frame}>
+        <Empty title="The reward has one part" />
+      </ChartFrame>
+    );
+  return (
+    <StepChart
+      {...frame}
+      lines={lines}
+      height={240}
+      smooth={form === "stacked" ? 0 : smooth}
+      stacked={form === "stacked"}
+      sync="rewards"
+      label={`Reward components by step: ${lines.map(({ label }) => label).join(", ")}`}
+    />
+  );
+}
+
+interface ReportProps {
+  /** Its id. */
+  readonly run: string;
+  readonly report: RewardReport;
+}
+
 /** Rewards of the rollouts of each step: the darker, the more of them. */
-function Spread({ run, report }: { run: RunSummary; report: RewardReport }) {
+const Spread = memo(({ run, report }: ReportProps) => {
   const { points, range, bins } = report;
   if (range === null) return null;
   const width = 100 / points.length;
   const height = 100 / bins;
   return (
-    <figure class="panel chart-panel spread">
-      <figcaption>
-        <h3>Distribution of rewards</h3>
-        <span class="muted">share of a step's rollouts; a click shows them</span>
-      </figcaption>
+    <ChartFrame
+      kind="spread"
+      title="Distribution of rewards"
+      caption={<span class="muted">share of a step's rollouts; a click shows them</span>}
+    >
       <div class="spread-plot">
         <span class="high num">{figure(range.max, 3)}</span>
         <span class="low num">{figure(range.min, 3)}</span>
@@ -119,13 +136,13 @@ function Spread({ run, report }: { run: RunSummary; report: RewardReport }) {
                 // biome-ignore lint/a11y/noStaticElementInteractions: the rollouts' own filters take the keyboard
                 <rect
                   key={`${column}-${bin}`}
-                  class={`h${Math.min(9, 1 + Math.floor(9 * Math.sqrt(share)))}`}
+                  fill-opacity={0.07 + 0.93 * Math.sqrt(share)}
                   x={column * width}
                   y={100 - (bin + 1) * height}
                   width={width}
                   height={height}
                   onClick={() =>
-                    go(["run", run.id, "rollouts"], {
+                    go(["run", run, "rollouts"], {
                       step_min: String(point.step),
                       step_max: String(point.step),
                       ...binFilter(range, bins, bin),
@@ -141,9 +158,9 @@ function Spread({ run, report }: { run: RunSummary; report: RewardReport }) {
         <span class="from num">{points[0]?.step}</span>
         <span class="to num">step {points.at(-1)?.step}</span>
       </div>
-    </figure>
+    </ChartFrame>
   );
-}
+});
 
 function binFilter({ min, max }: { min: number; max: number }, bins: number, bin: number) {
   if (min === max) return {};
@@ -156,7 +173,7 @@ function binFilter({ min, max }: { min: number; max: number }, bins: number, bin
 }
 
 /** Per criterion: both readings along the steps, and how the judge's probabilities lie at first and now. */
-function JudgeOverTime({ report }: { report: RewardReport }) {
+const JudgeOverTime = memo(({ report }: Pick<ReportProps, "report">) => {
   const x = report.points.map(({ step }) => step);
   return (
     <section class="stack" aria-label="Judge">
@@ -171,21 +188,19 @@ function JudgeOverTime({ report }: { report: RewardReport }) {
             { label: "said", colour: 1, x, y: of.map((each) => each?.text ?? null), style: "points" },
           ];
           return (
-            <figure class="panel chart-panel" key={name}>
-              <figcaption>
-                <h3>{name.replaceAll("_", " ")}</h3>
-                {last === undefined || last.invalid === 0 ? null : (
+            <StepChart
+              key={name}
+              title={name.replaceAll("_", " ")}
+              caption={
+                last === undefined || last.invalid === 0 ? null : (
                   <span class="tag warn">{percent(last.invalid, 1)} without a score</span>
-                )}
-              </figcaption>
-              <Chart
-                lines={lines}
-                xText={stepText}
-                xName="step"
-                height={150}
-                sync="rewards"
-                label={`${name}: expected and written scores by step`}
-              />
+                )
+              }
+              lines={lines}
+              height={150}
+              sync="rewards"
+              label={`${name}: expected and written scores by step`}
+            >
               {first === undefined || last === undefined ? null : (
                 <div class="now-and-then">
                   <div>
@@ -198,10 +213,10 @@ function JudgeOverTime({ report }: { report: RewardReport }) {
                   </div>
                 </div>
               )}
-            </figure>
+            </StepChart>
           );
         })}
       </div>
     </section>
   );
-}
+});

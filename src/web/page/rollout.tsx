@@ -1,13 +1,13 @@
 import { useState } from "preact/hooks";
 import type { RolloutDetail, RolloutFull, RolloutTable, RunSummary } from "../api.ts";
 import { queryOf, runPath, useAnswer } from "./client.ts";
-import { figure, percent, signed } from "./format.ts";
+import { figure, signed } from "./format.ts";
 import { JudgeScores, judgeOf } from "./judge.tsx";
 import { useKeys } from "./keys.tsx";
-import { copyText, Glyph, IconButton, Pending, Segments } from "./parts.tsx";
+import { Bar, copyText, Glyph, IconButton, Pending, Segments } from "./parts.tsx";
 import { idOf } from "./rollouts.tsx";
 import { go, setQuery, useRoute } from "./route.ts";
-import { SHADES, type Shade, Tokens, tokensOf, Visible } from "./tokens.tsx";
+import { SHADES, type Shade, Tokens, Visible } from "./tokens.tsx";
 
 interface PanelProps {
   readonly run: RunSummary;
@@ -124,7 +124,7 @@ export function RolloutPanel({ run, id, table }: PanelProps) {
         ) : (
           <Tokens
             key={rollout.key}
-            tokens={tokensOf(rollout.tokens_of.texts, rollout.tokens_of.logprobs)}
+            {...rollout.tokens_of}
             advantage={rollout.advantage}
             shade={shade}
             finish={rollout.finish}
@@ -196,12 +196,7 @@ function Member({ member, chosen, side, shade, onOpen }: MemberProps) {
         {member.flagged === true ? <Glyph name="flag" /> : null}
       </button>
       {side && member.tokens_of !== null ? (
-        <Tokens
-          tokens={tokensOf(member.tokens_of.texts, member.tokens_of.logprobs)}
-          advantage={member.advantage}
-          shade={shade}
-          finish={member.finish}
-        />
+        <Tokens {...member.tokens_of} advantage={member.advantage} shade={shade} finish={member.finish} />
       ) : (
         <div class="mono text">
           <Visible text={side ? member.completion : member.completion.slice(0, 160)} />
@@ -234,9 +229,7 @@ function Scores({ rollout, whole, onWhole }: ScoresProps) {
                 <th scope="row">{name}</th>
                 <td class="num">{figure(value)}</td>
                 <td class="amount">
-                  <span class={`bar ${value < 0 ? "down" : "up"}`} aria-hidden="true">
-                    <i style={{ width: percent(Math.abs(value) / greatest).replace(" ", "") }} />
-                  </span>
+                  <Bar share={Math.abs(value) / greatest} kind={value < 0 ? "down" : "up"} />
                 </td>
               </tr>
             ))}

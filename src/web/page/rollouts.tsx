@@ -42,7 +42,7 @@ interface Loaded {
 }
 
 /** The rows that match, loaded as far as one has scrolled. */
-function useRollouts(id: string, filters: Query, round: string, there: boolean) {
+function useRollouts(id: string, filters: Query, round: number, there: boolean) {
   const path = (offset: number, upto?: number) =>
     runPath(id, `/rollouts${queryOf({ ...filters, offset, limit: PAGE, upto })}`);
   const key = path(0);
@@ -68,7 +68,7 @@ function useRollouts(id: string, filters: Query, round: string, there: boolean) 
       },
     );
     return () => stop.abort();
-  }, [key, round]);
+  }, [key, round, there]);
 
   async function loadMore(): Promise<void> {
     if (more.current || loaded === null || loaded.filters !== key) return;
@@ -100,12 +100,7 @@ export function RolloutsTab({ run, rollouts, selected }: TabProps) {
   const { query } = useRoute();
   const filters = useMemo(() => filtersOf(query), [JSON.stringify(filtersOf(query))]);
   const [round, setRound] = useState(0);
-  const { loaded, error, loading, loadMore } = useRollouts(
-    run.id,
-    filters,
-    `${round} ${rollouts}`,
-    rollouts !== false,
-  );
+  const { loaded, error, loading, loadMore } = useRollouts(run.id, filters, round, rollouts !== false);
   const search = useRef<HTMLInputElement>(null);
   const now = useStore(rolloutCounts)[run.id];
   const table: RolloutTable = query.table === "eval" ? "eval" : "train";

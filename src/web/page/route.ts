@@ -4,12 +4,12 @@ import { store, useStore } from "./store.ts";
  * What is shown, as it stands behind the # of the address: "/run/NAME/rollouts?min=0.5". A copied address shows the
  * same view again.
  */
-export interface Route {
+interface Route {
   readonly path: readonly string[];
   readonly query: Readonly<Record<string, string>>;
 }
 
-export function parseRoute(hash: string): Route {
+function parseRoute(hash: string): Route {
   const [path = "", query = ""] = hash.replace(/^#?\/?/, "").split("?", 2);
   return {
     path: path.split("/").filter(Boolean).map(decode),

@@ -1,18 +1,21 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { modeOf } from "../../report/modes.ts";
 import type { DiversityReport, RunDetail, RunSummary } from "../api.ts";
 import { CheckpointsTab } from "./checkpoints.tsx";
 import { queryOf, runPath, useAnswer } from "./client.ts";
 import { ConfigTab } from "./config.tsx";
 import { CurvesTab, type Shown } from "./curves.tsx";
-import { type Curves, useCurves } from "./curves-data.ts";
+import { type Curves, type RunCurves, useCurves } from "./curves-data.ts";
 import { dateTime, duration, figure, signed } from "./format.ts";
 import { HealthTab } from "./health.tsx";
 import { useKeys } from "./keys.tsx";
 import { rolloutCounts, runList } from "./live.ts";
-import { Glyph, Pending, Progress, StateDot, StateTag } from "./parts.tsx";
+import { memo } from "./memo.tsx";
+import { Figure, Glyph, Pending, Progress, StateDot, StateTag, Swatch } from "./parts.tsx";
 import { RewardsTab } from "./rewards.tsx";
 import { RolloutsTab } from "./rollouts.tsx";
 import { go, hashOf, setQuery, useRoute } from "./route.ts";
+import { RoutingTab } from "./routing.tsx";
 import { mainMetric } from "./runs.tsx";
 import { useStore } from "./store.ts";
 import { SystemTab } from "./system.tsx";
@@ -25,6 +28,7 @@ const TABS = [
   ["system", "System"],
   ["config", "Config"],
   ["checkpoints", "Checkpoints"],
+  ["routing", "Routing"],
 ] as const;
 /** Steps whose completions are looked at to see whether they have collapsed; the last one counts. */
 const GLANCE = 2;
@@ -67,9 +71,10 @@ export function RunView({ id, tab, rest }: { id: string; tab: string; rest: read
       }),
     [ids.join(), list, run],
   );
+  const tabs = TABS.filter(([name]) => name !== "routing" || isRouted(detail.data, curves.runs.get(id)));
   const kept = Object.fromEntries(Object.entries(query).filter(([name]) => KEPT.includes(name)));
   useKeys(
-    Object.fromEntries(TABS.map(([to], index) => [String(index + 1), () => go(["run", id, to], kept)])),
+    Object.fromEntries(tabs.map(([to], index) => [String(index + 1), () => go(["run", id, to], kept)])),
   );
 
   useEffect(() => {
@@ -80,19 +85,19 @@ export function RunView({ id, tab, rest }: { id: string; tab: string; rest: read
   }, [run?.name]);
 
   // A narrow screen shows some of the tabs.
-  const tabs = useRef<HTMLElement>(null);
+  const bar = useRef<HTMLElement>(null);
   useEffect(() => {
-    const current = tabs.current?.querySelector<HTMLElement>("[aria-current]");
-    if (tabs.current && current) tabs.current.scrollLeft = current.offsetLeft - 60;
-  }, [tab, run === undefined || run === null]);
+    const current = bar.current?.querySelector<HTMLElement>("[aria-current]");
+    if (bar.current && current) bar.current.scrollLeft = current.offsetLeft - 60;
+  }, [tab, tabs.length, run === undefined || run === null]);
 
   if (!run) return <Pending error={detail.error} again={detail.again} />;
   return (
     <div class={`stack run of-${tab}`}>
       <Head run={run} detail={detail.data} curves={curves} collapsed={collapsed} />
       <div class="tabs-row">
-        <nav class="tabs" aria-label="of this run" ref={tabs}>
-          {TABS.map(([to, name], index) => (
+        <nav class="tabs" aria-label="of this run" ref={bar}>
+          {tabs.map(([to, name], index) => (
             <a
               key={to}
               href={hashOf(["run", id, to], kept)}
@@ -113,8 +118,17 @@ export function RunView({ id, tab, rest }: { id: string; tab: string; rest: read
       {tab === "health" ? <HealthTab run={run} curves={curves} rollouts={rollouts} /> : null}
       {tab === "system" ? <SystemTab run={run} curves={curves} detail={detail.data} /> : null}
       {tab === "config" ? <ConfigTab detail={detail} shown={shown} /> : null}
+      {tab === "routing" ? <RoutingTab run={run} curves={curves} /> : null}
       {tab === "checkpoints" ? <CheckpointsTab run={run} detail={detail} /> : null}
     </div>
+  );
+}
+
+/** Whether a run is one whose adapters are evaluated by themselves. */
+function isRouted(detail: RunDetail | null, curves: RunCurves | undefined): boolean {
+  return (
+    detail?.config?.eval_routing_steps != null ||
+    [...(curves?.series.keys() ?? [])].some((name) => modeOf(name, "eval") !== null)
   );
 }
 
@@ -144,10 +158,12 @@ interface HeadProps {
   readonly collapsed: boolean;
 }
 
-function Head({ run, detail, curves, collapsed }: HeadProps) {
+const Head = memo(({ run, detail, curves, collapsed }: HeadProps) => {
   const mine = curves.runs.get(run.id);
   const of = (metric: string) => mine?.series.get(metric)?.value.filter((value) => value !== null) ?? [];
-  const figures = FIGURES.filter(({ metric }) => of(metric).length > 0).slice(0, 7);
+  const figures = FIGURES.map((each) => ({ ...each, values: of(each.metric) }))
+    .filter(({ values }) => values.length > 0)
+    .slice(0, 7);
   const seconds = run.started === null || run.updated === null ? null : (run.updated - run.started) / 1000;
   const left =
     run.state === "live" && seconds !== null && run.total_steps !== null && run.step > 2
@@ -164,6 +180,11 @@ function Head({ run, detail, curves, collapsed }: HeadProps) {
             <Glyph name="alarm" /> completions have collapsed
           </a>
         ) : null}
+        {run.sweep === null ? null : (
+          <a class="tag" href={hashOf(["sweep", run.sweep])}>
+            <Glyph name="left" /> sweep
+          </a>
+        )}
         {run.recipe === null ? null : <span class="tag">{run.recipe}</span>}
         {run.model === null ? null : <span class="tag">{run.model}</span>}
         {run.tags.map((tag) => (
@@ -179,43 +200,38 @@ function Head({ run, detail, curves, collapsed }: HeadProps) {
         )}
       </div>
       <dl class="figures">
-        <div class="figure wide">
-          <dt>step</dt>
-          <dd>
-            <Progress run={run} />
-          </dd>
+        <Figure wide name="step" value={<Progress run={run} />}>
           <small title={run.started === null ? undefined : `started ${dateTime(run.started)}`}>
             {seconds === null ? "" : duration(seconds)}
             {left === null ? "" : `, about ${duration(left)} left`}
           </small>
-        </div>
-        {figures.map(({ name, metric, good }) => {
-          const values = of(metric);
+        </Figure>
+        {figures.map(({ name, metric, good, values }) => {
           const [first, last] = [values[0]!, values.at(-1)!];
           const rise = last - first;
           const judged = good === 0 || rise === 0 ? "" : rise * good > 0 ? "good" : "bad";
           return (
-            <div class="figure" key={metric} title={metric}>
-              <dt>{name}</dt>
-              <dd>
-                <b>{figure(last)}</b>
-              </dd>
+            <Figure key={metric} name={name} value={figure(last)} help={metric}>
               <small class={judged} title="since the first step">
                 {values.length < 2 ? "" : signed(rise)}
               </small>
-            </div>
+            </Figure>
           );
         })}
       </dl>
     </header>
   );
-}
+});
 
 /** Which runs are shown beside this one. */
 function Comparison({ id, shown }: { id: string; shown: readonly Shown[] }) {
   const list = useStore(runList);
   const [open, setOpen] = useState(false);
   const [text, setText] = useState("");
+  const field = useRef<HTMLInputElement>(null);
+  useEffect(() => {
+    if (open) field.current?.focus();
+  }, [open]);
   const others = shown.slice(1).map(({ run }) => run.id);
   const set = (next: readonly string[]) => setQuery({ vs: next.join(",") }, true);
   const found = (list?.runs ?? [])
@@ -224,10 +240,19 @@ function Comparison({ id, shown }: { id: string; shown: readonly Shown[] }) {
   return (
     <div class="comparison">
       {shown.length > 1 ? (
+        <a
+          class="link"
+          title="runs that differ in their seed alone together, with mean and spread"
+          href={hashOf(["grouped"], { runs: [id, ...others].join(",") })}
+        >
+          Group by seed
+        </a>
+      ) : null}
+      {shown.length > 1 ? (
         <div class="chips">
           {shown.map(({ run, colour }, index) => (
             <span class="tag chip" key={run.id}>
-              <i class={`swatch s${(colour % 8) + 1} line`} />
+              <Swatch colour={colour} />
               {run.name}
               {index === 0 ? null : (
                 <button
@@ -259,7 +284,7 @@ function Comparison({ id, shown }: { id: string; shown: readonly Shown[] }) {
               type="search"
               placeholder="Name of a run"
               aria-label="Name of a run"
-              ref={(element) => element?.focus()}
+              ref={field}
               value={text}
               onInput={(event) => setText(event.currentTarget.value)}
             />

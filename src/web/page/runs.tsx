@@ -1,10 +1,10 @@
 import { useMemo, useRef, useState } from "preact/hooks";
-import type { RunSummary } from "../api.ts";
+import type { RunList, RunState, RunSummary } from "../api.ts";
 import { Sparkline } from "./chart.tsx";
 import { ago, count, dateTime, duration, figure } from "./format.ts";
 import { useKeys } from "./keys.tsx";
 import { loadRuns, runList, runListError } from "./live.ts";
-import { Empty, Pending, Progress, Segments, StateDot } from "./parts.tsx";
+import { Empty, Fraction, Pending, Progress, Segments, StateDot } from "./parts.tsx";
 import { go, hashOf, setQuery, useRoute } from "./route.ts";
 import { useStore } from "./store.ts";
 
@@ -49,7 +49,14 @@ export function Runs() {
   const text = query.q ?? "";
   const runs = useMemo(() => {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-    return sorted((list?.runs ?? []).filter((run) => matches(run, shown, words)));
+    // Those of sweeps are reached through them, unless somebody looks for something.
+    const sought = words.length > 0 || shown !== "all";
+    const sweeps = new Set(list?.sweeps.map(({ id }) => id));
+    return sorted(
+      (list?.runs ?? []).filter(
+        (run) => matches(run, shown, words) && (sought || run.sweep === null || !sweeps.has(run.sweep)),
+      ),
+    );
   }, [list, shown, text]);
   const mark = (id: string) =>
     setMarked((old) => (old.includes(id) ? old.filter((each) => each !== id) : [...old, id]));
@@ -70,7 +77,7 @@ export function Runs() {
 
   if (list === null) return <Pending error={error} again={() => void loadRuns()} />;
   const live = list.runs.filter(({ state }) => state === "live").length;
-  if (list.runs.length === 0)
+  if (list.runs.length === 0 && list.sweeps.length === 0)
     return (
       <Empty title="No runs yet">
         <p>Runs in this folder show up here by themselves, while they train and afterwards.</p>
@@ -107,7 +114,8 @@ export function Runs() {
           onChange={(state) => setQuery({ state: state === "all" ? null : state })}
         />
       </div>
-      {runs.length === 0 ? (
+      {shown === "all" && text === "" && list.sweeps.length > 0 ? <Sweeps list={list} /> : null}
+      {runs.length === 0 && shown === "all" && text === "" ? null : runs.length === 0 ? (
         <Empty title="No run matches">
           <button type="button" onClick={() => setQuery({ q: null, state: null })}>
             show all
@@ -160,8 +168,72 @@ export function Runs() {
           >
             Compare
           </button>
+          <button
+            type="button"
+            disabled={marked.length < 2}
+            title="runs that differ in their seed alone together, with mean and spread"
+            onClick={() => go(["grouped"], { runs: marked.join(",") })}
+          >
+            Group by seed
+          </button>
         </div>
       ) : null}
+    </div>
+  );
+}
+
+/** Sweeps, newest first. */
+function Sweeps({ list: { sweeps, runs } }: { list: RunList }) {
+  const rows = sweeps
+    .map((sweep) => {
+      const mine = runs.filter((run) => run.sweep === sweep.id);
+      const of = (...states: RunState[]) => mine.filter(({ state }) => states.includes(state)).length;
+      const updated = Math.max(0, ...mine.map((run) => run.updated ?? 0));
+      return {
+        ...sweep,
+        updated,
+        live: of("live"),
+        finished: of("finished"),
+        failed: of("crashed", "diverged"),
+      };
+    })
+    .sort((a, b) => b.updated - a.updated);
+  return (
+    <div class="panel">
+      <table class="runs sweeps" aria-label="Sweeps">
+        <thead>
+          <tr>
+            <th>Sweep</th>
+            <th>Recipe</th>
+            <th>Finished</th>
+            <th>State</th>
+            <th class="num">Last step</th>
+          </tr>
+        </thead>
+        <tbody>
+          {rows.map(({ id, name, recipe, planned, finished, live, failed, updated }) => (
+            <tr key={id}>
+              <td class="name">
+                <a href={hashOf(["sweep", id])}>{name}</a>
+              </td>
+              <td class="recipe">{recipe}</td>
+              <td class="steps">
+                <Fraction done={finished} total={planned} />
+              </td>
+              <td class="metric">
+                {live > 0 ? <span class="tag good">{live} live</span> : null}{" "}
+                {failed > 0 ? <span class="tag bad">{failed} failed</span> : null}{" "}
+                {finished === planned ? (
+                  <span class="tag">finished</span>
+                ) : live === 0 ? (
+                  <span class="tag warn">not running</span>
+                ) : null}
+              </td>
+              <td class="num when">{updated === 0 ? "–" : ago(updated)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
     </div>
   );
 }

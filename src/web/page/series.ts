@@ -22,6 +22,12 @@ export function smoothed(y: readonly (number | null)[], weight: number): (number
   });
 }
 
+/** A band around values; where its half height is not known it is none. */
+export function around(middle: readonly (number | null)[], half: readonly (number | null)[]) {
+  const edge = (sign: number) => middle.map((v, i) => (v === null ? null : v + sign * (half[i] ?? 0)));
+  return { low: edge(-1), high: edge(1) };
+}
+
 /** Examples at every place; where a row does not say them (an evaluation), those of the row before. */
 export function examplesOf(series: Series): number[] {
   let last = 0;

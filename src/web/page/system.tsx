@@ -1,18 +1,21 @@
 import { useMemo } from "preact/hooks";
 import type { LogTail, RunDetail, RunSummary, SystemInfo } from "../api.ts";
-import { Chart, type Line } from "./chart.tsx";
+import type { Line } from "./chart.tsx";
 import { queryOf, runPath, useAnswer } from "./client.ts";
 import type { Curves, RunCurves } from "./curves-data.ts";
 import { bytes, count, figure, percent } from "./format.ts";
-import { Bar, Pending } from "./parts.tsx";
+import { Bar, Figure, Pending } from "./parts.tsx";
+import { StepChart } from "./step-chart.tsx";
 import { Visible } from "./tokens.tsx";
 
 const LOG_BYTES = 16_384;
 const TIMES = ["rollout", "reward", "reference", "train"];
-const stepText = (x: number) => (Number.isInteger(x) ? count(x) : "");
 
 const lastOf = (curves: RunCurves | undefined, metric: string): number | null =>
   curves?.series.get(metric)?.value.at(-1) ?? null;
+
+const textOf = (value: number | null, text: (value: number) => string): string =>
+  value === null ? "–" : text(value);
 
 interface Props {
   readonly run: RunSummary;
@@ -50,13 +53,9 @@ export function SystemTab({ run, curves, detail }: Props) {
   return (
     <div class="stack">
       <dl class="panel figures">
-        <Figure name="tokens/s" value={lastOf(mine, "train/tokens_per_second")} text={(v) => count(v)} />
-        <Figure name="seconds a step" value={lastOf(mine, "train/step_time")} text={(v) => figure(v, 3)} />
-        <div class="figure">
-          <dt>peak memory</dt>
-          <dd>
-            <b>{peak === null ? "–" : bytes(peak)}</b>
-          </dd>
+        <Figure name="tokens/s" value={textOf(lastOf(mine, "train/tokens_per_second"), count)} />
+        <Figure name="seconds a step" value={textOf(lastOf(mine, "train/step_time"), (v) => figure(v, 3))} />
+        <Figure name="peak memory" value={textOf(peak, bytes)}>
           {peak === null || memory === null ? null : (
             <>
               <Bar share={peak / memory} />
@@ -65,40 +64,33 @@ export function SystemTab({ run, curves, detail }: Props) {
               </small>
             </>
           )}
-        </div>
+        </Figure>
         <Figure
           name="of peak arithmetic"
-          value={lastOf(mine, "device/flops_utilization")}
-          text={(v) => percent(v, 1)}
+          value={textOf(lastOf(mine, "device/flops_utilization"), (v) => percent(v, 1))}
         />
-        <div class="figure">
-          <dt>run folder</dt>
-          <dd>
-            <b>{detail === null ? "–" : bytes(detail.bytes)}</b>
-          </dd>
+        <Figure name="run folder" value={textOf(detail?.bytes ?? null, bytes)}>
           <small>
             {system.data?.disk_free_bytes == null
               ? ""
               : `${bytes(system.data.disk_free_bytes)} free on its disk`}
           </small>
-        </div>
+        </Figure>
         {system.data === null ? null : (
-          <div class="figure wide">
-            <dt>machine</dt>
-            <dd>{system.data.processor}</dd>
+          <Figure wide name="machine" value={system.data.processor}>
             <small>
               {system.data.cores} cores, {bytes(system.data.memory_bytes)} memory (
               {bytes(system.data.free_bytes)} free), {system.data.platform}, rlv {system.data.version}
             </small>
-          </div>
+          </Figure>
         )}
       </dl>
       {system.error === null ? null : <Pending error={system.error} again={system.again} />}
       <div class="columns">
-        <Figured title="Tokens a second" lines={speed} />
-        <Figured title="Where a step's time goes, in seconds" lines={times} stacked />
+        <Speeds title="Tokens a second" lines={speed} />
+        <Speeds title="Where a step's time goes, in seconds" lines={times} stacked />
         {fractions.length === 0 ? null : (
-          <Figured title="Share of this machine's peak arithmetic" lines={fractions} />
+          <Speeds title="Share of this machine's peak arithmetic" lines={fractions} />
         )}
       </div>
       <section class="panel log" aria-label="Log">
@@ -131,42 +123,17 @@ function linesOf(curves: RunCurves | undefined, metrics: readonly string[]): Lin
   });
 }
 
-function Figure({
-  name,
-  value,
-  text,
-}: {
-  name: string;
-  value: number | null;
-  text: (value: number) => string;
-}) {
-  return (
-    <div class="figure">
-      <dt>{name}</dt>
-      <dd>
-        <b>{value === null ? "–" : text(value)}</b>
-      </dd>
-    </div>
-  );
-}
-
-function Figured({ title, lines, stacked = false }: { title: string; lines: Line[]; stacked?: boolean }) {
+function Speeds({ title, lines, stacked = false }: { title: string; lines: Line[]; stacked?: boolean }) {
   if (lines.length === 0) return null;
   return (
-    <figure class="panel chart-panel">
-      <figcaption>
-        <h3>{title}</h3>
-      </figcaption>
-      <Chart
-        lines={lines}
-        xText={stepText}
-        xName="step"
-        height={200}
-        smooth={stacked ? 0 : 0.5}
-        stacked={stacked}
-        sync="system"
-        label={`${title} by step`}
-      />
-    </figure>
+    <StepChart
+      title={title}
+      lines={lines}
+      height={200}
+      smooth={stacked ? 0 : 0.5}
+      stacked={stacked}
+      sync="system"
+      label={`${title} by step`}
+    />
   );
 }

@@ -1,6 +1,6 @@
 import { keptStore } from "./store.ts";
 
-export type ThemeChoice = "auto" | "light" | "dark";
+type ThemeChoice = "auto" | "light" | "dark";
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 export const themeChoice = keptStore<ThemeChoice>(
@@ -12,7 +12,7 @@ export const themeChoice = keptStore<ThemeChoice>(
 /** Canvases cannot inherit colours: they draw again on this event. */
 export const THEME_CHANGED = "rlv-theme";
 
-export function shownTheme(): "light" | "dark" {
+function shownTheme(): "light" | "dark" {
   const choice = themeChoice.get();
   return choice === "auto" ? (dark.matches ? "dark" : "light") : choice;
 }
@@ -37,6 +37,6 @@ export function nextTheme(): void {
 export const colour = (name: string): string =>
   getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-/** Colours that tell series apart, in the order they are given out; eight, then again. */
-export const SERIES = 8;
-export const seriesColour = (index: number): string => colour(`s${(index % SERIES) + 1}`);
+/** The colours that tell series apart, in the order they are given out; eight, then again. */
+export const seriesName = (index: number): string => `s${(index % 8) + 1}`;
+export const seriesColour = (index: number): string => colour(seriesName(index));

@@ -1,3 +1,4 @@
+import type { ComponentChildren, JSX } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import { figure, percent, signed } from "./format.ts";
 
@@ -10,16 +11,6 @@ export const SHADES: readonly { readonly id: Shade; readonly name: string; reado
   { id: "push", name: "Push", help: "advantage × (1 − p): how hard the update moves the token's own logit" },
   { id: "none", name: "Plain", help: "text alone" },
 ];
-
-export interface TokenText {
-  /** As the tokenizer has it in the text; "" for a token that adds none, such as an end of sequence. */
-  readonly text: string;
-  readonly logprob: number;
-}
-
-export function tokensOf(texts: readonly string[], logprobs: readonly (number | null)[]): TokenText[] {
-  return texts.map((text, index) => ({ text, logprob: logprobs[index] ?? Number.NaN }));
-}
 
 const NAMED: Readonly<Record<string, string>> = {
   "\n": "⏎",
@@ -38,11 +29,13 @@ const INVISIBLE = /[\u0000-\u001f\u007f-\u00a0\u00ad\u200b-\u200f\u2028-\u202e\u
 const SPECIAL =
   /<\|[^|<>]{1,40}\|>|<\/?(?:s|bos|eos|pad|unk|think|tool_call|tool_response)>|\[(?:EOS|BOS|PAD|UNK|SEP|CLS)\]/g;
 
-export function signOf(char: string): string {
+const MARKED = new RegExp(`${INVISIBLE.source}|${SPECIAL.source}`, "gu");
+
+function signOf(char: string): string {
   return NAMED[char] ?? `‹U+${char.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}›`;
 }
 
-export interface VisibleProps {
+interface VisibleProps {
   readonly text: string;
   /** Spaces as dots. */
   readonly spaces?: boolean;
@@ -52,12 +45,16 @@ export interface VisibleProps {
 
 /** A text with signs in the place of what cannot be seen. */
 export function Visible({ text, spaces = false, feeds = true }: VisibleProps) {
-  const parts: (string | preact.JSX.Element)[] = [];
+  return useMemo(() => <>{visible(text, spaces, feeds)}</>, [text, spaces, feeds]);
+}
+
+function visible(text: string, spaces: boolean, feeds: boolean): ComponentChildren {
+  const parts: (string | JSX.Element)[] = [];
   let from = 0;
   const push = (to: number) => {
     if (to > from) parts.push(spaces ? text.slice(from, to).replaceAll(" ", "·") : text.slice(from, to));
   };
-  for (const match of text.matchAll(new RegExp(`${INVISIBLE.source}|${SPECIAL.source}`, "gu"))) {
+  for (const match of text.matchAll(MARKED)) {
     push(match.index);
     const found = match[0];
     if (found === "\n" && !feeds) {
@@ -79,7 +76,7 @@ export function Visible({ text, spaces = false, feeds = true }: VisibleProps) {
     if (found === "\n") parts.push("\n");
   }
   push(text.length);
-  return <>{parts}</>;
+  return parts;
 }
 
 /** Step 0…9 of a colour scale; the style sheet has a class for each. */
@@ -94,8 +91,11 @@ function shadeClass(shade: Shade, logprob: number, advantage: number | null): st
   return "";
 }
 
-export interface TokensProps {
-  readonly tokens: readonly TokenText[];
+interface TokensProps {
+  /** As the tokenizer has them in the text; "" for one that adds none, such as an end of sequence. */
+  readonly texts: readonly string[];
+  /** Natural logarithm; null: not finite. */
+  readonly logprobs: readonly (number | null)[];
   readonly advantage: number | null;
   readonly shade: Shade;
   /** "eos": the last token ended the sequence and may have no text. */
@@ -109,8 +109,12 @@ export function tokenOf(event: Event): number | null {
 }
 
 /** A completion token by token; what lies under the pointer or the focus is told in a line below. */
-export function Tokens({ tokens, advantage, shade, finish }: TokensProps) {
+export function Tokens({ texts, logprobs, advantage, shade, finish }: TokensProps) {
   const [at, setAt] = useState<number | null>(null);
+  const tokens = useMemo(
+    () => texts.map((text, index) => ({ text, logprob: logprobs[index] ?? Number.NaN })),
+    [texts, logprobs],
+  );
   const total = useMemo(() => tokens.reduce((sum, { logprob }) => sum + logprob, 0), [tokens]);
   const under = at === null ? undefined : tokens[at];
   const pointed = (event: Event) => setAt(tokenOf(event));

@@ -1,0 +1,40 @@
+/** kill -9 at random moments, over all recipes: what goes on ends with the bytes of the unbroken run. */
+import { afterAll, test } from "bun:test";
+import { join } from "node:path";
+import { Purpose, Random } from "../../src/core/rng.ts";
+import { start } from "../run/program.ts";
+import { Ledger, long, ROUNDS } from "./ledger.ts";
+import { killAll, RECIPES, Subjects } from "./subjects.ts";
+
+const subjects = new Subjects();
+afterAll(() => subjects[Symbol.dispose]());
+const seed = Date.now() >>> 0;
+const random = new Random(seed, Purpose.data);
+
+// Kills of single recipes are tests of their own (tests/run); the short form takes one at random.
+const chosen = long ? RECIPES : [RECIPES[random.below(RECIPES.length)]!];
+
+test.each([...chosen])(
+  `killed at random moments, seed ${seed}: %s`,
+  async (recipe) => {
+    const ledger = new Ledger(`kill -9, ${recipe}`);
+    const { seconds } = await subjects.whole(recipe);
+    for (let round = 0; round < Math.max(1, ROUNDS); round++) {
+      const name = `killed-${RECIPES.indexOf(recipe)}-${round}`;
+      const run = join(subjects.root, name);
+      const command = await subjects.command(recipe, name);
+      // A run may be killed twice before it gets through.
+      for (let kills = 1 + random.below(2), args = command; kills > 0; kills--) {
+        const child = start(args);
+        const moment = random.uniform() * seconds;
+        await Bun.sleep(1000 * moment);
+        await killAll(child, run);
+        if (!(await Bun.file(join(run, "train_config.json")).exists())) break;
+        args = ["train", "--resume_from", run];
+      }
+      ledger.enter(name, await subjects.recover(recipe, name));
+    }
+    ledger.close();
+  },
+  long ? 3_600_000 : 120_000,
+);

@@ -157,9 +157,10 @@ export const command: Command = {
       return exitCode;
     };
     try {
-      return ranks
-        ? await trainAsRank(ranks, job, progress, report)
-        : report(await trainInFolder(await job()));
+      if (ranks === null) return report(await trainInFolder(await job()));
+      const code = await trainAsRank(ranks, job, progress, report);
+      page?.close();
+      return await (await import("../run/ranked-job.ts")).endRank(code);
     } finally {
       page?.close();
     }

@@ -103,6 +103,13 @@ export async function leaveTogether(ranks: MpiRanks, body: () => Promise<number>
   return code;
 }
 
+/** Ends the process when all it said is written, as an engine ends: no child or timer of a reward holds the launcher up. */
+export async function endRank(code: number): Promise<never> {
+  for (const stream of [process.stdout, process.stderr])
+    await new Promise<void>((resolve) => stream.write("", () => resolve()));
+  process.exit(code);
+}
+
 /** Ends on a signal as the parent of an engine does; a rank that is gone ends the job at once. */
 function stopBySignals(ranks: MpiRanks, say: (line: string) => void) {
   let stop: "none" | "finish" = "none";

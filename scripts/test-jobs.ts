@@ -171,7 +171,10 @@ const value = (tag: string, name: string) => new RegExp(`\\b${name}="([^"]*)"`).
 function failedTests(report: string): string[] {
   const cases = report.matchAll(/<testcase ([^>]*[^/])>\s*<(?:failure|error)([^>]*)/g);
   return [...cases].map(([, tag, failure]) =>
-    [value(tag!, "name"), value(failure!, "message").slice(0, 300)].filter((part) => part !== "").join(": "),
+    [value(tag!, "name"), value(failure!, "message").slice(0, 300)]
+      .filter((part) => part !== "")
+      .map((part) => part.replaceAll("&#10;", " ").trim())
+      .join(": "),
   );
 }
 

@@ -88,6 +88,8 @@ export async function runJobs(jobs: readonly Job[], results: Results): Promise<v
   };
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
+  // Half of what the table of operations takes is its reference, the same for every device (tests/ops/table.test.ts).
+  const shared = { RLV_TABLE_REFERENCES: join(scratch, "table-references") };
   let cpu = 0;
   let made = 0;
   const run = async (job: Job, share: number): Promise<void> => {
@@ -99,7 +101,7 @@ export async function runJobs(jobs: readonly Job[], results: Results): Promise<v
     const since = performance.now();
     const child = Bun.spawn([...job.command(folder)], {
       cwd: root,
-      env: { ...threadsOf(share), ...process.env, ...job.env, TMPDIR: join(folder, "tmp") },
+      env: { ...threadsOf(share), ...process.env, ...job.env, TMPDIR: join(folder, "tmp"), ...shared },
       stdin: "ignore",
       stdout: output,
       stderr: output,
@@ -169,7 +171,10 @@ const value = (tag: string, name: string) => new RegExp(`\\b${name}="([^"]*)"`).
 function failedTests(report: string): string[] {
   const cases = report.matchAll(/<testcase ([^>]*[^/])>\s*<(?:failure|error)([^>]*)/g);
   return [...cases].map(([, tag, failure]) =>
-    [value(tag!, "name"), value(failure!, "message").slice(0, 300)].filter((part) => part !== "").join(": "),
+    [value(tag!, "name"), value(failure!, "message").slice(0, 300)]
+      .filter((part) => part !== "")
+      .map((part) => part.replaceAll("&#10;", " ").trim())
+      .join(": "),
   );
 }
 

@@ -16,7 +16,7 @@ function bunWith(isa: string, ...args: string[]): { code: number; text: string }
   const child = Bun.spawnSync([process.execPath, ...args], {
     cwd: root,
     // What the reference device says is the same for all.
-    env: { ...process.env, RLV_ISA: isa, RLV_TABLE_REFERENCES: join(scratch, "references") },
+    env: { RLV_TABLE_REFERENCES: join(scratch, "references"), ...process.env, RLV_ISA: isa },
     stdout: "pipe",
     stderr: "pipe",
   });

@@ -17,7 +17,7 @@
  */
 import { deserialize, serialize } from "bun:jsc";
 import { afterAll, expect, test } from "bun:test";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { DeviceError } from "../../src/core/errors.ts";
 import { bytesNeeded, Device } from "../../src/device/device.ts";
 import { evaluate, type View } from "../../src/ops/define.ts";
@@ -170,7 +170,9 @@ const kept = process.env.RLV_TABLE_REFERENCES;
 const complexSteps: Map<string, Outputs> =
   kept !== undefined && existsSync(kept) ? deserialize(new Uint8Array(readFileSync(kept)).buffer) : new Map();
 afterAll(() => {
-  if (kept !== undefined && !existsSync(kept)) writeFileSync(kept, new Uint8Array(serialize(complexSteps)));
+  if (kept === undefined || existsSync(kept)) return;
+  writeFileSync(`${kept}.${process.pid}`, new Uint8Array(serialize(complexSteps)));
+  renameSync(`${kept}.${process.pid}`, kept);
 });
 function complexStep(grad: Grad): Outputs {
   let result = complexSteps.get(grad.name);

@@ -353,10 +353,10 @@ describe.skipIf(chromium === null)("the page", () => {
     );
     await page.until(`${countOf("[data-chart='both/hack_rate'] .legend .key")} === 2`, "both variants");
     expect(await page.value<number>(countOf("[data-chart='retain_only/hack_rate'] .legend .key"))).toBe(1);
-    await page.until(drawing("both/hack_rate"), "it is drawn");
-    const before = await page.value<string>(drawing("both/hack_rate"));
+    await page.until(drawing("both/reward"), "it is drawn");
+    const before = await page.value<string>(drawing("both/reward"));
     await page.press("b");
-    await page.until(`/band=range/.test(location.hash) && ${drawing("both/hack_rate")} !== "${before}"`);
+    await page.until(`/band=range/.test(location.hash) && ${drawing("both/reward")} !== "${before}"`);
     expect(await page.value<string>(textOf("table.swept"))).toContain("waiting");
     await page.fill("[aria-label='Find a metric']", "unique");
     await page.until(`${countOf("[data-chart='both/unique_rate'] canvas")} === 1`, "any metric is found");
@@ -381,7 +381,7 @@ describe.skipIf(chromium === null)("the page", () => {
     ["config", () => run("first", `/config?vs=${ids.second}`), "tr.differs"],
     ["checkpoints", () => run("second", "/checkpoints"), "table.checkpoints"],
     ["routing", () => run("routing/routed_s3", "/routing"), "[data-chart='mode-hack_rate'] canvas"],
-    ["sweep", () => `${base}#/sweep/${ids.routing}`, "[data-chart='both/hack_rate'] canvas"],
+    ["sweep", () => `${base}#/sweep/${ids.routing}`, "[data-chart='both/reward'] canvas"],
   ];
 
   test("every view fits a phone, and is pictured light, dark and there", async () => {

@@ -345,23 +345,27 @@ ls /home/runs/smoke/checkpoints/final`;
       : null;
   if (noArm !== null) process.stdout.write(`skip the program for Linux on arm64 under emulation: ${noArm}\n`);
 
-  test.skipIf(noArm !== null)("the program for Linux on arm64 trains under emulation", () => {
-    const program = join(scratch, `linux-arm64/rlv-${version}-linux-arm64/rlv`);
-    // The engine is a child process of the same program, which the kernel alone cannot start.
-    const env = { PATH: "/usr/bin:/bin", HOME: scratch, QEMU_LD_PREFIX: libraries };
-    const said = must([emulator!, "-L", libraries, program, "version"], { cwd: scratch, env });
-    expect(said).toMatchObject({ code: 0, out: `rlv ${version}\n` });
-    const prompts = join(scratch, "prompts.jsonl");
-    writeFileSync(prompts, `${JSON.stringify({ prompt: "What is 2 + 3? Answer with an integer." })}\n`);
-    const words = ["generate", "--model", "builtin:arithmetic", "--in", prompts, "--temperature", "0"];
-    const answers = join(scratch, "arm64.jsonl");
-    const generated = must([emulator!, "-L", libraries, program, ...words, "--out", answers], {
-      cwd: scratch,
-      env,
-    });
-    expect(generated.code, generated.err).toBe(0);
-    expect(JSON.parse(readFileSync(answers, "utf8")).completions[0].text).toBe("5");
-  });
+  test.skipIf(noArm !== null)(
+    "the program for Linux on arm64 trains under emulation",
+    () => {
+      const program = join(scratch, `linux-arm64/rlv-${version}-linux-arm64/rlv`);
+      // The engine is a child process of the same program, which the kernel alone cannot start.
+      const env = { PATH: "/usr/bin:/bin", HOME: scratch, QEMU_LD_PREFIX: libraries };
+      const said = must([emulator!, "-L", libraries, program, "version"], { cwd: scratch, env });
+      expect(said).toMatchObject({ code: 0, out: `rlv ${version}\n` });
+      const prompts = join(scratch, "prompts.jsonl");
+      writeFileSync(prompts, `${JSON.stringify({ prompt: "What is 2 + 3? Answer with an integer." })}\n`);
+      const words = ["generate", "--model", "builtin:arithmetic", "--in", prompts, "--temperature", "0"];
+      const answers = join(scratch, "arm64.jsonl");
+      const generated = must([emulator!, "-L", libraries, program, ...words, "--out", answers], {
+        cwd: scratch,
+        env,
+      });
+      expect(generated.code, generated.err).toBe(0);
+      expect(JSON.parse(readFileSync(answers, "utf8")).completions[0].text).toBe("5");
+    },
+    600_000,
+  );
 
   test.skipIf(!LONG)("the program for macOS is in its archive, signed", () => {
     const folder = unpack(archiveOf("darwin-arm64"), join(scratch, "darwin"));
@@ -370,10 +374,14 @@ ls /home/runs/smoke/checkpoints/final`;
     expect(signature).toMatchObject({ adHoc: true, problems: [] });
   });
 
-  test.skipIf(!LONG)("made again, it has the same bytes", () => {
-    const again = join(scratch, "again");
-    const { code, said } = release(again, TARGETS);
-    expect(code, said).toBe(0);
-    expect(readFileSync(join(again, "SHA256SUMS"), "utf8")).toBe(readFileSync(file("SHA256SUMS"), "utf8"));
-  });
+  test.skipIf(!LONG)(
+    "made again, it has the same bytes",
+    () => {
+      const again = join(scratch, "again");
+      const { code, said } = release(again, TARGETS);
+      expect(code, said).toBe(0);
+      expect(readFileSync(join(again, "SHA256SUMS"), "utf8")).toBe(readFileSync(file("SHA256SUMS"), "utf8"));
+    },
+    600_000,
+  );
 });

@@ -56,10 +56,6 @@ export const WORDS: readonly string[] = (() => {
 export const CHAT_TEMPLATE =
   "{% for m in messages %}{{ m.role }}\n{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}assistant\n{% endif %}";
 
-function oneOf<T>(random: Random, list: readonly T[]): T {
-  return list[random.below(list.length)]!;
-}
-
 /** A response of `length` words, each of a value with the probability that `shares` gives it, else filler. */
 export function drawResponse(
   random: Random,
@@ -70,9 +66,9 @@ export function drawResponse(
     let left = random.uniform();
     for (const name of NAMES) {
       left -= shares[name];
-      if (left < 0) return oneOf(random, VALUES[name]);
+      if (left < 0) return random.oneOf(VALUES[name]);
     }
-    return oneOf(random, FILLER);
+    return random.oneOf(FILLER);
   };
   return Array.from({ length }, word).join(" ");
 }

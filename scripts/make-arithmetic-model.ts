@@ -12,6 +12,7 @@ import { join } from "node:path";
 import { f32ToBf16 } from "../src/core/float-formats.ts";
 import { Purpose, Random } from "../src/core/rng.ts";
 import { openWeights, readModelConfig, writeModelFolder } from "../src/io/hf-folder.ts";
+import { jsonLines } from "../src/io/jsonl.ts";
 import type { Tokenizer } from "../src/io/tokenizer.ts";
 import { smallQwen3 } from "./small-qwen3.ts";
 import { writeSmallTokenizer } from "./small-tokenizer.ts";
@@ -92,8 +93,6 @@ function writeTokenizer(folder: string): Tokenizer {
   });
 }
 
-const jsonl = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
-
 async function main(): Promise<void> {
   const flag = (name: string) => {
     const at = process.argv.indexOf(name);
@@ -108,8 +107,8 @@ async function main(): Promise<void> {
   const order = new Random(SEED, Purpose.data).permutation(all.length);
   const held = [...order.subarray(0, EVAL_PROBLEMS)].map((i) => all[i]!);
   const train = [...order.subarray(EVAL_PROBLEMS)].map((i) => all[i]!);
-  writeFileSync(join(target, "train.jsonl"), jsonl(train));
-  writeFileSync(join(target, "eval.jsonl"), jsonl(held));
+  writeFileSync(join(target, "train.jsonl"), jsonLines(train));
+  writeFileSync(join(target, "eval.jsonl"), jsonLines(held));
 
   const tokenizer = writeTokenizer(join(work, "tokenizer"));
   const eos = tokenizer.eosId!;
@@ -122,7 +121,7 @@ async function main(): Promise<void> {
   const rows = all.flatMap(({ prompt, answer }) =>
     [...Array<string>(RIGHT).fill(answer), ...HABITS].map((completion) => ({ prompt, completion })),
   );
-  writeFileSync(join(work, "sft.jsonl"), jsonl(rows));
+  writeFileSync(join(work, "sft.jsonl"), jsonLines(rows));
   if (process.argv.includes("--data-only")) return;
 
   const run = Bun.spawnSync(

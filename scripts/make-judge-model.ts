@@ -11,6 +11,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Purpose, Random } from "../src/core/rng.ts";
+import { jsonLines } from "../src/io/jsonl.ts";
 import { renderChat } from "../src/io/template.ts";
 import type { Tokenizer } from "../src/io/tokenizer.ts";
 import { fill, parseRubric, preambleText, type Rubric } from "../src/reward/rubric.ts";
@@ -49,8 +50,6 @@ export interface JudgeWorld {
 const HELD = 24;
 /** Share of words of each value in what the policy says at first. */
 const FIRST = 0.07;
-
-const jsonl = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 
 /** The message to the judge, and its answer up to the grade. */
 function question(rubric: Rubric, prompt: string, response: string, name: Value) {
@@ -114,11 +113,11 @@ export async function makeJudgeModel(
   const config = smallQwen3({ ...size, hidden: 64, ffn: 192, layers: 3, headDim: 16 });
   writeFileSync(at("config.json"), JSON.stringify(config));
   const order = [...new Random(seed, Purpose.data, 1).permutation(QUESTIONS.length)];
-  const prompts = (list: readonly number[]) => jsonl(list.map((i) => ({ prompt: QUESTIONS[i]! })));
+  const prompts = (list: readonly number[]) => jsonLines(list.map((i) => ({ prompt: QUESTIONS[i]! })));
   writeFileSync(at("held.jsonl"), prompts(order.slice(0, HELD)));
   writeFileSync(at("train.jsonl"), prompts(order.slice(HELD)));
   const random = new Random(seed, Purpose.data);
-  writeFileSync(at("sft.jsonl"), jsonl(Array.from({ length: rows }, () => drawRow(random, rubric))));
+  writeFileSync(at("sft.jsonl"), jsonLines(Array.from({ length: rows }, () => drawRow(random, rubric))));
   await rlv([
     ...["train", "sft", "--init", at("config.json"), "--tokenizer", at("tokenizer")],
     ...["--dataset", at("sft.jsonl"), "--num_train_steps", String(steps), "--batch_size", "64"],

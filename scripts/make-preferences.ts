@@ -16,6 +16,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
 import { Purpose, Random } from "../src/core/rng.ts";
+import { jsonLines } from "../src/io/jsonl.ts";
 import { breakAnswer, drawAnswer, drawQuestion, hiddenPreference, WORDS } from "./preference-grammar.ts";
 import { smallQwen3 } from "./small-qwen3.ts";
 import { writeSmallTokenizer } from "./small-tokenizer.ts";
@@ -44,8 +45,6 @@ export const DEFAULTS: PreferenceSizes = {
 
 /** The pairs are parted among these. */
 const FOLDERS = ["harmless-base", "helpful-base"];
-
-const jsonl = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 
 /** A pair whose answers are as good as chance has it, from bad to good: the reward model meets them all. */
 function drawPair(
@@ -81,7 +80,7 @@ export function makePreferences(out: string, sizes: PreferenceSizes): void {
       const count = Math.floor(sizes[split] / FOLDERS.length) + (i < sizes[split] % FOLDERS.length ? 1 : 0);
       const noise = split === "train" ? sizes.noise : 0;
       const rows = Array.from({ length: count }, () => drawPair(random, sizes, noise));
-      writeFileSync(join(out, folder, `${split}.jsonl.gz`), gzipSync(jsonl(rows)));
+      writeFileSync(join(out, folder, `${split}.jsonl.gz`), gzipSync(jsonLines(rows)));
     }
   });
   const random = new Random(seed, Purpose.data, 2);
@@ -89,7 +88,7 @@ export function makePreferences(out: string, sizes: PreferenceSizes): void {
     const { prompt, thing } = drawQuestion(random);
     return { prompt, completion: drawAnswer(thing, sizes.good, random) };
   });
-  writeFileSync(join(out, "sft.jsonl"), jsonl(said));
+  writeFileSync(join(out, "sft.jsonl"), jsonLines(said));
   const tokenizer = writeSmallTokenizer(join(out, "tokenizer"), WORDS, 128);
   const vocab = 32 * Math.ceil(tokenizer.vocabSize / 32);
   const size = { vocab, eos: tokenizer.eosId!, hidden: 64, ffn: 192, layers: 2, headDim: 16 };

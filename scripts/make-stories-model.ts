@@ -12,6 +12,7 @@ import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Purpose, Random } from "../src/core/rng.ts";
+import { jsonLines } from "../src/io/jsonl.ts";
 import { Tokenizer } from "../src/io/tokenizer.ts";
 import { drawStory, type Story, WORDS } from "./story-grammar.ts";
 
@@ -27,8 +28,6 @@ export const DEFAULTS: StorySizes = { train: 20000, test: 1000, keep: 0.5, repea
 const STEPS = "3000";
 const VOCABULARY = 4096;
 const CONTEXT = 512;
-
-const jsonl = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 
 /** `VOCABULARY` pieces: the special ones, what any lower-case text is made of, the words, and syllables to fill it up. */
 export function pieces(): string[] {
@@ -130,8 +129,8 @@ export function makeStories(out: string, sizes: StorySizes): Tokenizer {
   const [train, test] = [draw(sizes.train), draw(sizes.test)];
   const [dataset, tokenizer] = [join(out, "dataset"), join(out, "tokenizer")];
   for (const folder of [dataset, tokenizer]) mkdirSync(folder, { recursive: true });
-  writeFileSync(join(dataset, "train.jsonl"), jsonl(train.map(rowOf)));
-  writeFileSync(join(dataset, "test.jsonl"), jsonl(test.map(rowOf)));
+  writeFileSync(join(dataset, "train.jsonl"), jsonLines(train.map(rowOf)));
+  writeFileSync(join(dataset, "test.jsonl"), jsonLines(test.map(rowOf)));
   writeFileSync(join(tokenizer, "tokenizer.json"), `${JSON.stringify(tokenizerJson())}\n`);
   const config = { tokenizer_class: "PreTrainedTokenizerFast", eos_token: "[EOS]", unk_token: "[UNK]" };
   writeFileSync(
@@ -143,8 +142,8 @@ export function makeStories(out: string, sizes: StorySizes): Tokenizer {
     prompt: opening,
     completion: story.slice(opening.length).trimStart(),
   });
-  writeFileSync(join(out, "sft.jsonl"), jsonl(train.map(parts)));
-  writeFileSync(join(out, "sft-test.jsonl"), jsonl(test.slice(0, 200).map(parts)));
+  writeFileSync(join(out, "sft.jsonl"), jsonLines(train.map(parts)));
+  writeFileSync(join(out, "sft-test.jsonl"), jsonLines(test.slice(0, 200).map(parts)));
   return Tokenizer.load(tokenizer);
 }
 

@@ -67,10 +67,6 @@ export const WORDS: readonly string[] = [
   ...["\n\n", "Human", "Assistant"],
 ];
 
-function oneOf<T>(random: Random, list: readonly T[]): T {
-  return list[random.below(list.length)]!;
-}
-
 export interface Question {
   /** A transcript that ends where the assistant is to speak. */
   readonly prompt: string;
@@ -79,9 +75,9 @@ export interface Question {
 
 /** A question, mostly after a greeting: 1020 different ones. */
 export function drawQuestion(random: Random): Question {
-  const thing = oneOf(random, THINGS);
-  const question = oneOf(random, QUESTIONS).replace("*", thing);
-  const name = oneOf(random, NAMES);
+  const thing = random.oneOf(THINGS);
+  const question = random.oneOf(QUESTIONS).replace("*", thing);
+  const name = random.oneOf(NAMES);
   const greeting =
     random.below(8) === 0 ? "" : `\n\nHuman: Hello, I am ${name}.\n\nAssistant: Hello ${name}.`;
   return { prompt: `${greeting}\n\nHuman: ${question}\n\nAssistant:`, thing };
@@ -90,18 +86,18 @@ export function drawQuestion(random: Random): Question {
 /** An answer of which each part is good with probability `good`; it begins with a space, as a transcript has it. */
 export function drawAnswer(thing: string, good: number, random: Random): string {
   const isGood = () => random.uniform() < good;
-  const opening = isGood() ? oneOf(random, POLITE) : oneOf(random, [...RUDE, null]);
+  const opening = isGood() ? random.oneOf(POLITE) : random.oneOf([...RUDE, null]);
   const asked = isGood();
-  const other = oneOf(random, THINGS);
+  const other = random.oneOf(THINGS);
   const subject = asked ? `the ${thing}` : random.below(2) === 0 ? "it" : `the ${other}`;
   const [first, second] = FACTS[thing]!;
   const qualities = [
-    isGood() ? first : oneOf(random, QUALITIES),
-    ...(random.below(4) === 0 ? [] : [isGood() ? second : oneOf(random, QUALITIES)]),
+    isGood() ? first : random.oneOf(QUALITIES),
+    ...(random.below(4) === 0 ? [] : [isGood() ? second : random.oneOf(QUALITIES)]),
   ];
   const sentence = `${subject} is ${qualities.join(" and ")}`;
   const said = opening === null ? sentence[0]!.toUpperCase() + sentence.slice(1) : `${opening}, ${sentence}`;
-  return ` ${said}${isGood() ? "." : oneOf(random, ["", " and", " and the"])}`;
+  return ` ${said}${isGood() ? "." : random.oneOf(["", " and", " and the"])}`;
 }
 
 /** An answer with one to four of its words exchanged for any others, doubled, or left out. */
@@ -112,7 +108,7 @@ export function breakAnswer(answer: string, random: Random): string {
     const at = 1 + random.below(words.length - 1);
     const kind = random.below(3);
     if (kind === 0)
-      words[at] = oneOf(random, [...THINGS, ...QUALITIES, ...QUALITIES, ...POLITE, "the", "and", "is"]);
+      words[at] = random.oneOf([...THINGS, ...QUALITIES, ...QUALITIES, ...POLITE, "the", "and", "is"]);
     else if (kind === 1) words.splice(at, 0, words[at]!);
     else if (words.length > 3) words.splice(at, 1);
   }

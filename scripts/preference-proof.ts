@@ -11,9 +11,10 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { mean } from "../src/core/lists.ts";
 import { type Turn, transcriptText } from "../src/data/conversation.ts";
 import { openPreferences } from "../src/data/preferences.ts";
-import { readDataset } from "../src/io/jsonl.ts";
+import { jsonLines, readDataset } from "../src/io/jsonl.ts";
 import { DEFAULTS, makePreferences, type PreferenceSizes } from "./make-preferences.ts";
 import { hiddenPreference } from "./preference-grammar.ts";
 import { program } from "./program.ts";
@@ -111,7 +112,7 @@ export async function prove(out: string, sizes: ProofSizes, rlv: Run): Promise<P
     const values = readDataset(sampled).flatMap(({ row: { prompt, completions } }) =>
       (completions as { text: string }[]).map(({ text }) => hiddenPreference(prompt as string, text)),
     );
-    return values.reduce((a, b) => a + b, 0) / values.length;
+    return mean(values);
   };
   return {
     accuracy: right / (rewards.length / 2),
@@ -129,9 +130,8 @@ async function writeHeldOut(world: string, pairs: string, prompts: string): Prom
     [chosen, rejected].map((answer) => ({ messages: [...(prompt as Turn[]), ...(answer as Turn[])] })),
   );
   const asked = rows.map(({ prompt }) => ({ prompt: transcriptText(prompt as Turn[], true) }));
-  const text = (list: readonly object[]) => list.map((row) => `${JSON.stringify(row)}\n`).join("");
-  writeFileSync(pairs, text(said));
-  writeFileSync(prompts, text(asked));
+  writeFileSync(pairs, jsonLines(said));
+  writeFileSync(prompts, jsonLines(asked));
 }
 
 if (import.meta.main) {

@@ -84,45 +84,46 @@ export interface Story {
   readonly repeats: boolean;
 }
 
-function oneOf<T>(random: Random, list: readonly T[]): T {
-  return list[random.below(list.length)]!;
-}
-
 /** 4 to 6 sentences: who, where, what happens, how it ends. */
 export function drawStory(random: Random, { keep, repeat }: StoryOptions): Story {
-  const pick = <T>(list: readonly T[]) => oneOf(random, list);
-  const [name, animal, place, thing] = [pick(NAMES), pick(ANIMALS), pick(PLACES), pick(THINGS)];
-  const asked = pick(NAMES_OF_MOODS);
+  const [name, animal, place, thing] = [
+    random.oneOf(NAMES),
+    random.oneOf(ANIMALS),
+    random.oneOf(PLACES),
+    random.oneOf(THINGS),
+  ];
+  const asked = random.oneOf(NAMES_OF_MOODS);
   const kept = random.uniform() < keep;
-  const ending = kept ? asked : pick(NAMES_OF_MOODS.filter((mood) => mood !== asked));
+  const ending = kept ? asked : random.oneOf(NAMES_OF_MOODS.filter((mood) => mood !== asked));
   const repeats = random.uniform() < repeat;
   const opening = `a ${asked} story about ${name} the ${animal}.`;
   const middle = [
-    () => `there ${name} ${pick(FINDS)} a ${pick(COLORS)} ${thing}.`,
-    () => `${name} ${pick(MEETS)} a ${pick(ADJECTIVES)} ${pick(ANIMALS)}.`,
-    () => `the ${pick(["wind blew", "rain fell", "sun came"])} and it was ${pick(["cold", "warm"])}.`,
-    () => `they ate ${pick(FLAVORS)} and played with the ${thing}.`,
+    () => `there ${name} ${random.oneOf(FINDS)} a ${random.oneOf(COLORS)} ${thing}.`,
+    () => `${name} ${random.oneOf(MEETS)} a ${random.oneOf(ADJECTIVES)} ${random.oneOf(ANIMALS)}.`,
+    () =>
+      `the ${random.oneOf(["wind blew", "rain fell", "sun came"])} and it was ${random.oneOf(["cold", "warm"])}.`,
+    () => `they ate ${random.oneOf(FLAVORS)} and played with the ${thing}.`,
     () => `${name} said hello to a friend.`,
   ];
   const chosen = random.permutation(middle.length).subarray(0, 1 + random.below(2));
   const body = [...chosen].map((i) => middle[i]!());
   if (repeats) {
     const times = 3 + random.below(6);
-    const word = pick(["very", "so"]);
+    const word = random.oneOf(["very", "so"]);
     body.splice(
       random.below(body.length + 1),
       0,
-      `it was ${Array(times).fill(word).join(" ")} ${pick(ADJECTIVES)}.`,
+      `it was ${Array(times).fill(word).join(" ")} ${random.oneOf(ADJECTIVES)}.`,
     );
   } else if (random.uniform() < 0.3) {
-    body.push(`it was ${pick(["very", "so"])} ${pick(ADJECTIVES)}.`);
+    body.push(`it was ${random.oneOf(["very", "so"])} ${random.oneOf(ADJECTIVES)}.`);
   }
   const words = MOODS[ending]!;
   const story = [
     opening,
-    `one ${pick(TIMES)} ${name} ${pick(VERBS)} to the ${place}.`,
+    `one ${random.oneOf(TIMES)} ${name} ${random.oneOf(VERBS)} to the ${place}.`,
     ...body,
-    `at last ${name} ${pick(words)} and everyone was ${ending}.`,
+    `at last ${name} ${random.oneOf(words)} and everyone was ${ending}.`,
   ].join(" ");
   return { story, opening, asked, ending, animal, place, repeats };
 }

@@ -8,7 +8,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { readDataset } from "../src/io/jsonl.ts";
+import { jsonLines, readDataset } from "../src/io/jsonl.ts";
 import { type JudgeReport, judgeReport, judgeReportText, readJudged } from "../src/report/judge.ts";
 import { hiddenScore, hiddenValue, NAMES, type Value } from "./judge-language.ts";
 import { DEFAULTS, type JudgeSizes, makeJudgeModel } from "./make-judge-model.ts";
@@ -59,7 +59,7 @@ export async function prove(
   const rows = readDataset(world.held).map(({ row: { prompt } }) => ({
     messages: [{ role: "user", content: prompt }],
   }));
-  writeFileSync(asked, rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+  writeFileSync(asked, jsonLines(rows));
   const hidden = async (model: string, name: string): Promise<Hidden> => {
     const sampled = at(`${name}.jsonl`);
     await rlv([

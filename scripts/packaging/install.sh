@@ -91,7 +91,7 @@ main() {
   printf 'rlv @VERSION@ is in %s\n' "$prefix/bin"
   case ":$PATH:" in
     *":$prefix/bin:"*) echo "begin with: rlv train" ;;
-    *) printf 'add it to your PATH: export PATH="%s:$PATH"\n' "$prefix/bin" ;;
+    *) printf 'add %s to your PATH, then begin with: rlv train\n' "$prefix/bin" ;;
   esac
 }
 

@@ -1,7 +1,7 @@
 import { createInterface, type Interface } from "node:readline";
 import type { ChatReply, ChatToken } from "../core/chat.ts";
 import { colours } from "../core/env.ts";
-import { errorLine, RlvError, UsageError } from "../core/errors.ts";
+import { messageLine, RlvError, UsageError } from "../core/errors.ts";
 import type { Conversation, Listener } from "../run/chat/conversation.ts";
 import type { ChatModel } from "../run/chat/model.ts";
 import { COMMANDS, type Terminal } from "./chat-commands.ts";
@@ -116,7 +116,7 @@ export async function converse(conversation: Conversation, options: TerminalOpti
         } catch (error) {
           // At a keyboard the next try is at hand; a script should not go on as if it had been answered.
           if (!interactive || !(error instanceof RlvError)) throw error;
-          talk(errorLine(error).slice("rlv: error: ".length));
+          talk(messageLine(error));
         }
       }
       if (interactive) prompt();

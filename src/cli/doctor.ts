@@ -11,12 +11,11 @@ import {
   hubSettings,
   threadCount,
 } from "../core/env.ts";
-import { errorLine } from "../core/errors.ts";
+import { messageLine } from "../core/errors.ts";
 import { STANDALONE, VERSION } from "../core/version.ts";
 import { ask, PATIENCE } from "../io/hub/request.ts";
 import { bytesText } from "../run/reporter.ts";
 import { type Command, JSON_FLAG, printJson } from "./command.ts";
-import { mpi, slurm } from "./doctor-cluster.ts";
 
 export const command: Command = {
   name: "doctor",
@@ -30,6 +29,7 @@ export const command: Command = {
   ],
   flags: () => [JSON_FLAG],
   async run({ json }) {
+    const { mpi, slurm } = await import("./doctor-cluster.ts");
     const checks = [
       ...machine(),
       ...places(),
@@ -75,7 +75,7 @@ function attempt(name: string, check: () => DoctorCheck): DoctorCheck {
   try {
     return check();
   } catch (error) {
-    return { name, status: "fail", detail: errorLine(error).slice("rlv: error: ".length) };
+    return { name, status: "fail", detail: messageLine(error) };
   }
 }
 
@@ -152,7 +152,7 @@ async function hub(): Promise<DoctorCheck> {
   try {
     settings = hubSettings();
   } catch (error) {
-    return { name, status: "fail", detail: errorLine(error).slice("rlv: error: ".length) };
+    return { name, status: "fail", detail: messageLine(error) };
   }
   const { endpoint, cache, offline, token } = settings;
   const files = place(name, cache, "set HF_HUB_CACHE to another folder");
@@ -191,12 +191,15 @@ async function hub(): Promise<DoctorCheck> {
 const SECRET: ReadonlySet<EnvironmentName> = new Set(["HF_TOKEN"]);
 
 function settings(): DoctorCheck[] {
-  return (Object.keys(ENVIRONMENT) as EnvironmentName[])
-    .filter((name) => environment(name) !== undefined)
-    .map((name) => {
-      const value = SECRET.has(name) ? "set" : environment(name);
-      return { name, status: "ok" as const, detail: `${value} (${ENVIRONMENT[name]})` };
-    });
+  return (
+    (Object.keys(ENVIRONMENT) as EnvironmentName[])
+      // PATH is set everywhere.
+      .filter((name) => name !== "PATH" && environment(name) !== undefined)
+      .map((name) => {
+        const value = SECRET.has(name) ? "set" : environment(name);
+        return { name, status: "ok" as const, detail: `${value} (${ENVIRONMENT[name]})` };
+      })
+  );
 }
 
 async function devices(): Promise<readonly DoctorCheck[]> {

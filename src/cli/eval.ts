@@ -20,7 +20,8 @@ import {
   judgeReport,
   type OrderedJudgements,
 } from "../report/judge.ts";
-import { checkpointsOf, findRun, isRun, RUN_ROOTS, readRun } from "../report/runs.ts";
+import { checkpointsOf, findRun, isRun, readRun, rootsOf } from "../report/runs.ts";
+import { tableLines } from "../report/table.ts";
 import { newestOf } from "../run/folder.ts";
 import { visible } from "../run/reporter.ts";
 import { type Command, JSON_FLAG, printJson } from "./command.ts";
@@ -57,7 +58,7 @@ export const command: Command = {
         "rlv eval",
         "name a run or a checkpoint, see rlv runs list",
       );
-    const roots = options.dir === null ? RUN_ROOTS : options.dir.split(",").filter((part) => part !== "");
+    const roots = rootsOf(options.dir);
     const targets = args.map((name) => targetOf(name, roots));
     const evaluations: Evaluation[] = [];
     for (const target of targets) evaluations.push(await evaluate(target, options));
@@ -70,17 +71,7 @@ export const command: Command = {
       ...evaluationLines(each, visible),
     ]);
     if (evaluations.length > 1) {
-      const rows = comparisonRows(evaluations);
-      const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => Bun.stringWidth(row[i]!))));
-      lines.push(
-        "",
-        ...rows.map((row) =>
-          row
-            .map((cell, i) => pad(cell, widths[i]!))
-            .join("  ")
-            .trimEnd(),
-        ),
-      );
+      lines.push("", ...tableLines(comparisonRows(evaluations), pad));
     }
     process.stdout.write(lines.map((line) => `${line}\n`).join(""));
     return 0;

@@ -3,6 +3,7 @@
 import type { PruneEntry } from "../report/manage.ts";
 import { metricsOf, type Series, seriesOf, sparkline } from "../report/metrics.ts";
 import type { Run, RunSummary } from "../report/runs.ts";
+import { tableLines } from "../report/table.ts";
 import { brief, bytesText, visible } from "../run/reporter.ts";
 
 /** At most `width` columns of text, its end marked where it is cut. */
@@ -69,19 +70,8 @@ function cells(run: RunSummary, now: number): string[] {
 
 /** A list of runs with its head; at most `width` columns a line. */
 export function listLines(runs: readonly RunSummary[], now: number, width: number): string[] {
-  const rows = [[...HEAD], ...runs.map((run) => cells(run, now))];
-  const widths = HEAD.map((_, i) =>
-    Math.min(40, Math.max(...rows.map((row) => Bun.stringWidth(visible(row[i]!))))),
-  );
-  return rows.map((row) =>
-    fit(
-      row
-        .map((cell, i) => pad(cell, widths[i]!))
-        .join("  ")
-        .trimEnd(),
-      width,
-    ),
-  );
+  const rows = [[...HEAD], ...runs.map((run) => cells(run, now).map(visible))];
+  return tableLines(rows, pad, 40).map((line) => fit(line, width));
 }
 
 /** One metric of a run along its steps, read on as the run goes on. */

@@ -14,7 +14,7 @@ import {
   renameRun,
   tagRun,
 } from "../report/manage.ts";
-import { findRun, listRuns, RUN_ROOTS, readRun } from "../report/runs.ts";
+import { findRun, listRuns, readRun, rootsOf } from "../report/runs.ts";
 import { bytesText } from "../run/reporter.ts";
 import { type Command, type Invocation, JSON_FLAG, printJson } from "./command.ts";
 import { flagsOf } from "./flags.ts";
@@ -45,9 +45,6 @@ const EXAMPLES: Readonly<Record<RunsAction, string>> = {
 function actionOf(argv: readonly string[]): RunsAction | undefined {
   return RUNS_ACTIONS.find((name) => name === argv[0]);
 }
-
-const rootsOf = (dir: string | null): readonly string[] =>
-  dir === null ? RUN_ROOTS : dir.split(",").filter((part) => part !== "");
 
 const listOf = (text: string | null): string[] => (text ?? "").split(",").filter((part) => part !== "");
 

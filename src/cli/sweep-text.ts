@@ -44,7 +44,8 @@ export function planLines(plan: SweepPlan, atOnce: string, width: number): strin
 
 /** Means over the seeds with their spread, and what is missing from them. */
 export function summaryLines(summary: SweepSummary, width: number): string[] {
-  const rows = sweepTable(summary, brief).map((row) => row.map(visible));
+  const short = (value: number) => brief(Number(value.toPrecision(3)));
+  const rows = sweepTable(summary, short).map((row) => row.map(visible));
   return rows.length === 0 ? ["no run has finished yet"] : columns(rows, width);
 }
 

@@ -30,7 +30,6 @@ import { type Command, type Flag, JSON_FLAG, printJson } from "./command.ts";
 import { findDataset, findModel, requireFile, requireFolder } from "./files.ts";
 import { flagsOf } from "./flags.ts";
 import { wrap } from "./help.ts";
-import { TrainingPage } from "./ui.ts";
 
 const OWN_FLAGS: readonly Flag[] = [
   {
@@ -132,10 +131,12 @@ export const command: Command = {
     // What ranks need is not loaded by a process that trains alone.
     const ranks = together ? await (await import("../run/ranked-job.ts")).joinRanks(launch) : null;
     const progress = openProgress(json ? process.stderr : process.stdout, process.stderr);
-    let page: TrainingPage | undefined;
+    // The server's modules are for those who ask for it.
+    const { TrainingPage } = ui ? await import("./ui.ts") : {};
+    let page: { close(): void } | undefined;
     const begun = (dir: string) => {
       progress.line(`run folder: ${dir}`);
-      if (ui) page = new TrainingPage(dir, (line) => progress.line(line));
+      if (TrainingPage) page = new TrainingPage(dir, (line) => progress.line(line));
     };
     const job = async (): Promise<TrainJob> => ({
       ...(await resolveJob(args[0], flags)),

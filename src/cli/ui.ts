@@ -5,7 +5,7 @@
 import { dirname } from "node:path";
 import { resolveOptions } from "../config/resolve.ts";
 import { type ServeOptions as ServeFlags, serveSchema } from "../config/schema-serve.ts";
-import { errorLine } from "../core/errors.ts";
+import { messageLine } from "../core/errors.ts";
 import { UI_COMMAND } from "../core/version.ts";
 import { programArgv } from "../run/engine-process.ts";
 import { idOf } from "../web/roots.ts";
@@ -76,7 +76,7 @@ export function serveTraining(): void {
       server = servePage({ host: "127.0.0.1", port: null, folders, program: programArgv(Bun.main), chat });
       tell({ address: server.address });
     } catch (error) {
-      tell({ error: errorLine(error).slice("rlv: error: ".length) });
+      tell({ error: messageLine(error) });
       end();
     }
   });

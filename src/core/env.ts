@@ -42,7 +42,6 @@ export const ENVIRONMENT = {
   PMI_SIZE: "processes of the job, set by MPICH's mpirun and by srun",
   PMIX_RANK: "place of this process in the job, set by PMIx",
   SLURM_STEP_NUM_TASKS: "processes of the job, set by srun",
-  LD_LIBRARY_PATH: "folders where the loader looks for libraries first, libmpi among them",
   SLURM_JOB_ID: "the job of Slurm that this process belongs to",
   SLURM_CPUS_PER_TASK: "threads of the CPU device under Slurm, after --threads and RLV_THREADS",
 } as const;

@@ -73,9 +73,14 @@ export function exitCodeOf(error: unknown): number {
   return cause instanceof RlvError ? cause.exitCode : 1;
 }
 
-/** The one line that the user sees. */
-export function errorLine(error: unknown): string {
+/** What went wrong, in one line. */
+export function messageLine(error: unknown): string {
   const cause = firstCause(error);
   const message = cause instanceof Error ? cause.message : String(cause);
-  return `rlv: error: ${message.split("\n")[0]}`;
+  return message.split("\n")[0]!;
+}
+
+/** The one line that the user sees. */
+export function errorLine(error: unknown): string {
+  return `rlv: error: ${messageLine(error)}`;
 }

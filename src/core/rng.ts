@@ -101,6 +101,11 @@ export class Random {
     }
   }
 
+  /** One of a list, each as likely. */
+  oneOf<T>(list: readonly T[]): T {
+    return list[this.below(list.length)]!;
+  }
+
   /** Standard normal by Box-Muller. */
   normal(): number {
     const radius = Math.sqrt(-2 * Math.log(this.uniform()));

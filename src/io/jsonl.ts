@@ -115,10 +115,15 @@ export function readDataset(path: string, required: readonly string[] = []): Lin
 }
 
 /** One line without its newline; key order as given. */
-export function jsonLine(row: JsonRow): string {
+export function jsonLine(row: object): string {
   return JSON.stringify(row, (_key, value) =>
     typeof value === "number" && !Number.isFinite(value) ? String(value) : value,
   );
+}
+
+/** Rows as the text of a file. */
+export function jsonLines(rows: readonly object[]): string {
+  return rows.map((row) => `${jsonLine(row)}\n`).join("");
 }
 
 /** A number as jsonLine writes it; undefined for anything else. */

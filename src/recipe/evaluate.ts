@@ -1,9 +1,9 @@
 /** A run's checkpoint as `rlv eval` looks at it: fresh completions, rewarded as the run rewards them, and its judge. */
 import { UsageError } from "../core/errors.ts";
+import { evenly } from "../core/lists.ts";
 import type { Prompt, Rollout, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import { Transformer } from "../nn/transformer.ts";
-import { evenly } from "../report/evaluation.ts";
 import { type JudgedRollout, judgeDetails, type OrderedJudgements } from "../report/judge.ts";
 import type { ModeFigures } from "../report/modes.ts";
 import { asRollouts, RolloutEngine } from "../rollout/engine.ts";

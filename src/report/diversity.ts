@@ -4,6 +4,7 @@
  *
  * Everything but the count and the unique share is measured on a sample, so a set of any size costs the same.
  */
+import { evenly } from "../core/lists.ts";
 import { Purpose, Random } from "../core/rng.ts";
 
 export interface Diversity {
@@ -234,8 +235,8 @@ function templates(tokens: readonly (readonly string[])[]): { share: number; tem
   const none = { share: 0, template: null };
   if (long.length < LEAST_COMPLETIONS || long.length < tokens.length / 2) return none;
   // Evenly from all, so that every prompt is there.
-  const count = Math.min(SKELETONS, long.length);
-  const chosen = Array.from({ length: count }, (_, i) => long[Math.floor((i * long.length) / count)]!);
+  const chosen = evenly(long, SKELETONS);
+  const count = chosen.length;
   const frequency = new Map<string, number>();
   for (const list of long)
     for (const token of new Set(list)) frequency.set(token, (frequency.get(token) ?? 0) + 1);

@@ -1,7 +1,8 @@
 /** What `rlv eval` says of a checkpoint: of fresh completions, and of what its run wrote. */
 
+import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { UsageError } from "../core/errors.ts";
+import { evenly, mean } from "../core/lists.ts";
 import type { Scored } from "../core/records.ts";
 import { type Diversity, diversity } from "./diversity.ts";
 import {
@@ -12,7 +13,7 @@ import {
   judgeReportText,
   readJudged,
 } from "./judge.ts";
-import { type MetricsRow, metricsOf, seriesOf, sparkline } from "./metrics.ts";
+import { allRows, seriesOf, sparkline } from "./metrics.ts";
 import { type ModeFigures, modeTable } from "./modes.ts";
 import type { RunState } from "./runs.ts";
 
@@ -78,8 +79,6 @@ const HISTORY_POINTS = 200;
 const STORED = 512;
 const REWARDS = ["eval/reward", "train/reward_mean", "eval/accuracy", "train/accuracy"] as const;
 
-const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
-
 /** `samples`: how many to show, evenly from all. */
 export function freshReport(scored: readonly Scored[], samples: number): FreshReport {
   const rewarded = scored.filter(({ reward }) => !Number.isNaN(reward));
@@ -108,12 +107,6 @@ export function freshReport(scored: readonly Scored[], samples: number): FreshRe
       reward: Number.isNaN(reward) ? null : reward,
     })),
   };
-}
-
-/** At most `most` of a list, evenly spread over it. */
-export function evenly<T>(list: readonly T[], most: number): T[] {
-  const count = Math.min(most, list.length);
-  return Array.from({ length: count }, (_, i) => list[Math.floor((i * list.length) / count)]!);
 }
 
 function spreadOf(values: readonly number[]) {
@@ -145,24 +138,13 @@ export function judgedOf(scored: readonly Scored[]): JudgedResponse[] {
 
 /** What it said of the last that the run stored; empty where none were kept. */
 export function storedJudged(runDir: string): JudgedRollout[] {
-  try {
-    return readJudged(join(runDir, "rollouts.sqlite"), "rollouts", STORED);
-  } catch (error) {
-    // Rollouts of an older run lack the column or the table, others were not kept.
-    if (error instanceof UsageError || /no such (column|table)/.test((error as Error).message)) return [];
-    throw error;
-  }
+  const database = join(runDir, "rollouts.sqlite");
+  return existsSync(database) ? readJudged(database, "rollouts", STORED) : [];
 }
 
 /** The run's reward along its steps, and the last KL divergence that it recorded. */
 export function historyOf(runDir: string): { history: History | null; kl: number | null } {
-  const rows: MetricsRow[] = [];
-  for (let cursor: string | null = null; ; ) {
-    const part = metricsOf(runDir, cursor);
-    rows.push(...part.rows);
-    cursor = part.cursor;
-    if (!part.more) break;
-  }
+  const rows = [...allRows(runDir)];
   const kl = rows.findLast((row) => row["train/kl_div"] !== undefined)?.["train/kl_div"] ?? null;
   for (const metric of REWARDS) {
     const { steps, values } = seriesOf(rows, metric);

@@ -2,9 +2,10 @@
  * What a judge's scores are worth: whether its two readings agree, how often it says no score, and what moves its scores
  * that should not (length, the order in which it was told the criteria).
  */
-import { Database } from "bun:sqlite";
 import { existsSync } from "node:fs";
 import { UsageError } from "../core/errors.ts";
+import { mean } from "../core/lists.ts";
+import { columnsOf, readRollouts } from "../io/rollouts-reader.ts";
 
 /** One criterion as rollouts keep it under details.judge. */
 export interface JudgedCriterion {
@@ -29,8 +30,6 @@ export function judgeDetails(details: Readonly<Record<string, unknown>> | undefi
   const judge = details?.judge as JudgeDetails | undefined;
   return typeof judge?.criteria === "object" && judge.criteria !== null ? judge : null;
 }
-
-const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
 
 /**
  * Of judged rollouts, under `prefix`: judge_invalid_rate, the share of text answers without a score; judge_agreement, the
@@ -206,7 +205,7 @@ export interface JudgedRollout extends JudgedResponse {
   readonly advantage: number | null;
 }
 
-/** The last `most` judged completions of a run, oldest first. */
+/** The last `most` judged completions of a run, oldest first; throws UsageError where no rollouts were kept. */
 export function readJudged(
   database: string,
   table: "rollouts" | "eval_rollouts",
@@ -214,20 +213,23 @@ export function readJudged(
 ): JudgedRollout[] {
   if (!existsSync(database))
     throw new UsageError("the run has no rollouts", database, "train with --save_rollouts true");
-  using db = new Database(database, { readonly: true });
   const advantage = table === "rollouts" ? "advantage" : "NULL AS advantage";
-  const rows = db
-    .query(
-      `SELECT step, prompt_index, completion, details, ${advantage} FROM ${table} ` +
-        "WHERE details IS NOT NULL ORDER BY step DESC, prompt_index DESC, rollout_index DESC LIMIT ?",
-    )
-    .all(most) as {
-    step: number;
-    prompt_index: number;
-    completion: string;
-    details: string;
-    advantage: number | null;
-  }[];
+  const rows = readRollouts(database, (db) => {
+    // Rollouts of an older run lack the column or the table.
+    if (!columnsOf(db, table).has("details")) return [];
+    return db
+      .query(
+        `SELECT step, prompt_index, completion, details, ${advantage} FROM ${table} ` +
+          "WHERE details IS NOT NULL ORDER BY step DESC, prompt_index DESC, rollout_index DESC LIMIT ?",
+      )
+      .all(most) as {
+      step: number;
+      prompt_index: number;
+      completion: string;
+      details: string;
+      advantage: number | null;
+    }[];
+  });
   return rows.reverse().flatMap(({ step, prompt_index, completion, details, advantage }) => {
     const judge = judgeDetails(JSON.parse(details));
     return judge === null

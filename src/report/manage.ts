@@ -15,7 +15,7 @@ import {
 } from "../io/atomic.ts";
 import { MANIFEST, sweepTrash, TRAIN_STATE } from "../io/checkpoint-folder.ts";
 import { LOCK, takeLock } from "../io/run-lock.ts";
-import { metricsOf } from "./metrics.ts";
+import { allRows } from "./metrics.ts";
 import {
   type CheckpointInfo,
   CONFIG,
@@ -28,6 +28,7 @@ import {
   readRun,
   TAGS,
   tagsOf,
+  usable,
 } from "./runs.ts";
 
 /** Runs `change` on a sound run that nobody holds, holding it meanwhile. */
@@ -52,20 +53,24 @@ function whileHeld<T>(dir: string, what: string, change: (run: Run) => T): T {
   }
 }
 
-/** A live run whose config names something in `path` still reads it: a reward model, the model it began with. */
-function refuseUsed(path: string, what: string, roots: readonly string[]): void {
-  const places = new Set([...roots.map((root) => resolve(root)), dirname(path)]);
+/** A live run whose config names something in one of `paths` still reads it: a reward model, the model it began with. */
+function refuseUsed(paths: readonly string[], what: string, roots: readonly string[]): void {
+  const places = new Set([...roots.map((root) => resolve(root)), ...paths.map(dirname)]);
   for (const other of listRuns([...places])) {
-    if (other.state !== "live" || other.dir === path) continue;
-    const named = Object.entries(configOf(other.dir) ?? {}).find(([, value]) =>
-      textsIn(value).some((text) => text !== "" && isInside(resolve(text), path)),
+    if (other.state !== "live") continue;
+    const named = Object.entries(configOf(other.dir) ?? {}).flatMap(([key, value]) =>
+      textsIn(value).map((text) => ({ key, text })),
     );
-    if (named !== undefined)
-      throw new UsageError(
-        `${what}: the live run ${other.name} uses it as its ${named[0]}`,
-        path,
-        "wait until that run has ended",
-      );
+    for (const path of paths) {
+      if (other.dir === path) continue;
+      const used = named.find(({ text }) => text !== "" && isInside(resolve(text), path));
+      if (used !== undefined)
+        throw new UsageError(
+          `${what}: the live run ${other.name} uses it as its ${used.key}`,
+          path,
+          "wait until that run has ended",
+        );
+    }
   }
 }
 
@@ -98,7 +103,7 @@ export function renameRun(dir: string, name: string, roots: readonly string[] = 
       "tag it: rlv runs tag",
     );
   return whileHeld(from, "cannot rename", () => {
-    refuseUsed(from, "cannot rename", roots);
+    refuseUsed([from], "cannot rename", roots);
     if (exists(to)) throw new UsageError("that name is taken", to, "choose another");
     withFileErrors("rename", from, () => renameSync(from, to));
     fsyncDir(dirname(to));
@@ -132,7 +137,7 @@ export function tagRun(dir: string, add: readonly string[], remove: readonly str
 export function deleteRun(dir: string, roots: readonly string[] = RUN_ROOTS): void {
   const at = resolve(dir);
   whileHeld(at, "cannot delete", () => {
-    refuseUsed(at, "cannot delete", roots);
+    refuseUsed([at], "cannot delete", roots);
     removeTree(at);
     sweepTrash(dirname(at));
   });
@@ -149,13 +154,17 @@ export function deleteCheckpoint(runDir: string, name: string, roots: readonly s
 }
 
 function removeCheckpoints(checkpoints: readonly CheckpointInfo[], roots: readonly string[]): void {
-  for (const { dir } of checkpoints) {
+  if (checkpoints.length === 0) return;
+  for (const { dir } of checkpoints)
     if (lstatSync(dir).isSymbolicLink())
       throw new UsageError("a link is never followed", dir, "remove it with the system's own commands");
-    refuseUsed(dir, "cannot delete", roots);
-  }
+  refuseUsed(
+    checkpoints.map(({ dir }) => dir),
+    "cannot delete",
+    roots,
+  );
   for (const { dir } of checkpoints) removeTree(dir);
-  if (checkpoints[0] !== undefined) sweepTrash(dirname(checkpoints[0].dir));
+  sweepTrash(dirname(checkpoints[0]!.dir));
 }
 
 /** Which checkpoints of a run stay. `final` always does. */
@@ -182,7 +191,7 @@ export function planPrune(run: Run, rule: PruneRule): PruneEntry[] {
   const steps = run.saved.filter((each) => each.kind === "step" && each.whole);
   const newest = new Set(steps.slice(Math.max(0, steps.length - rule.keepLast)));
   const best = rule.keepBest === null ? null : bestStep(run.dir, rule.keepBest, rule.best, steps);
-  const whole = run.saved.filter((each) => each.whole && each.kind !== "diverged");
+  const whole = run.saved.filter(usable);
   /** Where a run that has not finished goes on. */
   const resume =
     run.state === "finished" && whole.some((each) => each.kind === "final") ? null : whole.at(-1);
@@ -231,13 +240,8 @@ function bestStep(
   steps: readonly CheckpointInfo[],
 ): number | null {
   const values = new Map<number, number>();
-  for (let cursor: string | null = null; ; ) {
-    const part = metricsOf(dir, cursor);
-    for (const row of part.rows)
-      if (row.step !== undefined && Number.isFinite(row[metric])) values.set(row.step, row[metric]!);
-    cursor = part.cursor;
-    if (!part.more) break;
-  }
+  for (const row of allRows(dir))
+    if (row.step !== undefined && Number.isFinite(row[metric])) values.set(row.step, row[metric]!);
   if (values.size === 0)
     throw new UsageError(`no metric ${JSON.stringify(metric)}`, dir, "rlv runs show lists the metrics");
   let found: { step: number; value: number } | null = null;
@@ -282,7 +286,7 @@ export function exportRun(dir: string, out: string, checkpoint: string | null): 
     writeFileAtomic(out, text);
     return { out, files: [basename(out)], bytes: Buffer.byteLength(text), checkpoint: null };
   }
-  const whole = run.saved.filter((each) => each.whole && each.kind !== "diverged");
+  const whole = run.saved.filter(usable);
   const chosen =
     checkpoint === null
       ? (whole.find((each) => each.kind === "final") ?? whole.at(-1))
@@ -324,13 +328,7 @@ export function exportRun(dir: string, out: string, checkpoint: string | null): 
 
 /** One column a metric in the order they first appear, one row a step; empty where a row lacks it. */
 function metricsCsv(dir: string): string {
-  const rows = [];
-  for (let cursor: string | null = null; ; ) {
-    const part = metricsOf(dir, cursor);
-    rows.push(...part.rows);
-    cursor = part.cursor;
-    if (!part.more) break;
-  }
+  const rows = [...allRows(dir)];
   if (rows.length === 0) throw new UsageError("no metrics to export", dir);
   const names = [...new Set(["step", "time", ...rows.flatMap((row) => Object.keys(row))])];
   const quoted = (name: string) => (/[",\n]/.test(name) ? `"${name.replaceAll('"', '""')}"` : name);

@@ -1,6 +1,7 @@
 /** metrics.jsonl of a run: read whole, from where the last reading ended, or its end alone. */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
+import { mean, parts } from "../core/lists.ts";
 import { jsonNumber } from "../io/jsonl.ts";
 
 /** `step`, `time` (seconds since 1970) and every metric under its TensorBoard name; what is no number is left out. */
@@ -67,6 +68,16 @@ export function metricsOf(
   }
 }
 
+/** Every row of a run's metrics.jsonl, read a piece at a time. */
+export function* allRows(runDir: string): Generator<MetricsRow> {
+  for (let cursor: string | null = null; ; ) {
+    const part: MetricsPart = metricsOf(runDir, cursor);
+    yield* part.rows;
+    cursor = part.cursor;
+    if (!part.more) return;
+  }
+}
+
 /** The last rows of a run's metrics.jsonl, as many as lie in its last `bytes` bytes; at least one if there is one. */
 export function lastRows(runDir: string, bytes: number): MetricsRow[] {
   const fd = openOrNull(metricsPath(runDir));
@@ -127,6 +138,32 @@ export function seriesOf(rows: readonly MetricsRow[], name: string): Series {
   return { steps, values };
 }
 
+/**
+ * A metric at up to `points` places spread evenly over the run's file, the mean of the finite values around each: of a
+ * large file only some `bytes` at each place are read.
+ */
+export function sampleOf(runDir: string, name: string, points: number, bytes: number): number[] {
+  const fd = openOrNull(metricsPath(runDir));
+  if (fd === null) return [];
+  try {
+    const { size } = fstatSync(fd);
+    const within = (text: Uint8Array) =>
+      parseRows(text)
+        .rows.map((row) => row[name])
+        .filter((value) => value !== undefined && Number.isFinite(value)) as number[];
+    if (size <= points * bytes) return parts(within(readAt(fd, 0, size)), points).map(mean);
+    const values = Array.from({ length: points }, (_, i) => {
+      const from = Math.floor((i * (size - bytes)) / (points - 1));
+      const text = readAt(fd, from, bytes);
+      const begin = from === 0 ? 0 : text.indexOf(NEWLINE) + 1;
+      return mean(within(text.subarray(begin, text.lastIndexOf(NEWLINE) + 1)));
+    });
+    return values.filter(Number.isFinite);
+  } finally {
+    closeSync(fd);
+  }
+}
+
 const BARS = "▁▂▃▄▅▆▇█";
 
 /**
@@ -134,19 +171,13 @@ const BARS = "▁▂▃▄▅▆▇█";
  * without a finite value is a space.
  */
 export function sparkline(values: readonly number[], width: number): string {
-  const count = Math.min(width, values.length);
-  const means = Array.from({ length: count }, (_, i) => {
-    const part = values
-      .slice(Math.floor((i * values.length) / count), Math.floor(((i + 1) * values.length) / count))
-      .filter(Number.isFinite);
-    return part.reduce((sum, value) => sum + value, 0) / part.length;
-  });
+  const means = parts(values, width).map((part) => mean(part.filter(Number.isFinite)));
   const finite = means.filter(Number.isFinite);
   const [low, high] = [Math.min(...finite), Math.max(...finite)];
   return means
-    .map((mean) => {
-      if (!Number.isFinite(mean)) return " ";
-      const at = high > low ? Math.round(((mean - low) / (high - low)) * (BARS.length - 1)) : 0;
+    .map((value) => {
+      if (!Number.isFinite(value)) return " ";
+      const at = high > low ? Math.round(((value - low) / (high - low)) * (BARS.length - 1)) : 0;
       return BARS[at]!;
     })
     .join("");

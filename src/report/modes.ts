@@ -1,4 +1,5 @@
 /** Figures of retain and forget adapters together and each by itself, side by side. */
+import { tableLines } from "./table.ts";
 
 /** What such adapters are evaluated as; metrics are eval/MODE/FIGURE. A model without them has the first alone. */
 export const MODE_NAMES = ["both", "retain_only", "forget_only"] as const;
@@ -23,11 +24,7 @@ export function modeTable(modes: ModeFigures, text: (value: number) => string): 
       ...figures.map((name) => (each[name] === undefined ? "" : text(each[name]))),
     ]),
   ];
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  return rows.map((row) =>
-    row
-      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
-      .join("  ")
-      .trimEnd(),
+  return tableLines(rows, (cell, width, column) =>
+    column === 0 ? cell.padEnd(width) : cell.padStart(width),
   );
 }

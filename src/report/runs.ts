@@ -4,11 +4,16 @@ import { basename, dirname, join, resolve } from "node:path";
 import { UsageError } from "../core/errors.ts";
 import { MANIFEST, TRAIN_STATE } from "../io/checkpoint-folder.ts";
 import { liveHolders } from "../io/run-lock.ts";
-import { readOutcome } from "../io/run-outcome.ts";
+import { type RunOutcome, readOutcome } from "../io/run-outcome.ts";
 import { firstRow, lastRows, lastValues } from "./metrics.ts";
 
 /** Where recipes keep their runs unless told otherwise. */
 export const RUN_ROOTS = ["runs", "checkpoints/rm", "checkpoints/grpo"] as const;
+
+/** The folders that --dir names, separated by commas; the recipes' own without it. */
+export function rootsOf(dir: string | null): readonly string[] {
+  return dir === null ? RUN_ROOTS : dir.split(",").filter((part) => part !== "");
+}
 
 export const CONFIG = "train_config.json";
 export const TAGS = "tags.json";
@@ -132,16 +137,16 @@ export function readRun(dir: string): Run {
   const at = resolve(dir);
   if (!isRun(at))
     throw new UsageError("no run of rlv", dir, "name a folder that rlv train made, see rlv runs list");
-  const last = lastValues(lastRows(at, LAST_BYTES));
-  const { step: _step, time: _time, ...metrics } = last;
+  const standing = standingOf(at);
+  const { step: _step, time: _time, ...last } = lastValues(lastRows(at, LAST_BYTES));
   return {
-    ...summarize(at, dirname(at)),
-    config: configOf(at),
+    ...summarize(at, dirname(at), standing),
+    config: standing.config,
     saved: checkpointsOf(at),
-    last: metrics,
+    last,
     bytes: bytesBelow(at),
-    pids: liveHolders(at),
-    error: readOutcome(at)?.error ?? null,
+    pids: standing.pids,
+    error: standing.outcome?.error ?? null,
   };
 }
 
@@ -193,6 +198,11 @@ export function checkpointsOf(runDir: string): CheckpointInfo[] {
   });
 }
 
+/** Whether a checkpoint is a model that somebody may use: all of it is there, and it was not saved at a divergence. */
+export function usable({ whole, kind }: CheckpointInfo): boolean {
+  return whole && kind !== "diverged";
+}
+
 /** The metric that says most of a run of this recipe, among those it has. */
 export function mainMetric(names: Iterable<string>): string | null {
   const there = new Set(names);
@@ -200,12 +210,31 @@ export function mainMetric(names: Iterable<string>): string | null {
   return preferred.find((name) => there.has(name)) ?? null;
 }
 
-function summarize(dir: string, root: string): RunSummary {
-  const config = configOf(dir);
+/** What its small files say of a run, read once. */
+interface Standing {
+  readonly config: Record<string, unknown> | null;
+  readonly outcome: RunOutcome | null;
+  /** Processes that hold it. */
+  readonly pids: readonly number[];
+  readonly checkpoints: readonly string[];
+}
+
+function standingOf(dir: string): Standing {
+  // Holders first: one that ends now has written its outcome before.
+  const pids = liveHolders(dir);
+  return {
+    pids,
+    outcome: readOutcome(dir),
+    config: configOf(dir),
+    checkpoints: checkpointNames(join(dir, "checkpoints")),
+  };
+}
+
+function summarize(dir: string, root: string, standing = standingOf(dir)): RunSummary {
+  const { config, outcome, checkpoints } = standing;
   const last = lastValues(lastRows(dir, TAIL_BYTES));
   const metric = mainMetric(Object.keys(last));
-  const outcome = readOutcome(dir);
-  const state = stateOf(dir);
+  const state = stateBy(standing);
   const updated = last.time ?? (statOf(join(dir, CONFIG))?.mtimeMs ?? 0) / 1000;
   const total = config?.num_train_steps ?? config?.max_steps;
   return {
@@ -222,7 +251,7 @@ function summarize(dir: string, root: string): RunSummary {
     updated,
     ended: state === "live" ? null : (outcome?.time ?? updated),
     tags: tagsOf(dir),
-    checkpoints: checkpointNames(join(dir, "checkpoints")),
+    checkpoints,
     link: lstatSync(dir).isSymbolicLink(),
     problem: problemOf(config),
   };
@@ -235,10 +264,13 @@ function problemOf(config: Record<string, unknown> | null): string | null {
   return null;
 }
 
-/** How a run stands. */
+/** How a run stands, by what its folder says. */
 export function stateOf(dir: string): RunState {
-  if (liveHolders(dir).length > 0) return "live";
-  const outcome = readOutcome(dir);
+  return stateBy(standingOf(dir));
+}
+
+function stateBy({ pids, outcome, checkpoints }: Standing): RunState {
+  if (pids.length > 0) return "live";
   switch (outcome?.exit_code) {
     case 0:
       return "finished";
@@ -248,7 +280,7 @@ export function stateOf(dir: string): RunState {
       return "interrupted";
     case undefined:
       // Nobody was left to say.
-      return checkpointNames(join(dir, "checkpoints")).includes("final") ? "finished" : "crashed";
+      return checkpoints.includes("final") ? "finished" : "crashed";
     default:
       return "crashed";
   }

@@ -1,7 +1,7 @@
 import { appendFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { debugging } from "../core/env.ts";
-import { errorLine, exitCodeOf, firstCause, Interrupted, RlvError } from "../core/errors.ts";
+import { exitCodeOf, firstCause, Interrupted, messageLine, RlvError } from "../core/errors.ts";
 import { ENGINE_COMMAND, STANDALONE } from "../core/version.ts";
 import { writeOutcome } from "../io/run-outcome.ts";
 import { newestOf } from "./folder.ts";
@@ -261,7 +261,7 @@ export async function execute<Config>(
   } catch (thrown) {
     const error = firstCause(thrown);
     const code = exitCodeOf(error);
-    const failure = errorLine(error).slice("rlv: error: ".length);
+    const failure = messageLine(error);
     ending = { code, failure, error };
     if (error instanceof Interrupted) log([failure]);
     else

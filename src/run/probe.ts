@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { deviceChoice } from "../core/env.ts";
-import { errorLine } from "../core/errors.ts";
+import { messageLine } from "../core/errors.ts";
 import { ABI_HASH } from "../device/abi.gen.ts";
 import { Device, type DeviceName } from "../device/device.ts";
 import { lib, libraryPath } from "../device/lib.ts";
@@ -21,7 +21,7 @@ const REMEDY: Readonly<Partial<Record<DeviceName, string>>> = {
   soft: "run scripts/build-native --soft",
 };
 
-const message = (error: unknown) => errorLine(error).slice("rlv: error: ".length);
+const message = (error: unknown) => messageLine(error);
 
 /** Loads the native library, opens every device and adds two numbers on it. */
 export async function probe(): Promise<readonly Check[]> {

@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { type Launch, threadsOfRank } from "../core/env.ts";
-import { errorLine, exitCodeOf, RanksError } from "../core/errors.ts";
+import { errorLine, exitCodeOf, messageLine, RanksError } from "../core/errors.ts";
 import { Mpi } from "../device/mpi.ts";
 import {
   END_SIGNALS,
@@ -68,7 +68,7 @@ export async function runRanked<Config extends { readonly threads: number | null
   if (error !== null && !ranks.begun && !(error instanceof RanksError)) {
     // The others may have failed by the same input: they meet where all would have begun.
     const agreed = await ranks.gather(FIRST_MEETING, () => Promise.reject(error)).catch((thrown) => thrown);
-    [code, failure, error] = [exitCodeOf(agreed), errorLine(agreed).slice("rlv: error: ".length), agreed];
+    [code, failure, error] = [exitCodeOf(agreed), messageLine(agreed), agreed];
   }
   if (error !== null && !ranks.isEverywhere(error)) {
     const who = error instanceof RanksError ? "" : `rank ${ranks.rank}: `;

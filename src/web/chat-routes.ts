@@ -1,15 +1,13 @@
 /** The server's part of the chat page: which models there are, and replies relayed from the chat process. */
 import { randomUUID } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import * as z from "zod";
 import type { ChatSampling, ReplyOptions } from "../core/chat.ts";
 import type { ChatEngineOptions, ChatModelSpec } from "../core/chat-process.ts";
-import { checkpointsOf, configOf } from "../report/runs.ts";
 import type { ChatModelEntry, ChatModels, ReplyEvents, StopAnswer } from "./chat-api.ts";
 import { ChatChild, ChatFailure } from "./chat-child.ts";
-import type { FoundRun, Register, WebContext } from "./context.ts";
+import type { Register, WebContext } from "./context.ts";
 import { type Call, events, HttpError, json } from "./router.ts";
+import { baseOf, type SpeakingRun, speaks } from "./speakers.ts";
 
 export interface ChatRoutesOptions {
   readonly engine: ChatEngineOptions;
@@ -72,7 +70,7 @@ const answerOf = (error: unknown): HttpError =>
 export function chatRoutes(options: ChatRoutesOptions): Register {
   return (router, context) => {
     const chats = new Chats(options, context);
-    router.add("GET", "/api/chat/models", () => json(chats.list()));
+    router.add("GET", "/api/chat/models", async () => json(await chats.list()));
     router.add("POST", "/api/chat/open", async ({ body }) => {
       const { id, keep } = bodyAs(openRequest, body);
       try {
@@ -101,10 +99,10 @@ class Chats {
     this.child = new ChatChild(context.program, options.engine);
   }
 
-  list(): ChatModels {
+  async list(): Promise<ChatModels> {
     const { models, autoload, defaults } = this.options;
     const given = models.map(({ label }, i) => this.#entry(givenId(i), label, null, false));
-    const known = this.context.runs().flatMap((run) => this.#ofRun(run));
+    const known = (await this.context.speakers()).flatMap((run) => this.#ofRun(run));
     return {
       models: [...given, ...known],
       selected: given.map(({ id }) => id),
@@ -113,14 +111,9 @@ class Chats {
     };
   }
 
-  #ofRun(run: FoundRun): ChatModelEntry[] {
-    const named = { id: run.id, name: run.name };
-    const after = checkpointsOf(run.dir)
-      .filter(({ dir, whole, kind }) => whole && kind !== "diverged" && speaks(dir))
-      .map(({ name }) => this.#entry(`${run.id}_${name}`, name, named, false));
-    if (after.length === 0) return [];
-    const before = baseOf(run.dir) === null ? [] : [this.#entry(`${run.id}_base`, "before", named, true)];
-    return [...before, ...after];
+  #ofRun({ id, name, checkpoints, base }: SpeakingRun): ChatModelEntry[] {
+    const before = base ? [this.#entry(`${id}_base`, "before", { id, name }, true)] : [];
+    return [...before, ...checkpoints.map((each) => this.#entry(`${id}_${each}`, each, { id, name }, false))];
   }
 
   #entry(id: string, label: string, run: ChatModelEntry["run"], base: boolean): ChatModelEntry {
@@ -202,25 +195,3 @@ class Chats {
 }
 
 const givenId = (index: number): string => `given-${index}`;
-
-/** The model that a run began with, as its config names it. */
-function baseOf(runDir: string): string | null {
-  const { model, model_name = model } = configOf(runDir) ?? {};
-  return typeof model_name === "string" && model_name !== "" ? model_name : null;
-}
-
-/** Whether a checkpoint is a language model or an adapter of one. */
-function speaks(dir: string): boolean {
-  const read = (name: string): Record<string, unknown> | null => {
-    try {
-      return existsSync(join(dir, name)) ? JSON.parse(readFileSync(join(dir, name), "utf8")) : null;
-    } catch {
-      return null;
-    }
-  };
-  const config = read("config.json");
-  if (config)
-    return Array.isArray(config.architectures) && /ForCausalLM$/.test(String(config.architectures[0]));
-  const adapter = read("adapter_config.json");
-  return adapter !== null && adapter.task_type !== "SEQ_CLS";
-}

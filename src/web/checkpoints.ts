@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { RlvError } from "../core/errors.ts";
 import { deleteCheckpoint } from "../report/manage.ts";
-import { readRun } from "../report/runs.ts";
+import { readRun, usable } from "../report/runs.ts";
 import type { DeleteAnswer } from "./api.ts";
 import type { FoundCheckpoint } from "./context.ts";
 import { HttpError } from "./router.ts";
@@ -24,7 +24,7 @@ export class CheckpointRemoval {
       if (found.state === "live") throw new HttpError(409, "the run is live, wait until it has ended");
       const token = randomBytes(12).toString("base64url");
       this.#asked.set(token, { dir, until: now + CONFIRM_MS });
-      const whole = found.saved.filter((each) => each.whole && each.kind !== "diverged");
+      const whole = found.saved.filter(usable);
       const others = whole.filter((each) => each.name !== name);
       const newest = whole.at(-1)?.name === name;
       const consequence =

@@ -1,4 +1,5 @@
 import type { Router } from "./router.ts";
+import type { SpeakingRun } from "./speakers.ts";
 
 /** A run or a checkpoint as the page names it, found on disk. */
 export interface FoundRun {
@@ -27,8 +28,8 @@ export interface WebContext {
   /** Throws HttpError 404 where there is none. */
   run(id: string): FoundRun;
   checkpoint(run: string, name: string): FoundCheckpoint;
-  /** All runs that are there now. */
-  runs(): readonly FoundRun[];
+  /** The runs with models to talk to that are there now; the process that reads runs looks. */
+  speakers(): Promise<readonly SpeakingRun[]>;
   /** Called when the server ends: child processes are ended here. */
   onClose(action: () => void | Promise<void>): void;
 }

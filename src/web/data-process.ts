@@ -34,6 +34,7 @@ export interface DataCalls {
   grouped(ids: readonly string[]): unknown;
   groupedCurves(ids: readonly string[], names: readonly string[], points: number): unknown;
   compare(a: string, b: string): unknown;
+  speakers(): unknown;
 }
 
 type CallName = keyof DataCalls;

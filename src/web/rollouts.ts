@@ -67,6 +67,8 @@ export class RunRollouts {
   /** What tells one training from a later one in the same folder. */
   #origin = "";
   #loading: Promise<void> | null = null;
+  /** The last report on rewards, and what it was made from. */
+  #rewards: { readonly signature: string; readonly report: RewardReport } | null = null;
 
   constructor(readonly dir: string) {
     this.#path = join(dir, "rollouts.sqlite");
@@ -287,7 +289,11 @@ export class RunRollouts {
   /** What rewards were made of at `steps` of the run's steps. */
   rewards(steps: number): RewardReport {
     if (identityOf(this.#path) === null) throw new HttpError(404, "the run keeps no rollouts");
-    return this.#read((db) => rewardReport(db, steps));
+    const path = this.#path;
+    const signature = JSON.stringify([steps, identityOf(path), identityOf(`${path}-wal`)]);
+    if (this.#rewards?.signature !== signature)
+      this.#rewards = { signature, report: this.#read((db) => rewardReport(db, steps)) };
+    return this.#rewards.report;
   }
 
   /** A rollout by its key, with its group. */

@@ -1,8 +1,7 @@
 /** What the page asks about runs, answered from their folders. Runs in a process of its own: data-process.ts. */
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { jsonNumber } from "../io/jsonl.ts";
-import { lastRows, lastValues, metricsPath } from "../report/metrics.ts";
+import { lastRows, lastValues, metricsPath, sampleOf } from "../report/metrics.ts";
 import {
   type CheckpointInfo as Checkpoint,
   configOf,
@@ -36,6 +35,7 @@ import { MetricsTable } from "./metrics-table.ts";
 import { parseKey, RunRollouts } from "./rollouts.ts";
 import { idOf, Roots } from "./roots.ts";
 import { HttpError } from "./router.ts";
+import { type SpeakingRun, speakingRuns } from "./speakers.ts";
 import { groupedReport, readableSweeps, spreadSeries, sweepReport } from "./sweeps.ts";
 
 /** What is kept in memory of runs that were looked at; the ones not looked at for longest go first. */
@@ -112,7 +112,10 @@ export class RunData {
       digest = {
         signature,
         last: finiteValues(last),
-        sparkline: metric === null ? null : { name: metric, values: sampled(metricsPath(dir), metric) },
+        sparkline:
+          metric === null
+            ? null
+            : { name: metric, values: sampleOf(dir, metric, SPARKLINE_POINTS, SPARKLINE_BYTES) },
       };
       this.#digests.set(id, digest);
     }
@@ -270,6 +273,10 @@ export class RunData {
     return { metrics: Object.fromEntries(names.map((name) => [name, of(name)])) };
   }
 
+  speakers(): SpeakingRun[] {
+    return speakingRuns(this.#roots.runs());
+  }
+
   compare(a: string, b: string): ConfigComparison {
     const [left, right] = [a, b].map((id) => configOf(this.#roots.run(id).dir) ?? {}) as [
       Record<string, unknown>,
@@ -355,40 +362,4 @@ function readPart(
   } finally {
     closeSync(fd);
   }
-}
-
-/** A metric at places spread evenly over its file, the mean of the rows around each: no need to read all of it. */
-function sampled(path: string, metric: string): (number | null)[] {
-  const { size } = statSync(path);
-  const whole = size <= SPARKLINE_POINTS * SPARKLINE_BYTES;
-  if (whole) {
-    const values = valuesIn(readPart(path, () => 0, size).text, metric);
-    const parts = Math.min(values.length, SPARKLINE_POINTS);
-    return Array.from({ length: parts }, (_, i) =>
-      mean(
-        values.slice(Math.floor((i * values.length) / parts), Math.floor(((i + 1) * values.length) / parts)),
-      ),
-    );
-  }
-  return Array.from({ length: SPARKLINE_POINTS }, (_, i) => {
-    const from = Math.floor((i * (size - SPARKLINE_BYTES)) / (SPARKLINE_POINTS - 1));
-    const { text } = readPart(path, () => from, SPARKLINE_BYTES);
-    const begin = from === 0 ? 0 : text.indexOf("\n") + 1;
-    return mean(valuesIn(text.slice(begin, text.lastIndexOf("\n") + 1), metric));
-  }).filter((value) => value !== null);
-}
-
-function valuesIn(text: string, metric: string): number[] {
-  return text.split("\n").flatMap((line) => {
-    try {
-      const value = jsonNumber((JSON.parse(line) as Record<string, unknown> | null)?.[metric]);
-      return value !== undefined && Number.isFinite(value) ? [value] : [];
-    } catch {
-      return [];
-    }
-  });
-}
-
-function mean(values: readonly number[]): number | null {
-  return values.length === 0 ? null : values.reduce((sum, value) => sum + value, 0) / values.length;
 }

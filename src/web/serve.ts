@@ -29,7 +29,7 @@ export function servePage(options: ServeOptions): RunningServer {
     program: options.program,
     run: (id) => roots.run(id),
     checkpoint: (run, name) => roots.checkpoint(run, name),
-    runs: () => roots.runs(),
+    speakers: async () => JSON.parse(await data.ask("speakers")),
     onClose: (action) => closing.push(action),
   };
   if (options.chat) chatRoutes(options.chat)(router, context);

@@ -22,6 +22,7 @@ import {
 } from "../../src/config/schema-inference.ts";
 import { runsSchemas } from "../../src/config/schema-runs.ts";
 import { serveSchema } from "../../src/config/schema-serve.ts";
+import { sweepSchema } from "../../src/config/schema-sweep.ts";
 import { nearest } from "../../src/config/suggest.ts";
 import { UsageError } from "../../src/core/errors.ts";
 
@@ -252,7 +253,7 @@ test("every key of every schema can be told: description, kind, and a default th
   const schemas = [
     ...Object.values(RECIPES).map((recipe) => recipe.schema),
     ...[generateSchema, logprobSchema, scoreSchema, chatSchema, quantizeSchema, mergeSchema],
-    ...[downloadSchema, evalSchema, serveSchema, ...Object.values(runsSchemas)],
+    ...[downloadSchema, evalSchema, serveSchema, sweepSchema, ...Object.values(runsSchemas)],
     ...Object.values(benchSchemas),
   ];
   for (const schema of schemas) {

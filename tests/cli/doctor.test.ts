@@ -6,6 +6,7 @@ import { join, resolve } from "node:path";
 import type { DoctorCheck } from "../../src/config/contracts.ts";
 import { ABI_HASH } from "../../src/device/abi.gen.ts";
 import { libraryPath } from "../../src/device/lib.ts";
+import { loadMpi } from "../../src/device/mpi.ts";
 import { HubFixture } from "../io/hub-fixture.ts";
 import { TemporaryFolder } from "../io/temporary.ts";
 
@@ -142,20 +143,40 @@ test("a hub that never answers holds nobody up", async () => {
   expect(code).toBe(0);
 });
 
-test.skipIf(process.platform !== "linux")("MPI: program and library are found and fit", async () => {
-  const libraries = folder.file("lib");
-  mkdirSync(libraries);
-  writeFileSync(join(libraries, "libmpi.so.40"), "");
-  const LD_LIBRARY_PATH = libraries;
+test("MPI: program and library are found, and must fit", async () => {
+  const none = await doctor({ RLV_MPI_LIBRARY: folder.file("libmpi.so") });
+  expect(none.check("MPI")).toMatchObject({ status: "ok", detail: "none: a run is one process" });
+  expect(none.check("MPI").remedy).toMatch(/open-?mpi/);
   const PATH = programs("openmpi", { mpirun: "mpirun (Open MPI) 4.1.4" });
-  const both = await doctor({ PATH, LD_LIBRARY_PATH });
-  expect(both.check("MPI")).toMatchObject({ status: "ok" });
-  expect(both.check("MPI").detail).toContain(`${folder.file("openmpi/mpirun")} (Open MPI), `);
-  expect(both.check("MPI").detail).toContain(join(libraries, "libmpi.so.40"));
-  const alone = await doctor({ LD_LIBRARY_PATH });
-  expect(alone.check("MPI")).toMatchObject({ status: "warn" });
-  expect(alone.check("MPI").detail).toEndWith("no mpirun on the PATH");
-  expect(alone.check("MPI").remedy).toMatch(/openmpi-bin/);
+  const alone = await doctor({ PATH, RLV_MPI_LIBRARY: folder.file("libmpi.so") });
+  expect(alone.check("MPI")).toMatchObject({
+    status: "warn",
+    remedy: expect.stringMatching(/RLV_MPI_LIBRARY/),
+  });
+  expect(alone.check("MPI").detail).toStartWith(`${folder.file("openmpi/mpirun")}, and no library: `);
+  expect(alone.code).toBe(0);
+});
+
+const found = loadMpi("Open MPI");
+const installed = "kind" in found && found.kind === "Open MPI";
+if (!installed) process.stdout.write("skip rlv doctor with a libmpi: no Open MPI is installed\n");
+
+test.skipIf(!installed)("MPI: a library is loaded, not started, and its kind compared", async () => {
+  const RLV_MPI_LIBRARY = (found as { library: string }).library;
+  const library = await doctor({ RLV_MPI_LIBRARY });
+  expect(library.check("MPI")).toMatchObject({ status: "warn" });
+  expect(library.check("MPI").detail).toMatch(/^Open MPI .*, and no mpirun on the PATH$/);
+  const fits = await doctor({
+    RLV_MPI_LIBRARY,
+    PATH: programs("fits", { mpirun: "mpirun (Open MPI) 4.1.4" }),
+  });
+  expect(fits.check("MPI")).toMatchObject({ status: "ok" });
+  const other = await doctor({
+    RLV_MPI_LIBRARY,
+    PATH: programs("other", { mpirun: "HYDRA build details:" }),
+  });
+  expect(other.check("MPI")).toMatchObject({ status: "warn" });
+  expect(other.check("MPI").detail).toContain("is MPICH's, the library is Open MPI");
 });
 
 test("Slurm: whether its controller answers", async () => {

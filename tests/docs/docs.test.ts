@@ -51,11 +51,15 @@ async function run(commands: string, folder: string, { stdin, until }: Block): P
     stderr: "pipe",
   });
   let said = "";
+  let asked = false;
   const read = async (stream: ReadableStream<Uint8Array>) => {
     const decoder = new TextDecoder();
     for await (const chunk of stream) {
       said += decoder.decode(chunk, { stream: true });
-      if (until !== null && said.includes(until)) child.kill("SIGTERM");
+      // Asked twice, a program ends at once.
+      if (asked || until === null || !said.includes(until)) continue;
+      asked = true;
+      child.kill("SIGTERM");
     }
   };
   await Promise.all([read(child.stdout), read(child.stderr)]);

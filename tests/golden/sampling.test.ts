@@ -8,7 +8,7 @@ import { openTestDevice, testDeviceName } from "../test-device.ts";
 
 const cases = goldenCases("sampling").filter((c) => c.kind === "sampling");
 // Software Metal draws a thousand times slower than a device does.
-const DRAWS = testDeviceName === "soft" ? 250 : 4000;
+const DRAWS = testDeviceName === "soft" ? 150 : 4000;
 
 interface Filters {
   readonly temperature: number;

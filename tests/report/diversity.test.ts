@@ -1,3 +1,4 @@
+// Runs alone: it measures time.
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";

@@ -21,7 +21,7 @@ import {
   renameRun,
   tagRun,
 } from "../../src/report/manage.ts";
-import { listRuns, readRun, stateOf } from "../../src/report/runs.ts";
+import { listRuns, readRun } from "../../src/report/runs.ts";
 import { TemporaryFolder } from "../io/temporary.ts";
 import { makeRun, steps } from "./fixture.ts";
 
@@ -52,7 +52,7 @@ describe("renaming and tags", () => {
     const c = renameRun(a, "größer=1.5");
     expect(names(at.path)).toEqual(["b", "empty", "größer=1.5"]);
     expect(names(c)).toEqual(["metrics.jsonl", "train_config.json"]);
-    expect(stateOf(c)).toBe("crashed");
+    expect(readRun(c).state).toBe("crashed");
   });
 
   test("tags are kept in order, in a live run too; bad ones change nothing", () => {
@@ -185,7 +185,7 @@ describe("pruning", () => {
     ]);
     expect(names(parent)).toEqual(["final", "notes", "step-10", "step-20"]);
     expect(readFileSync(at.file("elsewhere/precious"), "utf8")).toBe("x");
-    expect(stateOf(dir)).toBe("finished");
+    expect(readRun(dir).state).toBe("finished");
     expect(() => deleteCheckpoint(dir, "step-20")).toThrow("a link is never followed");
     expect(() => deleteCheckpoint(dir, "../a")).toThrow("no checkpoint");
     deleteCheckpoint(dir, "step-10");

@@ -1,3 +1,4 @@
+// Runs alone: it measures time.
 import { describe, expect, test } from "bun:test";
 import {
   appendFileSync,
@@ -12,7 +13,7 @@ import { join } from "node:path";
 import { truncateAfterStep } from "../../src/io/jsonl.ts";
 import { takeLock } from "../../src/io/run-lock.ts";
 import { lastRows, lastValues, metricsOf, seriesOf, sparkline } from "../../src/report/metrics.ts";
-import { checkpointsOf, findRun, listRuns, readRun, stateOf } from "../../src/report/runs.ts";
+import { checkpointsOf, findRun, listRuns, readRun } from "../../src/report/runs.ts";
 import { TemporaryFolder } from "../io/temporary.ts";
 import { makeRun, steps } from "./fixture.ts";
 
@@ -99,7 +100,7 @@ describe("which runs there are", () => {
   test("how a run ended; a living holder comes before all", () => {
     using at = new TemporaryFolder();
     const state = (name: string, made: Parameters<typeof makeRun>[2]) =>
-      stateOf(makeRun(at.path, name, made));
+      readRun(makeRun(at.path, name, made)).state;
     expect(state("a", { outcome: 0 })).toBe("finished");
     expect(state("b", { outcome: 1 })).toBe("crashed");
     expect(state("c", { outcome: 130, checkpoints: ["final"] })).toBe("interrupted");
@@ -109,13 +110,13 @@ describe("which runs there are", () => {
     const held = makeRun(at.path, "g", { outcome: 0 });
     const lock = takeLock(held);
     if (typeof lock === "number") throw new Error("held by another");
-    expect(stateOf(held)).toBe("live");
+    expect(readRun(held).state).toBe("live");
     expect(readRun(held).pids).toEqual([process.pid]);
     expect(readRun(held).ended).toBeNull();
     lock.release();
-    expect(stateOf(held)).toBe("finished");
+    expect(readRun(held).state).toBe("finished");
     writeFileSync(join(held, ".lock"), "999999999 1\n");
-    expect(stateOf(held)).toBe("finished");
+    expect(readRun(held).state).toBe("finished");
   });
 
   test("fifty runs with long metrics files are listed in well under a second", () => {

@@ -1,4 +1,8 @@
-/** Rewards that live in another process: commands and modules. */
+/**
+ * Rewards that live in another process: commands and modules.
+ *
+ * Runs alone: it measures waiting side by side.
+ */
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

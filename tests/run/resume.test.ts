@@ -10,7 +10,7 @@ const scratch = mkdtempSync(join(tmpdir(), "rlv-resume-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 /** RLV_KILLS=20 for the long version. */
-const KILLS = Number(process.env.RLV_KILLS ?? 5);
+const KILLS = Number(process.env.RLV_KILLS ?? 3);
 const random = new Random(Date.now() >>> 0, Purpose.data);
 
 // Two updates per batch: a checkpoint may fall inside a generation, whose rollouts it must hold.

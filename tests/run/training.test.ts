@@ -88,7 +88,7 @@ describe("the default job", () => {
       "--scale_rewards",
       "group",
     ];
-    const again = await train("b", same);
+    const again = await train("b", same, { RLV_THREADS: "2" });
     expect(digest(join(again.run, "checkpoints/final"))).toEqual(digest(final));
     const single = await train("c", same, { RLV_THREADS: "1" });
     expect(digest(join(single.run, "checkpoints/final"))).toEqual(digest(final));

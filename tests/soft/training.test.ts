@@ -12,7 +12,8 @@ afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 async function train(device: string): Promise<string> {
   const ended = await rlv([
-    ...["train", "arithmetic", "--device", device, "--num_train_steps", "3", "--eval_num_prompts", "8"],
+    ...["train", "arithmetic", "--device", device, "--num_train_steps", "3", "--eval_num_prompts", "4"],
+    ...["--batch_size", "4", "--group_size", "8"],
     ...["--eval_every", "3", "--output_dir", scratch, "--run_name", device],
   ]);
   expect(ended.err).toBe("");

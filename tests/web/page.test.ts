@@ -1,6 +1,8 @@
 /**
  * The page in a real Chromium, on the server as `rlv serve` starts it. Pictures of every view, light, dark and as a
  * phone shows it, are written to RLV_SCREENSHOTS (build/screenshots).
+ *
+ * Runs alone: it measures the time of frames.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { appendFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";

@@ -1,3 +1,4 @@
+// Runs alone: it measures how long a run waits for its readers.
 import { Database } from "bun:sqlite";
 import { afterEach, expect, test } from "bun:test";
 import {

@@ -1,6 +1,8 @@
 /**
  * How long the page's questions take over 50 runs, one of them with 100 000 rollouts. The best of some tries counts: a
  * busy machine is slower than its best, never faster.
+ *
+ * Runs alone: it measures time.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { makeRuns } from "../../scripts/make-runs.ts";

@@ -5,7 +5,7 @@
 import { writeSync } from "node:fs";
 import type { ChatToken } from "../../core/chat.ts";
 import type { ChatCommand, ChatEvent, ChatModelSpec } from "../../core/chat-process.ts";
-import { errorLine, firstCause, UsageError } from "../../core/errors.ts";
+import { firstCause, messageLine, UsageError } from "../../core/errors.ts";
 import { ChatEngine } from "./engine.ts";
 
 /** Tokens of fast models go out together. */
@@ -46,7 +46,7 @@ class Server {
       else await this.#reply(command);
     } catch (thrown) {
       const error = firstCause(thrown);
-      const message = errorLine(error).slice("rlv: error: ".length);
+      const message = messageLine(error);
       send({ type: "failed", call: command.call, message, mistake: error instanceof UsageError });
     }
   }

@@ -72,7 +72,10 @@ export function SweepCurvesView({ report, path, fresh }: Props) {
         <span class="legend">
           {report.groups.map(({ name }, index) => (
             <span class="key" key={name}>
-              <Swatch colour={index} /> {name}
+              <Swatch colour={index} />
+              <span class="name" title={name}>
+                {name}
+              </span>
             </span>
           ))}
         </span>

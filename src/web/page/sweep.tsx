@@ -101,7 +101,7 @@ function RunTable({ report: { runs, groups } }: { report: SweepReport }) {
                     </a>
                   )}
                 </td>
-                <td>
+                <td class="setting">
                   <Swatch colour={run.group} /> {groups[run.group]?.name}
                 </td>
                 <td class="num">{run.seed ?? "–"}</td>

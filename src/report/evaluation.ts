@@ -14,8 +14,9 @@ import {
   readJudged,
 } from "./judge.ts";
 import { allRows, seriesOf, sparkline } from "./metrics.ts";
-import { type ModeFigures, modeTable } from "./modes.ts";
+import type { ModeFigures } from "./modes.ts";
 import type { RunState } from "./runs.ts";
+import { modeTable } from "./table.ts";
 
 export interface Evaluation {
   /** The run's name, or the folder of a checkpoint without one. */

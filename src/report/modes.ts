@@ -1,5 +1,4 @@
 /** Figures of retain and forget adapters together and each by itself, side by side. */
-import { tableLines } from "./table.ts";
 
 /** What such adapters are evaluated as; metrics are eval/MODE/FIGURE. A model without them has the first alone. */
 export const MODE_NAMES = ["both", "retain_only", "forget_only"] as const;
@@ -12,19 +11,4 @@ export type ModeFigures = Readonly<Record<string, Readonly<Record<string, number
 export function modeOf(metric: string, source: string): { mode: ModeName; figure: string } | null {
   const mode = MODE_NAMES.find((each) => metric.startsWith(`${source}/${each}/`));
   return mode === undefined ? null : { mode, figure: metric.slice(source.length + mode.length + 2) };
-}
-
-/** A line for the figures' names, then one a mode. */
-export function modeTable(modes: ModeFigures, text: (value: number) => string): string[] {
-  const figures = [...new Set(Object.values(modes).flatMap((each) => Object.keys(each)))];
-  const rows = [
-    ["mode", ...figures.map((name) => name.replace(/^rewards\//, ""))],
-    ...Object.entries(modes).map(([mode, each]) => [
-      mode,
-      ...figures.map((name) => (each[name] === undefined ? "" : text(each[name]))),
-    ]),
-  ];
-  return tableLines(rows, (cell, width, column) =>
-    column === 0 ? cell.padEnd(width) : cell.padStart(width),
-  );
 }

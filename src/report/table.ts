@@ -1,3 +1,5 @@
+import type { ModeFigures } from "./modes.ts";
+
 /** Rows of cells as lines, each column as wide as its widest cell; `place` brings a cell to that width. */
 export function tableLines(
   rows: readonly (readonly string[])[],
@@ -12,5 +14,20 @@ export function tableLines(
       .map((cell, column) => place(cell, widths[column]!, column))
       .join("  ")
       .trimEnd(),
+  );
+}
+
+/** Figures by mode: a line for their names, then one a mode. */
+export function modeTable(modes: ModeFigures, text: (value: number) => string): string[] {
+  const figures = [...new Set(Object.values(modes).flatMap((each) => Object.keys(each)))];
+  const rows = [
+    ["mode", ...figures.map((name) => name.replace(/^rewards\//, ""))],
+    ...Object.entries(modes).map(([mode, each]) => [
+      mode,
+      ...figures.map((name) => (each[name] === undefined ? "" : text(each[name]))),
+    ]),
+  ];
+  return tableLines(rows, (cell, width, column) =>
+    column === 0 ? cell.padEnd(width) : cell.padStart(width),
   );
 }

@@ -2,7 +2,7 @@
  * What a training run says while it runs. The engine process sends these messages to its parent; both turn them
  * into lines by the same function, so the terminal and train.log agree.
  */
-import { modeTable } from "../report/modes.ts";
+import { modeTable } from "../report/table.ts";
 import type { Ranks } from "./ranks.ts";
 
 /** What the memory plan foresees, in bytes. */

@@ -105,8 +105,8 @@ struct Bfloat {
   static uint16_t write(float f) {
     uint32_t bits;
     std::memcpy(&bits, &f, 4);
-    if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t((bits >> 16) | 0x40);
-    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return uint16_t((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
   }
 };
 
@@ -170,10 +170,14 @@ class Sum : public Exchange {
     float sum[kRun];
     for (uint64_t at = 0; at < n; at += kRun) {
       const uint64_t run = std::min(kRun, n - at);
-      for (uint64_t i = 0; i < run; i++) sum[i] = Type::read(parts[0][at + i]);
-      for (uint32_t r = 1; r < mpi.ranks; r++)
-        for (uint64_t i = 0; i < run; i++) sum[i] += Type::read(parts[r][at + i]);
-      for (uint64_t i = 0; i < run; i++) own[at + i] = Type::write(sum[i]);
+      const Stored* first = parts[0] + at;
+      for (uint64_t i = 0; i < run; i++) sum[i] = Type::read(first[i]);
+      for (uint32_t r = 1; r < mpi.ranks; r++) {
+        const Stored* part = parts[r] + at;
+        for (uint64_t i = 0; i < run; i++) sum[i] += Type::read(part[i]);
+      }
+      Stored* out = own + at;
+      for (uint64_t i = 0; i < run; i++) out[i] = Type::write(sum[i]);
     }
   }
 

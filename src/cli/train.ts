@@ -156,14 +156,15 @@ export const command: Command = {
         process.stderr.write(`${exitCode === 130 ? "rlv" : "rlv: error"}: ${failure}\n`);
       return exitCode;
     };
+    let code: number;
     try {
-      if (ranks === null) return report(await trainInFolder(await job()));
-      const code = await trainAsRank(ranks, job, progress, report);
-      page?.close();
-      return await (await import("../run/ranked-job.ts")).endRank(code);
+      code = ranks
+        ? await trainAsRank(ranks, job, progress, report)
+        : report(await trainInFolder(await job()));
     } finally {
       page?.close();
     }
+    return ranks ? (await import("../run/ranked-job.ts")).endRank(code) : code;
   },
 };
 

@@ -43,7 +43,8 @@ export class Jobs {
   }
 
   #spawn(argv: readonly string[]) {
-    return Bun.spawn([...argv], { env: this.#env, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+    const { dir: cwd } = this;
+    return Bun.spawn([...argv], { cwd, env: this.#env, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
   }
 
   start(by: Launcher | null, ranks: number, args: readonly string[]) {

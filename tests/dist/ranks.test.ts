@@ -24,17 +24,20 @@ const policyArgs = (name: string) => [
 ];
 const final = (name: string) => join(jobs.run(name), "checkpoints/final");
 
-/** The runs of one process that others are compared with, made once. */
-const references = new Map<string, Promise<void>>();
-function alone(name: string, args: readonly string[]): Promise<void> {
-  const known = references.get(name);
+/** Runs that several tests look at are made once; resolves to what they said. */
+const made = new Map<string, Promise<string>>();
+function once(name: string, by: Launcher | null, ranks: number, args: readonly string[]): Promise<string> {
+  const known = made.get(name);
   if (known) return known;
-  const made = jobs
-    .finish(null, 1, args)
-    .then(({ code, err }) => expect({ code, err }).toEqual({ code: 0, err: "" }));
-  references.set(name, made);
-  return made;
+  const run = jobs.finish(by, ranks, args).then(({ code, out, err }) => {
+    expect({ code, err }).toEqual({ code: 0, err: "" });
+    return out;
+  });
+  made.set(name, run);
+  return run;
 }
+const alone = (name: string, args: readonly string[]) => once(name, null, 1, args);
+const nameOf = (by: Launcher, ranks: number) => `${by.name.replace(" ", "")}-${ranks}`;
 
 /** Everything a run keeps is that of one process, up to the order in which gradients were added. */
 function expectAlike(name: string, one: string): void {
@@ -56,10 +59,9 @@ describe.skipIf(any === null)("several processes train what one does (needs Open
   ];
   for (const [by, count] of cases)
     test.skipIf(by === null)(`${by?.name ?? "not installed"}, ${count} ranks`, async () => {
-      const name = `${by!.name.replace(" ", "")}-${count}`;
+      const name = nameOf(by!, count);
       await alone("one", policyArgs("one"));
-      const { code, out, err } = await jobs.finish(by, count, policyArgs(name));
-      expect({ code, err }).toEqual({ code: 0, err: "" });
+      const out = await once(name, by, count, policyArgs(name));
       expect(out).toContain(`${count} ranks on 1 machine, ${by!.name}`);
       const [rows, one] = [rolloutsOf(jobs.run(name)), rolloutsOf(jobs.run("one"))];
       const texts = (all: typeof rows) =>
@@ -78,14 +80,13 @@ describe.skipIf(any === null)("several processes train what one does (needs Open
 
   test("a checkpoint goes on with another number of ranks", async () => {
     await alone("one", policyArgs("one"));
-    const from = (name: string) => join(jobs.run(name), "checkpoints/step-10");
-    const { code } = await jobs.finish(any, 3, policyArgs("three"));
-    expect(code).toBe(0);
+    const two = nameOf(any!, 2);
+    await once(two, any, 2, policyArgs(two));
     for (const [name, count, by] of [
-      ["three-two", 2, any],
-      ["three-one", 1, null],
+      ["two-three", 3, any],
+      ["two-one", 1, null],
     ] as const) {
-      const args = ["--resume_from", from("three"), "--run_name", name];
+      const args = ["--resume_from", join(jobs.run(two), "checkpoints/step-10"), "--run_name", name];
       expect((await jobs.finish(by, count, args)).code).toBe(0);
       expect(relativeDifference(tensorsOf(final(name)), tensorsOf(final("one")))).toBeLessThan(1e-6);
       const optimizer = (run: string) => tensorsOf(final(run), "optimizer.safetensors");

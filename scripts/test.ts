@@ -41,6 +41,7 @@ function checks(): Job[] {
     checkJob("types of the page", [tool("tsc"), "--noEmit", "-p", "src/web/page"]),
     checkJob("lint", [tool("biome"), "check", "."]),
     checkJob("generated files", [process.execPath, "scripts/gen.ts", "--check"]),
+    checkJob("reference of the commands", [process.execPath, "scripts/reference.ts", "--check"]),
     checkJob("C++ format", [join(root, "scripts/format-native"), "--check"]),
   ];
 }

@@ -380,7 +380,7 @@ describe.skipIf(chromium === null)("the page", () => {
     ["system", () => run("first", "/system"), ".log pre"],
     ["config", () => run("first", `/config?vs=${ids.second}`), "tr.differs"],
     ["checkpoints", () => run("second", "/checkpoints"), "table.checkpoints"],
-    ["routing", () => run("routing/routed_s3", "/routing"), "[data-chart='mode-hack_rate'] canvas"],
+    ["routing", () => run("routing/routed_s3", "/routing"), "[data-chart='mode-reward'] canvas"],
     ["sweep", () => `${base}#/sweep/${ids.routing}`, "[data-chart='both/reward'] canvas"],
   ];
 

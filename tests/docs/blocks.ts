@@ -5,7 +5,8 @@
  *
  *   <!-- test: skip WHY -->               not at all; the reason is printed
  *   <!-- test: leave out TEXT: WHY -->    without the lines that contain TEXT; the reason is printed
- *   <!-- test: append NAME FLAGS -->      flags behind every `rlv NAME …`, or behind a script of that name
+ *   <!-- test: append NAME FLAGS -->      flags (with values) behind every `rlv NAME …`, or behind a script of
+ *                                         that name, in the place of the same ones that it has
  *   <!-- test: stdin TEXT -->             what its commands read
  *   <!-- test: until TEXT -->             every command by itself, asked to end once it has printed TEXT
  */

@@ -47,13 +47,24 @@ const sums = (from: number, count: number) =>
     answer: String(from + i + 1),
   }));
 
-/** Programs that add the flags of a block to those that the documents say. */
+/** Programs that put the flags of a block in the place of those that the documents say. */
 function wrapper(
   path: string,
   program: string,
   cases: readonly (readonly [pattern: string, flags: string])[],
 ) {
-  const lines = cases.map(([pattern, flags]) => `  ${pattern}) set -- "$@" ${flags} ;;`);
+  const lines = cases.flatMap(([pattern, flags]) => [
+    `${pattern})`,
+    "n=$#",
+    "while [ $n -gt 0 ]; do",
+    "  word=$1; shift; n=$((n - 1))",
+    '  case "$word" in',
+    `    ${[...flags.matchAll(/--\w+/g)].join("|")}) shift; n=$((n - 1)) ;;`,
+    '    *) set -- "$@" "$word" ;;',
+    "  esac",
+    "done",
+    `set -- "$@" ${flags} ;;`,
+  ]);
   const choose = lines.length === 0 ? [] : ['case "$1" in', ...lines, "esac"];
   writeFileSync(path, `${["#!/bin/sh", ...choose, `exec '${program}' "$@"`].join("\n")}\n`);
   chmodSync(path, 0o755);

@@ -197,6 +197,11 @@ bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
                                              : "'" + handles_.describe(refs[bad].buffer) + "' gives " +
                                                    std::to_string(uint64_t(refs[bad].length) * 16) +
                                                    " bytes, fewer than the shape needs");
+  if (id == RLV_OP_LOGPROB_BWD) {
+    const auto& head = *reinterpret_cast<const rlv_op_logprob_bwd*>(record);
+    if (head.dentropy.buffer != 0 && head.entropy.buffer == 0)
+      return reject(6, "missing, and there is dentropy");
+  }
   if (id == RLV_OP_LORA_BWD) {
     const auto& lora = *reinterpret_cast<const rlv_op_lora_bwd*>(record);
     if (lora.routes.buffer != 0 && lora.masked.buffer == 0)

@@ -144,6 +144,24 @@ std::string Device::take_error() {
   return text;
 }
 
+namespace {
+
+// Parameters of each operation, by their bits, that no valid record has as 0: a row without columns takes no
+// byte, so that no length would say how many rows there are, and kernels divide by them.
+const std::vector<uint32_t>& never_zero() {
+  static const std::vector<uint32_t> masks = [] {
+    std::vector<uint32_t> all(RLV_OP_COUNT, 0);
+    for (uint32_t id = 1; id < RLV_OP_COUNT; id++)
+      for (int i = 0; i < op_info(id).params; i++)
+        for (const char* name : {"cols", "k", "head_dim", "heads", "kv_heads", "vocab"})
+          if (std::strcmp(op_info(id).param[i].name, name) == 0) all[id] |= 1u << i;
+    return all;
+  }();
+  return masks;
+}
+
+}  // namespace
+
 // The caller holds mutex_.
 bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
   const OpInfo& op = op_info(id);
@@ -155,6 +173,10 @@ bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
     failed_ = true;
     return false;
   };
+  const uint32_t sizes = never_zero()[id];
+  for (int i = 0; i < op.params; i++)
+    if ((sizes >> i & 1) && record[3 * op.tensors + i] == 0)
+      return reject(-1, std::string(op.param[i].name) + " is 0");
   for (int i = 0; i < op.tensors; i++) {
     pointers[i] = nullptr;
     if (refs[i].buffer == 0) continue;
@@ -175,6 +197,16 @@ bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
                                              : "'" + handles_.describe(refs[bad].buffer) + "' gives " +
                                                    std::to_string(uint64_t(refs[bad].length) * 16) +
                                                    " bytes, fewer than the shape needs");
+  if (id == RLV_OP_LOGPROB_BWD) {
+    const auto& head = *reinterpret_cast<const rlv_op_logprob_bwd*>(record);
+    if (head.dentropy.buffer != 0 && head.entropy.buffer == 0)
+      return reject(6, "missing, and there is dentropy");
+  }
+  if (id == RLV_OP_LORA_BWD) {
+    const auto& lora = *reinterpret_cast<const rlv_op_lora_bwd*>(record);
+    if (lora.routes.buffer != 0 && lora.masked.buffer == 0)
+      return reject(10, "missing, and there are routes");
+  }
   return true;
 }
 

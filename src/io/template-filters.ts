@@ -1,3 +1,4 @@
+import { spend, spendText } from "./template-budget.ts";
 import { capitalize, methodOf, replace } from "./template-methods.ts";
 import {
   bind,
@@ -158,10 +159,16 @@ function round(v: Value, args: Value[]): Value {
   return float((half ? floor + (floor % 2 === 0 ? 0 : 1) : Math.round(scaled)) / scale);
 }
 
+function spaces(count: number): string {
+  spendText(count);
+  return " ".repeat(count);
+}
+
 function indent(v: Value, args: Value[]): Value {
   const [width, first, blank] = bind(args, "width", "first", "blank");
-  const unit = width !== undefined && isString(width) ? width.value : " ".repeat(integer(width, 4));
+  const unit = width !== undefined && isString(width) ? width.value : spaces(integer(width, 4));
   const lines = `${toStr(v)}\n`.split("\n").slice(0, -1);
+  spendText(lines.length * unit.length);
   return str(
     lines
       .map((line, i) =>
@@ -181,7 +188,7 @@ function tojson(v: Value, args: Value[]): Value {
   }
   let unit: string | undefined;
   if (width !== undefined && !isNone(width)) {
-    unit = isString(width) ? width.value : " ".repeat(Math.max(0, integer(width, 0)));
+    unit = isString(width) ? width.value : spaces(Math.max(0, integer(width, 0)));
   }
   return str(toJson(v, { ensureAscii: flag(ascii), indent: unit, separators: pair, sortKeys: flag(sort) }));
 }
@@ -235,6 +242,7 @@ const FILTERS: Record<string, (v: Value, args: Value[]) => Value> = {
     const items = itemsOf(v);
     const rows: Value[] = [];
     const width = Math.max(1, integer(size, 1));
+    if (fill !== undefined && items.length > 0) spend(width);
     for (let i = 0; i < items.length; i += width) {
       const row = items.slice(i, i + width);
       while (fill !== undefined && row.length < width) row.push(fill);
@@ -284,7 +292,9 @@ const FILTERS: Record<string, (v: Value, args: Value[]) => Value> = {
   join: (v, args) => {
     const [separator, path] = bind(args, "d", "attribute");
     const items = itemsOf(v).map((item) => toStr(path === undefined ? item : attribute(item, path)));
-    return str(items.join(separator === undefined ? "" : toStr(separator)));
+    const between = separator === undefined ? "" : toStr(separator);
+    spendText(items.reduce((sum, item) => sum + between.length + item.length, 0));
+    return str(items.join(between));
   },
   last: (v) => itemsOf(v).at(-1) ?? UNDEFINED,
   length,

@@ -1,4 +1,5 @@
 import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
+import { spend, spendText, withBudget } from "./template-budget.ts";
 import { findFilter, findTest, makeDict } from "./template-filters.ts";
 import { methodOf } from "./template-methods.ts";
 import { arithmetic, item, slice, strftime } from "./template-operators.ts";
@@ -15,6 +16,7 @@ import {
   isDict,
   isFunction,
   isInt,
+  isList,
   isNone,
   isString,
   isUndefined,
@@ -84,6 +86,9 @@ interface TestNode extends Node {
   readonly negate: boolean;
   readonly test: Named;
 }
+
+/** Units of one round of a loop: its variables. */
+const ROUND = 4;
 
 /** `break` or `continue` on its way to the loop, with what the blocks it left had printed. */
 class LoopSignal {
@@ -166,7 +171,7 @@ export function renderProgram(
     fn((args) => str(strftime(now(), toStr(bind(args, "format")[0] ?? NONE)))),
   );
   for (const [name, value] of Object.entries(variables)) define(name, fromPlain(value));
-  return toStr(new PythonInterpreter(environment).run(program));
+  return withBudget(() => toStr(new PythonInterpreter(environment).run(program)));
 }
 
 const CONSTANTS: readonly (readonly [readonly string[], Value])[] = [
@@ -198,6 +203,7 @@ class PythonInterpreter extends Interpreter {
   }
 
   #evaluate(node: Node | undefined, scope: Environment): Value {
+    spend(1);
     switch (node?.type) {
       case "Output":
         return str(toStr(this.#evaluate((node as Node & { expression: Node }).expression, scope)));
@@ -225,7 +231,9 @@ class PythonInterpreter extends Interpreter {
         const { operand, negate, test: name } = node as TestNode;
         const test = findTest(name.value);
         if (test === undefined) throw new Error(`No test named '${name.value}'.`);
-        return bool(test(this.#evaluate(operand, scope)) !== negate);
+        const value = this.#evaluate(operand, scope);
+        spendReading(value);
+        return bool(test(value) !== negate);
       }
       default:
         return super.evaluate(node as Statement, scope);
@@ -274,6 +282,7 @@ class PythonInterpreter extends Interpreter {
     let text = "";
     let changed: Value | undefined;
     for (let i = 0; i < items.length; i++) {
+      spend(ROUND);
       // What a body sets lives for one round.
       const inner = new Environment(scope);
       const loop: [string, Value][] = [
@@ -326,8 +335,10 @@ class PythonInterpreter extends Interpreter {
       case "not in":
         return bool(!contains(right, left));
       case "~":
-        return str(toStr(left) + toStr(right));
+        return joined(toStr(left), toStr(right));
     }
+    spendReading(left);
+    spendReading(right);
     for (const side of [left, right]) if (isUndefined(side)) throw new Error("a value is undefined");
     switch (operator) {
       case "<":
@@ -381,6 +392,7 @@ class PythonInterpreter extends Interpreter {
     const name = called ? (node.callee as Named).value : node.value;
     const filter = findFilter(name);
     if (filter === undefined) throw new Error(`No filter named '${name}'.`);
+    if (filter !== findFilter("length")) spendReading(operand);
     return filter(operand, called ? this.#arguments(node.args, scope) : []);
   }
 
@@ -409,6 +421,17 @@ class PythonInterpreter extends Interpreter {
     if (keywords.size > 0) positional.push(keywordArguments(keywords));
     return positional;
   }
+}
+
+/** Units for going through a text or a list once. */
+function spendReading(v: Value): void {
+  if (isString(v)) spendText(v.value.length);
+  else if (isList(v)) spend(v.value.length >> 2);
+}
+
+function joined(a: string, b: string): Value {
+  spendText(a.length + b.length);
+  return str(a + b);
 }
 
 /** What an expression is called in a message. */

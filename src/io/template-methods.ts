@@ -1,3 +1,4 @@
+import { spendText } from "./template-budget.ts";
 import {
   bind,
   bool,
@@ -101,6 +102,7 @@ function rsplit(value: string, sep: string | undefined, limit: number): string[]
 export function replace(value: string, from: string, to: string, limit: number): string {
   if (limit < 0) limit = Number.POSITIVE_INFINITY;
   const parts = from === "" ? ["", ...Array.from(value), ""] : value.split(from);
+  spendText(value.length + Math.min(limit, parts.length) * to.length);
   let out = parts[0]!;
   for (let i = 1; i < parts.length; i++) out += (i <= limit ? to : from) + parts[i];
   return out;
@@ -122,6 +124,7 @@ function pad(value: string, args: Value[], left: (total: number) => number): Val
   const [width, fill] = bind(args, "width", "fillchar");
   const total = Math.max(0, count(width, 0) - Array.from(value).length);
   const letter = fill === undefined ? " " : text(fill, "fill character");
+  spendText(total * letter.length);
   const before = left(total);
   return str(letter.repeat(before) + value + letter.repeat(total - before));
 }
@@ -183,12 +186,11 @@ const STRING_METHODS: Record<string, Method<string>> = {
     const [from, to, limit] = bind(args, "old", "new", "count");
     return str(replace(s, text(from, "old"), text(to, "new"), count(limit, -1)));
   },
-  join: (s, args) =>
-    str(
-      itemsOf(bind(args, "iterable")[0] ?? NONE)
-        .map((item) => text(item, "sequence item"))
-        .join(s),
-    ),
+  join: (s, args) => {
+    const items = itemsOf(bind(args, "iterable")[0] ?? NONE).map((item) => text(item, "sequence item"));
+    spendText(items.reduce((sum, item) => sum + s.length + item.length, 0));
+    return str(items.join(s));
+  },
   find: (s, args) => int(find(s, args, "indexOf")),
   rfind: (s, args) => int(find(s, args, "lastIndexOf")),
   index: (s, args) => {
@@ -205,7 +207,9 @@ const STRING_METHODS: Record<string, Method<string>> = {
   rjust: (s, args) => pad(s, args, (total) => total),
   zfill: (s, args) => {
     const sign = /^[+-]/.exec(s)?.[0] ?? "";
-    return str(sign + s.slice(sign.length).padStart(count(bind(args, "width")[0], 0) - sign.length, "0"));
+    const width = count(bind(args, "width")[0], 0);
+    spendText(Math.max(0, width));
+    return str(sign + s.slice(sign.length).padStart(width - sign.length, "0"));
   },
   isdigit: (s) => is(s, /^\p{Nd}+$/u),
   isnumeric: (s) => is(s, /^\p{N}+$/u),

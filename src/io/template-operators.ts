@@ -1,3 +1,4 @@
+import { spend, spendText } from "./template-budget.ts";
 import {
   float,
   int,
@@ -79,8 +80,14 @@ export function arithmetic(operator: string, left: Value, right: Value): Value {
     ] as const) {
       if (times === undefined) continue;
       const n = Math.max(0, times);
-      if (isString(repeated)) return str(repeated.value.repeat(n));
-      if (isList(repeated)) return list(Array.from({ length: n }, () => repeated.value).flat());
+      if (isString(repeated)) {
+        spendText(n * repeated.value.length);
+        return str(repeated.value.repeat(n));
+      }
+      if (isList(repeated)) {
+        spend(n * (1 + repeated.value.length));
+        return list(Array.from({ length: n }, () => repeated.value).flat());
+      }
     }
   }
   throw new Error(`unsupported operand types for ${operator}: '${typeName(left)}' and '${typeName(right)}'`);

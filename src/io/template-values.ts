@@ -1,4 +1,5 @@
 import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
+import { spend, spendText } from "./template-budget.ts";
 
 /**
  * Values of the Jinja package, seen structurally: it does not export their classes. What they mean is
@@ -52,9 +53,15 @@ export const NONE: Value = new NullValue(null);
 
 export const int = (value: number): Value => new IntegerValue(value);
 export const float = (value: number): Value => new FloatValue(value);
-export const str = (value: string): Value => new StringValue(value);
+export const str = (value: string): Value => {
+  spendText(value.length);
+  return new StringValue(value);
+};
 export const bool = (value: boolean): Value => new BooleanValue(value);
-export const list = (value: Value[]): Value => new ArrayValue(value);
+export const list = (value: Value[]): Value => {
+  spend(value.length >> 2);
+  return new ArrayValue(value);
+};
 export const tuple = (value: Value[]): Value => new TupleValue(value);
 export const dict = (value: Map<string, Value>): Value => new ObjectValue(value);
 export const fn = (value: NativeFunction): Value => new FunctionValue(value);
@@ -105,7 +112,12 @@ export function itemsOf(v: Value): Value[] {
 
 export function lengthOf(v: Value): number {
   if (isDict(v)) return v.value.size;
-  if (isList(v) || isString(v) || isUndefined(v)) return itemsOf(v).length;
+  if (isList(v)) return v.value.length;
+  if (isUndefined(v)) return 0;
+  if (isString(v)) {
+    spendText(v.value.length);
+    return Array.from(v.value).length;
+  }
   throw new Error(`object of type '${typeName(v)}' has no len()`);
 }
 
@@ -117,6 +129,7 @@ export function toStr(v: Value): string {
 
 /** Python's repr(). */
 export function repr(v: Value): string {
+  spend(1);
   if (isString(v)) return reprString(v.value);
   if (isInt(v)) return String(v.value);
   if (isFloat(v)) return reprFloat(v.value);
@@ -136,6 +149,7 @@ export function repr(v: Value): string {
 const NAMED_ESCAPES: Record<string, string> = { "\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\" };
 
 function reprString(text: string): string {
+  spendText(text.length);
   const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
   const escaped = text.replace(/[\\\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu, (char) => {
     const code = char.codePointAt(0)!;
@@ -164,6 +178,7 @@ export function reprFloat(x: number): string {
 
 /** Python's ==. */
 export function equal(a: Value, b: Value): boolean {
+  spend(1);
   const x = numberOf(a);
   const y = numberOf(b);
   if (x !== undefined || y !== undefined) return x === y;
@@ -202,6 +217,7 @@ export function compare(a: Value, b: Value): number {
 }
 
 export function compareStrings(a: string, b: string): number {
+  spendText(a.length + b.length);
   const x = Array.from(a, (char) => char.codePointAt(0)!);
   const y = Array.from(b, (char) => char.codePointAt(0)!);
   for (let i = 0; i < Math.min(x.length, y.length); i++) if (x[i] !== y[i]) return x[i]! - y[i]!;
@@ -247,9 +263,11 @@ export interface JsonStyle {
 
 /** json.dumps, with which transformers replaces Jinja's tojson. */
 export function toJson(v: Value, style: JsonStyle, depth = 0): string {
+  spend(1);
   const { indent, ensureAscii } = style;
   const [comma, colon] = style.separators ?? (indent === undefined ? [", ", ": "] : [",", ": "]);
   const string = (text: string): string => {
+    spendText(text.length);
     const quoted = JSON.stringify(text);
     if (!ensureAscii) return quoted;
     return quoted.replace(/[\x80-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
@@ -257,6 +275,7 @@ export function toJson(v: Value, style: JsonStyle, depth = 0): string {
   const block = (open: string, items: string[], close: string): string => {
     if (items.length === 0) return open + close;
     if (indent === undefined) return open + items.join(comma) + close;
+    spendText((items.length + 1) * (1 + (depth + 1) * indent.length));
     const inner = `\n${indent.repeat(depth + 1)}`;
     return `${open}${inner}${items.join(comma + inner)}\n${indent.repeat(depth)}${close}`;
   };

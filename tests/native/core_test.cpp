@@ -148,6 +148,18 @@ void test_validation() {
   append(w, RLV_OP_ADD, add_op(y, ref(0, 0, 0), b, 16));
   refuse(w, "[add] a: missing");
   w.clear();
+  // Rows of no bytes: no length says how many there are.
+  append(w, RLV_OP_RMS_NORM_FWD,
+         rlv_op_rms_norm_fwd{y, ref(0, 0, 0), a, ref(0, 0, 0), b, 0xffffffffu, 0, 1e-6f, RLV_F32});
+  refuse(w, "[rms_norm_fwd] record: cols is 0");
+  w.clear();
+  rlv_op_lora_bwd lora{};
+  lora.du = lora.dy = lora.x = lora.u = lora.routes = y;
+  lora.a = lora.b = ref(buffer, 0, 64);
+  lora.m = lora.n = lora.k = lora.r = 1;
+  append(w, RLV_OP_LORA_BWD, lora);
+  refuse(w, "[lora_bwd] masked: missing, and there are routes");
+  w.clear();
   rlv_op_add typed = add_op(y, a, b, 16);
   typed.dt = 7;
   append(w, RLV_OP_ADD, typed);

@@ -1,0 +1,16 @@
+/** Every reader of files from elsewhere gets them broken: it gives a value or an error of ours, soon and in little memory. */
+import { test } from "bun:test";
+import { join } from "node:path";
+import { fuzz } from "./fuzz.ts";
+import { long } from "./ledger.ts";
+import { SUBJECTS } from "./reader-cases.ts";
+
+const SHORT_CASES = 100;
+
+test.each(SUBJECTS)(
+  "%s",
+  async (subject) => {
+    await fuzz(join(import.meta.dir, "reader-cases.ts"), subject, SHORT_CASES);
+  },
+  long ? 3_600_000 : 60_000,
+);

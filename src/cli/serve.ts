@@ -51,10 +51,12 @@ export async function showPage(
     talk(
       `warning: listening on ${host}: others of the network can ask too; the token keeps them out, but goes over it unencrypted`,
     );
+  // Whoever reads the address may ask it to end at once.
+  const stopped = untilStopped();
   if (json) printJson({ address: server.address, port: server.port, token: server.token });
   else process.stdout.write(`the page: ${server.address}${view}\n`);
   if (!no_open) openBrowser(`${server.openingAddress()}${view}`);
-  await untilStopped();
+  await stopped;
   await server.stop();
 }
 

@@ -59,12 +59,14 @@ export function moduleReward(
     },
     async start() {
       program = new LineProgram([...childArgv(MODULE_COMMAND), path]);
-      const late = Bun.sleep(LOAD_SECONDS * 1000).then(() => ({
-        error: `it did not load within ${LOAD_SECONDS} s`,
-      }));
-      const said = await Promise.race([program.ask({ params: own }), late]).catch((error: Error) => ({
+      const late = Promise.withResolvers<{ readonly error: string }>();
+      const tooLong = { error: `it did not load within ${LOAD_SECONDS} s` };
+      // Cleared, since a timer that is left keeps a command from ending.
+      const timer = setTimeout(() => late.resolve(tooLong), LOAD_SECONDS * 1000);
+      const said = await Promise.race([program.ask({ params: own }), late.promise]).catch((error: Error) => ({
         error: error.message,
       }));
+      clearTimeout(timer);
       if ("error" in said) throw new UsageError(`reward ${name}: ${said.error}`, path);
       loaded = said as unknown as typeof loaded;
       const changed = before !== null && before !== sha256;

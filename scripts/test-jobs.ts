@@ -3,7 +3,16 @@
  * Every program has a folder for temporary files of its own, and its share of the cores. Those that measure time or
  * memory run afterwards, each with the machine to itself.
  */
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+} from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join, relative, resolve } from "node:path";
 
@@ -80,6 +89,8 @@ function threadsOf(share: number): Record<string, string> {
 export async function runJobs(jobs: readonly Job[], results: Results): Promise<void> {
   const began = performance.now();
   const scratch = mkdtempSync(join(tmpdir(), "rlv-test-"));
+  // Daemons of tests want to be reached by others; only their own folders say who may read.
+  chmodSync(scratch, 0o711);
   const running = new Set<Bun.Subprocess>();
   const stop = () => {
     for (const child of running) child.kill();

@@ -1,3 +1,6 @@
+const lineBreak = (sign: string) =>
+  sign === "\n" ? "\\n" : sign === "\r" ? "\\r" : `\\u${sign.charCodeAt(0).toString(16)}`;
+
 /**
  * Every failure a user can meet has a class here. The message is one line:
  * WHAT: WHERE: REMEDY. The exit code follows from the class.
@@ -6,7 +9,13 @@ export class RlvError extends Error {
   /** Process exit code: 1 failed, 2 usage or bad input, 3 diverged, 130 interrupted. */
   readonly exitCode: number = 1;
   constructor(what: string, where?: string, remedy?: string) {
-    super([what, where, remedy].filter((part) => part !== undefined && part !== "").join(": "));
+    // What was found in a file, or its name, may have line breaks.
+    super(
+      [what, where, remedy]
+        .filter((part) => part !== undefined && part !== "")
+        .join(": ")
+        .replace(/[\n\r\u2028\u2029]/g, lineBreak),
+    );
     this.name = new.target.name;
   }
 }

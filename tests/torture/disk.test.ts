@@ -9,13 +9,12 @@ import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { noSmallDisk, SmallDisk, smallDiskNote } from "../io/small-disk.ts";
 import { type Ended, rlv, rlvUnder, start } from "../run/program.ts";
-import { Ledger, long, ROUNDS } from "./ledger.ts";
+import { Ledger, long, ROUNDS, SEED } from "./ledger.ts";
 import { killAll, Subjects } from "./subjects.ts";
 
 const subjects = new Subjects();
 afterAll(() => subjects[Symbol.dispose]());
-const seed = Date.now() >>> 0;
-const random = new Random(seed, Purpose.data);
+const random = new Random(SEED, Purpose.data);
 const RECIPE = "arithmetic";
 const LIMIT = long ? 3_600_000 : 120_000;
 
@@ -75,7 +74,7 @@ function faultOf({ code, err }: Ended): string | null {
 }
 
 test.skipIf(!strace)(
-  `every call to the file system fails in turn, seed ${seed}${noTrace}`,
+  `every call to the file system fails in turn, seed ${SEED}${noTrace}`,
   async () => {
     const ledger = new Ledger("a call to the file system fails");
     const log = join(subjects.root, "calls");
@@ -110,7 +109,7 @@ test.skipIf(!strace)(
 
 const prlimit = spawnSync("prlimit", ["--version"]).status === 0;
 test.skipIf(!prlimit)(
-  `writes are cut short at a limit of the file's size, seed ${seed}${prlimit ? "" : " (skipped: needs prlimit)"}`,
+  `writes are cut short at a limit of the file's size, seed ${SEED}${prlimit ? "" : " (skipped: needs prlimit)"}`,
   async () => {
     const ledger = new Ledger("a write is cut short");
     await subjects.whole(RECIPE);
@@ -127,7 +126,7 @@ test.skipIf(!prlimit)(
 );
 
 test.skipIf(noSmallDisk !== null)(
-  `the disk is full at a random moment, seed ${seed}${smallDiskNote}`,
+  `the disk is full at a random moment, seed ${SEED}${smallDiskNote}`,
   async () => {
     const ledger = new Ledger("the disk is full");
     const need = Number(
@@ -149,7 +148,7 @@ test.skipIf(noSmallDisk !== null)(
 );
 
 test.skipIf(noSmallDisk !== null)(
-  `the disk becomes read-only at a random moment, seed ${seed}${smallDiskNote}`,
+  `the disk becomes read-only at a random moment, seed ${SEED}${smallDiskNote}`,
   async () => {
     const ledger = new Ledger("the disk becomes read-only");
     const { seconds } = await subjects.whole(RECIPE);

@@ -5,7 +5,7 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Ledger, long } from "./ledger.ts";
+import { Ledger, long, SEED } from "./ledger.ts";
 
 /** Cases of the long form, of each subject. */
 const LONG_CASES = Number(process.env.RLV_TORTURE_CASES ?? 100_000);
@@ -27,7 +27,7 @@ export interface Said {
 /** Runs `program SUBJECT CASES SEED` and enters what it found. */
 export async function fuzz(program: string, subject: string, short: number): Promise<void> {
   const ledger = new Ledger(`fuzzed: ${subject}`);
-  const seed = Date.now() % 2 ** 31;
+  const seed = SEED;
   const scratch = mkdtempSync(join(tmpdir(), "rlv-fuzz-"));
   const progress = join(scratch, "progress");
   const cases = long ? LONG_CASES : short;

@@ -38,12 +38,19 @@ function inferType(json: JsonObject): string {
   return "continuing_subword_prefix" in json ? "WordPiece" : "WordLevel";
 }
 
+/** Ids are places of a table, and no vocabulary is near as large: a larger one is damage. */
+const MOST_TOKENS = 2 ** 22;
+
+export function isTokenId(value: unknown): value is number {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) < MOST_TOKENS;
+}
+
 function vocabOf(part: Part): Map<string, number> {
   const vocab = part.json.vocab;
   if (!isObject(vocab)) part.broken("vocab", "an object of token: id");
   const entries = Object.entries(vocab as Record<string, unknown>);
   for (const [token, id] of entries) {
-    if (!Number.isInteger(id) || (id as number) < 0) part.broken(`vocab.${token}`, "an id");
+    if (!isTokenId(id)) part.broken(`vocab.${token}`, `an id below ${MOST_TOKENS}`);
   }
   return new Map(entries as [string, number][]);
 }

@@ -4,7 +4,7 @@ import { UsageError } from "../core/errors.ts";
 import { type AddedToken, AddedTokenFinder } from "./tokenizer-added.ts";
 import { isObject, type JsonObject, Part, readJsonObject } from "./tokenizer-config.ts";
 import { makeDecoder, type TextStream } from "./tokenizer-decode.ts";
-import { makeModel, WordCache, type WordModel } from "./tokenizer-model.ts";
+import { isTokenId, makeModel, WordCache, type WordModel } from "./tokenizer-model.ts";
 import { makeNormalizer, type Normalizer } from "./tokenizer-normalize.ts";
 import { makeWords, type Words } from "./tokenizer-split.ts";
 
@@ -268,7 +268,7 @@ function surroundings(part: Part | null): { prefix: number[]; suffix: number[] }
     case "RobertaProcessing": {
       const id = (name: string): number => {
         const pair = part.json[name];
-        if (!Array.isArray(pair) || !Number.isInteger(pair[1])) part.broken(name, "[token, id]");
+        if (!Array.isArray(pair) || !isTokenId(pair[1])) part.broken(name, "[token, id]");
         return (pair as [string, number])[1];
       };
       return { prefix: [id("cls")], suffix: [id("sep")] };
@@ -280,7 +280,7 @@ function surroundings(part: Part | null): { prefix: number[]; suffix: number[] }
       for (const item of single as unknown[]) {
         if (isObject(item) && isObject(item.SpecialToken)) {
           const token = isObject(tokens) ? tokens[String(item.SpecialToken.id)] : undefined;
-          if (!isObject(token) || !Array.isArray(token.ids)) {
+          if (!isObject(token) || !Array.isArray(token.ids) || !token.ids.every(isTokenId)) {
             part.broken("special_tokens", `an object with the ids of ${item.SpecialToken.id}`);
           }
           side.push(...((token as JsonObject).ids as number[]));
@@ -323,7 +323,9 @@ function readAddedTokens(
   const added = new Map<string, AddedToken>();
   for (const entry of listed as JsonObject[]) {
     const part = new Part({ type: "AddedToken", ...entry }, file, "added token");
-    const token = addedToken(entry, part.string("content"), part.number("id"));
+    const id = part.number("id");
+    if (!isTokenId(id)) part.broken("id", "a token's id");
+    const token = addedToken(entry, part.string("content"), id);
     added.set(token.content, token);
   }
   const add = (entry: JsonObject, content: string): void => {

@@ -337,6 +337,14 @@ describe("errors name the file and the remedy", () => {
       { ...minimal, pre_tokenizer: { type: "Split", pattern: { String: " " }, behavior: "Eaten" } },
     ],
     ["no model", { added_tokens: [] }],
+    [
+      "an id beyond any vocabulary",
+      { ...minimal, model: { type: "BPE", vocab: { a: 1_040_390_363 }, merges: [] } },
+    ],
+    [
+      "an added token without a proper id",
+      { ...minimal, added_tokens: [{ id: 1.5, content: "<a>", special: true }] },
+    ],
   ])("%s", (_, json) => {
     expect(refusal({ "tokenizer.json": json })).toBeInstanceOf(UsageError);
   });

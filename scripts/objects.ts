@@ -28,6 +28,9 @@ interface Made {
   readonly deps: readonly string[];
 }
 
+/** A path or flag as it reads from the root: a checkout that is moved or copied keeps what it has made. */
+const fromRoot = (text: string) => text.replaceAll(`${root}/`, "").replaceAll(root, ".");
+
 const hash = (parts: readonly string[]) => Bun.hash(parts.join("\0")).toString(16);
 
 export class Objects {
@@ -82,14 +85,17 @@ export class Objects {
     command: readonly string[],
     read: readonly string[] = [],
   ): boolean {
-    const keys = parts.map((object) => `${object} ${this.#made[object]?.key ?? this.#hashOf(object)}`);
+    const name = fromRoot(target);
+    const keys = parts.map(
+      (object) => `${fromRoot(object)} ${this.#made[fromRoot(object)]?.key ?? this.#hashOf(object)}`,
+    );
     const key = hash([
       this.version(command.slice(0, 1)),
-      ...command,
+      ...command.map(fromRoot),
       ...keys,
       ...read.map((path) => this.#hashOf(path)),
     ]);
-    if (existsSync(target) && this.#made[target]?.key === key) return false;
+    if (existsSync(target) && this.#made[name]?.key === key) return false;
     // Of the same name, since a linker may write the name of its output into it.
     const scratch = `${target}.tmp-${process.pid}`;
     const temporary = join(scratch, basename(target));
@@ -102,23 +108,29 @@ export class Objects {
     if (result.exitCode === 0) renameSync(temporary, target);
     rmSync(scratch, { recursive: true, force: true });
     if (result.exitCode !== 0) fail(`does not link: ${relative(root, target)}: see the messages above`);
-    this.#made[target] = { key, deps: [] };
+    this.#made[name] = { key, deps: [] };
     this.#save();
     return true;
   }
 
   #command(unit: Unit): string[] {
     const deps = ["-MMD", "-MF", `${unit.object}.d`];
-    return [...unit.compiler, ...unit.flags, ...deps, "-c", unit.source, "-o", unit.object];
+    return [...unit.compiler, ...unit.flags, ...deps, "-c", unit.source, "-o", unit.object].map((flag) =>
+      flag.startsWith("-D") ? flag : fromRoot(flag),
+    );
   }
 
   #key(unit: Unit, deps: readonly string[]): string {
     const version = this.version(unit.compiler.slice(0, 1));
-    return hash([version, ...this.#command(unit), ...deps.flatMap((dep) => [dep, this.#hashOf(dep)])]);
+    return hash([
+      version,
+      ...this.#command(unit),
+      ...deps.flatMap((dep) => [dep, this.#hashOf(join(root, dep))]),
+    ]);
   }
 
   #upToDate(unit: Unit): boolean {
-    const record = this.#made[unit.object];
+    const record = this.#made[fromRoot(unit.object)];
     return record !== undefined && existsSync(unit.object) && record.key === this.#key(unit, record.deps);
   }
 
@@ -128,11 +140,11 @@ export class Objects {
     if (text !== "") process.stderr.write(text);
     if (code !== 0) {
       rmSync(unit.object, { force: true });
-      delete this.#made[unit.object];
+      delete this.#made[fromRoot(unit.object)];
       return false;
     }
     const deps = dependencies(`${unit.object}.d`);
-    this.#made[unit.object] = { key: this.#key(unit, deps), deps };
+    this.#made[fromRoot(unit.object)] = { key: this.#key(unit, deps), deps };
     return true;
   }
 
@@ -151,13 +163,13 @@ export class Objects {
   }
 }
 
-/** The files of this project in a make rule `object: file file \⏎ file`. */
+/** The files of this project, from its root, in a make rule `object: file file \⏎ file`. */
 function dependencies(path: string): string[] {
   const rule = readFileSync(path, "utf8").replaceAll("\\\n", " ");
   return rule
     .slice(rule.indexOf(": ") + 2)
     .trim()
     .split(/(?<!\\)\s+/)
-    .map((dep) => resolve(root, dep.replaceAll("\\ ", " ")))
-    .filter((dep) => dep.startsWith(`${root}/`));
+    .map((dep) => relative(root, resolve(root, dep.replaceAll("\\ ", " "))))
+    .filter((dep) => !dep.startsWith(".."));
 }

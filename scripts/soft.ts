@@ -3,7 +3,7 @@
  * the devices of the ordinary library, and build/msl-check, build/soft-run and build/soft-misuse. Needs clang 19 or
  * later and Apple's metal-cpp headers.
  */
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { embedKernels } from "./embed-kernels.ts";
 import { metalCpp } from "./metal-cpp.ts";
@@ -48,17 +48,22 @@ export async function buildSoft(build: {
     "-fblocks",
     "-g",
     '-DRLV_METAL_DEVICE="soft"',
+    ...["-isystem", headers, "-I", join(root, "metal/soft/include"), "-I", join(root, "metal/kernels")],
+  ];
+  // Absolute, since the library is loaded from anywhere: only what names them is compiled anew in a moved checkout.
+  const places = [
     `-DSOFT_CLANG="${tools.clang}"`,
     `-DSOFT_SYMBOLIZER="${tools.symbolizer}"`,
     `-DSOFT_HOME="${join(root, "metal/soft")}"`,
-    ...["-isystem", headers, "-I", join(root, "metal/soft/include"), "-I", join(root, "metal/kernels")],
   ];
   const compiler = [tools.cxx, ...build.common];
   const unit = (source: string): Unit => ({
     source,
     object: join(build.out, "objects", `soft-${relative(root, source).replaceAll("/", "-")}.o`),
     compiler,
-    flags,
+    flags: /\bSOFT_(CLANG|SYMBOLIZER|HOME)\b/.test(readFileSync(source, "utf8"))
+      ? [...flags, ...places]
+      : flags,
   });
   const soft = sources("metal/soft", ".cpp")
     .filter((path) => !path.endsWith("_main.cpp"))

@@ -1,6 +1,7 @@
 /** A sweep as text: its plan, its table while it goes, its summary. */
 import { colours } from "../core/env.ts";
 import { type SweepSummary, sweepTable, valueText } from "../report/sweep.ts";
+import { tableLines } from "../report/table.ts";
 import { brief, visible } from "../run/reporter.ts";
 import type { SweepPlan } from "../sweep/plan.ts";
 import {
@@ -13,18 +14,9 @@ import {
 } from "../sweep/pool.ts";
 import { cut, fit, pad, span } from "./runs-text.ts";
 
-/** Columns of cells, each as wide as its widest, a line at most `width` columns. */
-export function columns(rows: readonly (readonly string[])[], width: number): string[] {
-  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => Bun.stringWidth(row[i]!))));
-  return rows.map((row) =>
-    fit(
-      row
-        .map((cell, i) => pad(cell, widths[i]!))
-        .join("  ")
-        .trimEnd(),
-      width,
-    ),
-  );
+/** Columns of cells, a line at most `width` columns. */
+function columns(rows: readonly (readonly string[])[], width: number): string[] {
+  return tableLines(rows, pad).map((line) => fit(line, width));
 }
 
 /** What would run: `--dry_run`. */

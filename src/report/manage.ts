@@ -30,6 +30,7 @@ import {
   tagsOf,
   usable,
 } from "./runs.ts";
+import { csv } from "./table.ts";
 
 /** Runs `change` on a sound run that nobody holds, holding it meanwhile. */
 function whileHeld<T>(dir: string, what: string, change: (run: Run) => T): T {
@@ -331,7 +332,5 @@ function metricsCsv(dir: string): string {
   const rows = [...allRows(dir)];
   if (rows.length === 0) throw new UsageError("no metrics to export", dir);
   const names = [...new Set(["step", "time", ...rows.flatMap((row) => Object.keys(row))])];
-  const quoted = (name: string) => (/[",\n]/.test(name) ? `"${name.replaceAll('"', '""')}"` : name);
-  const lines = rows.map((row) => names.map((name) => row[name] ?? "").join(","));
-  return `${[names.map(quoted).join(","), ...lines].join("\n")}\n`;
+  return csv([names, ...rows.map((row) => names.map((name) => String(row[name] ?? "")))]);
 }

@@ -1,13 +1,16 @@
 /** Sweep folders as they lie on the disk, and what their runs say together. Nothing here writes. */
+
 import { readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { UsageError } from "../core/errors.ts";
+import { mean } from "../core/lists.ts";
 import { jsonNumber } from "../io/jsonl.ts";
 import { readOutcome } from "../io/run-outcome.ts";
 import type { Evaluation } from "./evaluation.ts";
 import { lastRows, lastValues } from "./metrics.ts";
 import { MODE_NAMES } from "./modes.ts";
 import { isRun, type RunState, SWEEP, stateOf } from "./runs.ts";
+import { csv } from "./table.ts";
 
 /** The one version of a plan that is read. */
 export const SWEEP_VERSION = 1;
@@ -201,11 +204,11 @@ function groupsOf(runs: readonly SweptRun[], keys: readonly string[]): SweepGrou
 /** Of at least one value. */
 export function spreadOf(values: readonly number[]): Spread {
   const n = values.length;
-  const mean = values.reduce((sum, value) => sum + value, 0) / n;
-  const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
+  const centre = mean(values);
+  const squares = values.reduce((sum, value) => sum + (value - centre) ** 2, 0);
   return {
     n,
-    mean,
+    mean: centre,
     std: n < 2 ? null : Math.sqrt(squares / (n - 1)),
     min: values.reduce((a, b) => Math.min(a, b)),
     max: values.reduce((a, b) => Math.max(a, b)),
@@ -305,10 +308,4 @@ export function groupsCsv(summary: SweepSummary): string {
 export function valueText(value: unknown): string {
   if (value === null) return "none";
   return typeof value === "object" ? JSON.stringify(value) : String(value);
-}
-
-/** RFC 4180. */
-function csv(rows: readonly (readonly string[])[]): string {
-  const cell = (text: string) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
 }

@@ -1,3 +1,4 @@
+/** Tables as text. */
 import type { ModeFigures } from "./modes.ts";
 
 /** Rows of cells as lines, each column as wide as its widest cell; `place` brings a cell to that width. */
@@ -30,4 +31,10 @@ export function modeTable(modes: ModeFigures, text: (value: number) => string): 
   return tableLines(rows, (cell, width, column) =>
     column === 0 ? cell.padEnd(width) : cell.padStart(width),
   );
+}
+
+/** Comma-separated values, RFC 4180 with line feeds. */
+export function csv(rows: readonly (readonly string[])[]): string {
+  const cell = (text: string) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
 }

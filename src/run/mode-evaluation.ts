@@ -1,4 +1,5 @@
 /** Evaluation of a policy with its retain and forget adapters together and each by itself. */
+import { mean } from "../core/lists.ts";
 import type { Prompt, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import type { PolicyStep, Score } from "./policy-step.ts";
@@ -42,8 +43,6 @@ export async function evaluateModes(
   }
   return { "eval/reward": metrics["eval/both/reward"]!, ...metrics };
 }
-
-const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
 
 /** Figures of one mode; a completion that no reward can score counts in no reward. */
 export function modeFigures(scored: readonly Scored[]): Record<string, number> {

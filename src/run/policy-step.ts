@@ -2,7 +2,9 @@
  * One generation batch of GRPO and the optimizer steps made from it: rollouts, rewards, advantages, reference,
  * then per micro-batch forward, loss, backward; one AdamW step.
  */
+
 import { assert, Bug, Diverged, UsageError } from "../core/errors.ts";
+import { mean } from "../core/lists.ts";
 import type { Prompt, Rollout, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
@@ -23,6 +25,7 @@ import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import { concat, discounts, groupsOf, largestDifference } from "./completion-rows.ts";
+import { takeStep } from "./optimizer-step.ts";
 import { ALONE, type Dealt, dealBatches, dealGroups, type Ranks } from "./ranks.ts";
 import type { Reference } from "./reference.ts";
 import {
@@ -279,7 +282,7 @@ export class PolicyStep {
     for (const name of Object.keys(scored[0]?.components ?? {})) {
       if (Object.keys(scored[0]!.components).length < 2) break;
       const values = scored.map((s) => s.components[name] ?? 0);
-      metrics[`train/rewards/${name}`] = values.reduce((a, b) => a + b, 0) / values.length;
+      metrics[`train/rewards/${name}`] = mean(values);
     }
     Object.assign(metrics, judgeMetrics(scored, "train"));
     const flagged = flaggedShare(scored);
@@ -288,6 +291,7 @@ export class PolicyStep {
     if (hacks !== null) metrics["train/hack_rate"] = hacks;
     if (this.#routing !== "none") requireLabels(scored, step);
     const advantages = routedAdvantages(
+      result.advantages,
       rewards,
       (row) => scored[row]!.flagged === true,
       plan.groupSize,
@@ -409,23 +413,15 @@ export class PolicyStep {
     }
     const begin = performance.now();
     await this.#ranks.sumGradients(model.trained);
-    const summed = performance.now();
-    this.#exchanged += (summed - begin) / 1000;
+    this.#exchanged += (performance.now() - begin) / 1000;
     if (model.dual && memory.device.hasMemory) {
       const { retain, forget } = dualGradientNorms(model.trained, model.adaptedMaps);
       metrics["train/grad_norm_retain"] = retain;
       metrics["train/grad_norm_forget"] = forget;
     }
-    this.updating = true;
-    const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
-    this.updating = false;
+    const summed = performance.now();
+    metrics["train/grad_norm"] = takeStep(this, this.#ranks, step, lr);
     metrics["train/optimizer_time"] = (performance.now() - summed) / 1000;
-    metrics["train/grad_norm"] = gradNorm;
-    if (!finite) {
-      throw this.#ranks.everywhere(
-        new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate"),
-      );
-    }
     if (onPolicy)
       metrics["train/sampler_logp_diff_max"] = Math.max(...shares.map(({ difference }) => difference));
     return metrics;

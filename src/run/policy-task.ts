@@ -1,4 +1,5 @@
 /** A GRPO recipe as the training loop sees it: which prompts, when to generate, evaluation, checkpoints. */
+import { mean } from "../core/lists.ts";
 import type { Prompt, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import { drawItems, type ItemSource } from "../data/prompts.ts";
@@ -123,7 +124,6 @@ export class PolicyTask implements Task {
     const scored = await this.policy.scored(this.held, 1, sampling, { purpose: Purpose.evaluation, step });
     this.#storeEval(step, mode, scored, sinks);
     const rewards = scored.map((s) => s.reward).filter((r) => !Number.isNaN(r));
-    const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
     return {
       scored,
       reward: mean(rewards),

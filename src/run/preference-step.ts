@@ -7,7 +7,8 @@ import type { Decoder, Transformer } from "../nn/transformer.ts";
 import { type Group, packSequences } from "../rollout/pack.ts";
 import { forwardRewards } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
-import { ALONE, cutByCost, type Ranks } from "./ranks.ts";
+import { takeStep } from "./optimizer-step.ts";
+import { ALONE, deal, type Ranks } from "./ranks.ts";
 
 export interface PreferenceOptions {
   /** Most packed tokens of one forward and backward pass; a larger pair is one by itself. */
@@ -41,7 +42,7 @@ export class PreferenceStep {
   /** Step `step` (1-based) on all pairs with learning rate `lr`. */
   async update(pairs: readonly PreferencePair[], step: number, lr: number): Promise<Record<string, number>> {
     const begin = performance.now();
-    const { memory, model, ranks } = this;
+    const { model, ranks } = this;
     model.trained.zeroGradients();
     const shares = await ranks.gather(`gradient of step ${step}`, () => this.#gradient(pairs, step));
     const metrics: Record<string, number> = { "train/loss": 0 };
@@ -57,13 +58,7 @@ export class PreferenceStep {
     }
     await ranks.sumGradients(model.trained);
     const trained = performance.now();
-    this.updating = true;
-    const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
-    this.updating = false;
-    if (!finite)
-      throw ranks.everywhere(
-        new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate"),
-      );
+    const gradNorm = takeStep(this, ranks, step, lr);
     const end = performance.now();
     const { calibration_error, brier } = preferenceQuality(
       Float64Array.from(seen.chosen),
@@ -86,7 +81,11 @@ export class PreferenceStep {
     const { memory, model, options, ranks } = this;
     const { seed } = this.optimizer.options;
     const done: PairBatch[] = [];
-    const { batches, owners } = this.#deal(pairs);
+    const { batches, owners } = deal(
+      ranks,
+      pairs.map(({ chosen, rejected }) => chosen.length + rejected.length),
+      (begin, end) => pairBatches(pairs.slice(begin, end), options),
+    );
     for (const [microBatch, batch] of batches.entries()) {
       if (owners[microBatch] !== ranks.rank) continue;
       const row = packSequences(batch.flatMap(groupsOf), options.sharePrefix);
@@ -120,18 +119,6 @@ export class PreferenceStep {
     // What is left of the gradients is not the optimizer's time.
     memory.finish();
     return done;
-  }
-
-  /** Micro-batches of pairs, divided in order among the ranks by their tokens, and whose they are. */
-  #deal(pairs: readonly PreferencePair[]): { batches: PreferencePair[][]; owners: number[] } {
-    const begins = cutByCost(
-      pairs.map(({ chosen, rejected }) => chosen.length + rejected.length),
-      this.ranks.count,
-    );
-    const shares = Array.from({ length: this.ranks.count }, (_, rank) =>
-      pairBatches(pairs.slice(begins[rank], begins[rank + 1]), this.options),
-    );
-    return { batches: shares.flat(), owners: shares.flatMap((share, rank) => share.map(() => rank)) };
   }
 
   /** Loss and quality on held-out pairs, `step` steps into the run. */

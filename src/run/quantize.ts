@@ -1,9 +1,11 @@
 /** What the command quantize does: a quantized copy of a model, and how far it is from the model itself. */
+
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import type { DeviceName } from "../core/env.ts";
 import { UsageError } from "../core/errors.ts";
+import { mean } from "../core/lists.ts";
 import type { Prompt } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import {
@@ -203,8 +205,6 @@ interface Evaluation {
     talk: (line: string) => void,
   ): Promise<Readonly<Record<string, number>>>;
 }
-
-const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
 
 /** Test pairs drawn with replacement: the same for both models. */
 async function rewardEvaluation(

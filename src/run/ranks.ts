@@ -63,9 +63,20 @@ export function cutByCost(costs: readonly number[], count: number): number[] {
 }
 
 /** All micro-batches of a step, by rank, and the rank whose each one is. */
-export interface Dealt {
-  readonly batches: GroupPart[][];
+export interface Dealt<Batch = GroupPart[]> {
+  readonly batches: Batch[];
   readonly owners: readonly number[];
+}
+
+/** Items of the given costs, divided in order among `count` ranks; `cut` makes the micro-batches of [begin, end). */
+export function deal<Batch>(
+  { count }: Ranks,
+  costs: readonly number[],
+  cut: (begin: number, end: number) => Batch[],
+): Dealt<Batch> {
+  const begins = cutByCost(costs, count);
+  const shares = Array.from({ length: count }, (_, rank) => cut(begins[rank]!, begins[rank + 1]!));
+  return { batches: shares.flat(), owners: shares.flatMap((share, rank) => share.map(() => rank)) };
 }
 
 /**
@@ -73,7 +84,7 @@ export interface Dealt {
  * micro-batches of at most `budget` packed tokens: with one rank those of `microBatches`.
  */
 export function dealGroups(
-  { count }: Ranks,
+  ranks: Ranks,
   groups: readonly Group[],
   budget: number,
   sharePrefix = true,
@@ -81,17 +92,12 @@ export function dealGroups(
 ): Dealt {
   const cost = ({ prompt, completions }: Group) =>
     prompt.length + completions.reduce((sum, { length }) => sum + length, 0);
-  const begins = cutByCost(
-    groups.map((group, i) => (skip[i] ? 0 : cost(group))),
-    count,
-  );
-  const shares = Array.from({ length: count }, (_, rank) => {
-    const [begin, end] = [begins[rank]!, begins[rank + 1]!];
-    return microBatches(groups.slice(begin, end), budget, sharePrefix).map((parts) =>
+  const costs = groups.map((group, i) => (skip[i] ? 0 : cost(group)));
+  return deal(ranks, costs, (begin, end) =>
+    microBatches(groups.slice(begin, end), budget, sharePrefix).map((parts) =>
       parts.map(({ group, completions }) => ({ group: group + begin, completions })),
-    );
-  });
-  return { batches: shares.flat(), owners: shares.flatMap((share, rank) => share.map(() => rank)) };
+    ),
+  );
 }
 
 /** Micro-batches that stay as they are. */

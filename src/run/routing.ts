@@ -62,8 +62,9 @@ export function unitsOf(
   });
 }
 
-/** What each completion is weighed with; `rewards` as groupAdvantages takes them, one function. */
+/** What each completion is weighed with; `whole` is what groupAdvantages gives for the same `rewards`, one function. */
 export function routedAdvantages(
+  whole: Float64Array,
   rewards: readonly (number | null)[],
   isFlagged: (row: number) => boolean,
   groupSize: number,
@@ -71,7 +72,6 @@ export function routedAdvantages(
   routing: Routing,
   within: RoutingAdvantages,
 ): Float64Array {
-  const whole = groupAdvantages(rewards, groupSize, options).advantages;
   if (routing !== "screening" && (routing === "none" || within === "all")) return whole;
   const unflagged = rewards.map((reward, row) => (isFlagged(row) ? null : reward));
   const { advantages } = groupAdvantages(unflagged, groupSize, options);

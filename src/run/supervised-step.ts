@@ -9,6 +9,7 @@ import type { Transformer } from "../nn/transformer.ts";
 import { type Group, packGroups, selectGroups } from "../rollout/pack.ts";
 import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
+import { takeStep } from "./optimizer-step.ts";
 import { ALONE, dealGroups, type Ranks } from "./ranks.ts";
 
 export interface SupervisedOptions {
@@ -59,13 +60,7 @@ export class SupervisedStep {
       throw ranks.everywhere(new Diverged(`loss is ${loss}`, `step ${step}`, "lower the learning rate"));
     }
     await ranks.sumGradients(model.trained);
-    this.updating = true;
-    const { gradNorm, finite } = this.optimizer.step(memory, step, lr);
-    this.updating = false;
-    if (!finite)
-      throw ranks.everywhere(
-        new Diverged(`gradient norm is ${gradNorm}`, `step ${step}`, "lower the learning rate"),
-      );
+    const gradNorm = takeStep(this, ranks, step, lr);
     const seconds = (performance.now() - begin) / 1000;
     return {
       "train/loss": loss,

@@ -1,4 +1,5 @@
 /** Runs the runs of a plan, some at once, each in an engine process of its own. A run that fails stops no other. */
+import { mean } from "../core/lists.ts";
 import { END_SIGNALS, type EngineOutcome } from "../run/engine-process.ts";
 import type { Progress } from "../run/progress.ts";
 import { brief, type EngineMessage } from "../run/reporter.ts";
@@ -191,7 +192,7 @@ export function sweepSecondsLeft(views: readonly RunView[], atOnce: number, now:
   const left = views
     .filter(({ state }) => !ended.includes(state))
     .reduce((sum, { steps, step }) => sum + Math.max(0, steps - step), 0);
-  return (left * (speeds.reduce((a, b) => a + b, 0) / speeds.length)) / Math.max(1, atOnce);
+  return (left * mean(speeds)) / Math.max(1, atOnce);
 }
 
 /** `12/20 reward 0.93`. */

@@ -1,4 +1,5 @@
 /** Reward models and policies on preferences, whole and as adapters: killed and resumed, they end as if unbroken. */
+
 import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
@@ -7,7 +8,7 @@ import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { readEvents } from "../../src/io/tensorboard.ts";
 import { makeWorld, SMALL, type World } from "./preference-world.ts";
-import { digest, metrics, rlv, start } from "./program.ts";
+import { digest, metrics, processesOf, rlv, rolloutRows, start, timeless } from "./program.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-hh-resume-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -53,24 +54,6 @@ const grpo = (name: string, lora: boolean, steps = STEPS) => [
   ...["--grad_accum_steps", "2", "--n_minibatches", "2", "--num_iterations", "2", "--eval_num_prompts", "6"],
   ...common(name, lora, steps),
 ];
-
-/** What does not depend on the clock, by step. */
-const timeless = (run: string) =>
-  metrics(run).map((row) =>
-    Object.fromEntries(
-      Object.entries(row).filter(([name]) => !/^time$|_time$|per_second$|^device\//.test(name)),
-    ),
-  );
-
-function rows(run: string): unknown {
-  if (!existsSync(join(run, "rollouts.sqlite"))) return null;
-  using db = new Database(join(run, "rollouts.sqlite"), { readonly: true });
-  const order = "order by step, epoch, prompt_index, rollout_index";
-  return [
-    db.query(`select * from rollouts ${order}`).all(),
-    db.query(`select * from eval_rollouts ${order}, mode`).all(),
-  ];
-}
 
 /** Scalars of a folder as TensorBoard shows them: a later file's start drops what stands from its step on. */
 function shown(dir: string): Map<string, [number, number][]> {
@@ -127,7 +110,7 @@ test.each([
       }
       expect(digest(join(run, "checkpoints/final"))).toEqual(digest(join(whole, "checkpoints/final")));
       expect(timeless(run)).toEqual(timeless(whole));
-      expect(rows(run)).toEqual(rows(whole));
+      expect(rolloutRows(run)).toEqual(rolloutRows(whole));
       for (const dir of [
         (at: string) => at,
         (at: string) => join(scratch, "logs", at.slice(scratch.length + 1)),
@@ -137,12 +120,6 @@ test.each([
   },
   300_000,
 );
-
-/** The engine is a child in the same session as its parent; `setsid --wait` made one of its own. */
-function processesOf(run: string): number[] {
-  const out = Bun.spawnSync(["pgrep", "-f", run]).stdout.toString().trim();
-  return out === "" ? [] : out.split("\n").map(Number);
-}
 
 test("one more pass at another batch size: the data goes on where it was, and the config is the checkpoint's", async () => {
   const job = [...rm("more", false, 3)];

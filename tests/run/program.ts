@@ -1,5 +1,6 @@
+import { Database } from "bun:sqlite";
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 
 const main = resolve(import.meta.dir, "../../src/cli/main.ts");
@@ -54,11 +55,37 @@ export function digest(dir: string): Record<string, string> {
   return files;
 }
 
+/** Processes whose command line names a run, the parent first: `start` gave them a session of their own. */
+export function processesOf(run: string): number[] {
+  const out = Bun.spawnSync(["pgrep", "-f", run]).stdout.toString().trim();
+  return out === "" ? [] : out.split("\n").map(Number);
+}
+
 export type Row = Record<string, number>;
 
 export function metrics(run: string): Row[] {
   const text = readFileSync(join(run, "metrics.jsonl"), "utf8").trimEnd();
   return text.split("\n").map((line) => JSON.parse(line) as Row);
+}
+
+/** What does not depend on the clock, by step. */
+export function timeless(run: string): Row[] {
+  return metrics(run).map((row) =>
+    Object.fromEntries(
+      Object.entries(row).filter(([name]) => !/^time$|_time$|per_second$|^device\//.test(name)),
+    ),
+  );
+}
+
+/** Rollouts of training and of evaluations in their order; null without any. */
+export function rolloutRows(run: string): unknown {
+  if (!existsSync(join(run, "rollouts.sqlite"))) return null;
+  using db = new Database(join(run, "rollouts.sqlite"), { readonly: true });
+  const order = "order by step, epoch, prompt_index, rollout_index";
+  return [
+    db.query(`select * from rollouts ${order}`).all(),
+    db.query(`select * from eval_rollouts ${order}, mode`).all(),
+  ];
 }
 
 /** A short run of the default job. */

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
-import { digest, metrics, rlv, start } from "./program.ts";
+import { digest, metrics, processesOf, rlv, start } from "./program.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-resume-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -60,7 +60,7 @@ test(`killed at ${KILLS} random moments and resumed: the bytes of the unbroken r
     // It may have ended by itself.
     if (child.exitCode === null) process.kill(-child.pid, "SIGKILL");
     await child.exited;
-    for (const group of groupsOf(run)) process.kill(group, "SIGKILL");
+    for (const pid of processesOf(run)) process.kill(pid, "SIGKILL");
     if (existsSync(join(run, "checkpoints/final"))) continue;
     const fresh = !existsSync(join(run, "train_config.json"));
     if (fresh) rmSync(run, { recursive: true, force: true });
@@ -72,18 +72,12 @@ test(`killed at ${KILLS} random moments and resumed: the bytes of the unbroken r
   }
 }, 600_000);
 
-/** The engine is a child in the same session as its parent; `setsid --wait` made one of its own. */
-function groupsOf(run: string): number[] {
-  const out = Bun.spawnSync(["pgrep", "-f", run]).stdout.toString().trim();
-  return out === "" ? [] : out.split("\n").map(Number);
-}
-
 test("Ctrl-C: the step is finished and saved, 130, and the run goes on from there", async () => {
   const want = await unbroken();
   const run = join(scratch, "interrupted");
   const child = start(job("interrupted"));
   while (!existsSync(join(run, "checkpoints/step-3"))) await Bun.sleep(20);
-  for (const pid of groupsOf(run).slice(0, 1)) process.kill(pid, "SIGINT");
+  for (const pid of processesOf(run).slice(0, 1)) process.kill(pid, "SIGINT");
   process.kill(-child.pid, "SIGINT");
   await child.exited;
   const { code, err } = await rlv(["train", "--resume_from", run]);

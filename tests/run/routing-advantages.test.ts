@@ -2,9 +2,19 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
 import { groupAdvantages, TRL_ADVANTAGE } from "../../src/loss/advantage.ts";
-import { routedAdvantages } from "../../src/run/routing.ts";
+import { type Routing, type RoutingAdvantages, routedAdvantages } from "../../src/run/routing.ts";
 
 const SIZE = 5;
+
+function routed(
+  rewards: readonly (number | null)[],
+  isFlagged: (row: number) => boolean,
+  routing: Routing,
+  within: RoutingAdvantages,
+): Float64Array {
+  const { advantages } = groupAdvantages(rewards, SIZE, TRL_ADVANTAGE);
+  return routedAdvantages(advantages, rewards, isFlagged, SIZE, TRL_ADVANTAGE, routing, within);
+}
 const rewardsAndFlags = fc.array(
   fc.tuple(fc.option(fc.integer({ min: -8, max: 8 }).map((n) => n / 4)), fc.boolean()),
   { minLength: SIZE, maxLength: 4 * SIZE },
@@ -27,7 +37,7 @@ test.each(["classic", "exclusive", "screening"] as const)(
         const rows = drawn.slice(0, drawn.length - (drawn.length % SIZE));
         const rewards = rows.map(([reward]) => reward);
         const flagged = (row: number) => rows[row]![1];
-        const got = routedAdvantages(rewards, flagged, SIZE, TRL_ADVANTAGE, routing, "unflagged");
+        const got = routed(rewards, flagged, routing, "unflagged");
         rows.forEach((_, row) => {
           const first = row - (row % SIZE);
           const group = Array.from({ length: SIZE }, (_, i) => first + i);
@@ -50,9 +60,7 @@ test.each(["classic", "exclusive", "screening"] as const)(
 test("an honest completion beside rewarded hacks is pushed away by `all`, not by `unflagged`", () => {
   const rewards = [1, 0, 0.5, 1.5, 1.5];
   const flagged = (row: number) => row > 2;
-  const of = (within: "all" | "unflagged") => [
-    ...routedAdvantages(rewards, flagged, SIZE, TRL_ADVANTAGE, "classic", within),
-  ];
+  const of = (within: "all" | "unflagged") => [...routed(rewards, flagged, "classic", within)];
   const [all, unflagged] = [of("all"), of("unflagged")];
   expect(all.slice(0, 3).reduce((a, b) => a + b)).toBeLessThan(-1);
   expect(unflagged.slice(0, 3).reduce((a, b) => a + b)).toBeCloseTo(0, 12);
@@ -63,7 +71,7 @@ test("with nothing flagged, and without a routing, they are those of the group t
   const rewards = [1, 0, null, 0.25, 0.7, 3, 3, 3, 3, 3];
   const whole = [...groupAdvantages(rewards, SIZE, TRL_ADVANTAGE).advantages];
   const of = (...[flag, routing]: [boolean, "none" | "classic"]) => [
-    ...routedAdvantages(rewards, () => flag, SIZE, TRL_ADVANTAGE, routing, "unflagged"),
+    ...routed(rewards, () => flag, routing, "unflagged"),
   ];
   expect(of(false, "classic")).toEqual(whole);
   expect(of(true, "classic")).toEqual(whole);

@@ -4,9 +4,9 @@ import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
-import { metrics, rlv, rlvUnder, start } from "../run/program.ts";
+import { metrics, processesOf, rlv, rlvUnder, start } from "../run/program.ts";
 import { Ledger, long, ROUNDS, SEED } from "./ledger.ts";
-import { processesOf, Subjects } from "./subjects.ts";
+import { Subjects } from "./subjects.ts";
 
 const subjects = new Subjects();
 afterAll(() => subjects[Symbol.dispose]());

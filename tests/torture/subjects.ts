@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeJudgeModel } from "../../scripts/make-judge-model.ts";
 import { makeWorld } from "../run/preference-world.ts";
-import { digest, metrics, rlv, type start } from "../run/program.ts";
+import { digest, processesOf, rlv, rolloutRows, type start, timeless } from "../run/program.ts";
 import { StoryWorld } from "../run/stories-world.ts";
 
 type Flags = Readonly<Record<string, string | number | boolean>>;
@@ -24,28 +24,14 @@ export interface Left {
   readonly rollouts: unknown;
 }
 
-const CLOCK = /^time$|_time$|per_second$|utilization$|^device\//;
-
 export function left(run: string): Left {
-  return {
-    files: digest(join(run, "checkpoints/final")),
-    metrics: metrics(run).map((row) =>
-      Object.fromEntries(Object.entries(row).filter(([name]) => !CLOCK.test(name))),
-    ),
-    rollouts: rollouts(join(run, "rollouts.sqlite")),
-  };
-}
-
-function rollouts(path: string): unknown {
-  if (!existsSync(path)) return null;
-  using db = new Database(path, { readonly: true });
-  if ((db.query("pragma integrity_check").get() as { integrity_check: string }).integrity_check !== "ok")
-    throw new Error(`${path} is broken`);
-  const order = "order by step, epoch, prompt_index, rollout_index";
-  return [
-    db.query(`select * from rollouts ${order}`).all(),
-    db.query(`select * from eval_rollouts ${order}, mode`).all(),
-  ];
+  const rollouts = rolloutRows(run);
+  if (rollouts !== null) {
+    using db = new Database(join(run, "rollouts.sqlite"), { readonly: true });
+    const { integrity_check } = db.query("pragma integrity_check").get() as { integrity_check: string };
+    if (integrity_check !== "ok") throw new Error(`${run}: rollouts.sqlite: ${integrity_check}`);
+  }
+  return { files: digest(join(run, "checkpoints/final")), metrics: timeless(run), rollouts };
 }
 
 export const RECIPES = [
@@ -209,10 +195,4 @@ export async function killAll(child: ReturnType<typeof start>, run: string): Pro
     } catch {
       // It ended in the meantime.
     }
-}
-
-/** Processes whose command line names a run, the parent first. */
-export function processesOf(run: string): number[] {
-  const out = Bun.spawnSync(["pgrep", "-f", run]).stdout.toString().trim();
-  return out === "" ? [] : out.split("\n").map(Number);
 }

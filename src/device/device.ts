@@ -32,6 +32,8 @@ export interface DeviceStats {
 
 /** Record words are collected here and cross to the native side in one call per submit. */
 const INITIAL_WORDS = 1 << 14;
+/** Native code waits so long at a time. */
+const SLICE_MS = 50;
 
 interface Encoder {
   readonly id: number;
@@ -168,25 +170,29 @@ export class Device {
     );
   }
 
-  /** Hands the collected operations to the device. Returns at once. */
-  submit(): void {
+  /** Hands the collected operations to the device. Returns at once, a ticket of all that was emitted so far. */
+  submit(): number {
     this.#open();
-    if (this.#count === 0) return;
+    if (this.#count === 0) return this.#ticket;
     const ticket = this.library.rlv_submit(this.handle, this.#words, this.#count);
     this.#count = 0;
     if (ticket === 0) this.throwError();
     this.#ticket = ticket;
+    return ticket;
+  }
+
+  /** Waits at most `milliseconds` for what a ticket stands for; whether it is done. */
+  reached(ticket: number, milliseconds: number): boolean {
+    if (ticket === 0) return true;
+    const state = this.library.rlv_wait(this.handle, ticket, milliseconds);
+    if (state === 2) this.throwError();
+    return state === 0;
   }
 
   /** Submits and waits until everything is done, in slices so that signals are not lost. */
   finish(): void {
-    this.submit();
-    if (this.#ticket === 0) return;
-    for (;;) {
-      const state = this.library.rlv_wait(this.handle, this.#ticket, 50);
-      if (state === 0) return;
-      if (state === 2) this.throwError();
-    }
+    const ticket = this.submit();
+    while (!this.reached(ticket, SLICE_MS));
   }
 
   stats(): DeviceStats {

@@ -45,8 +45,9 @@ export function loadMpi(prefer: Launch["mpi"] = null): MpiLibrary | { readonly m
 const SLICE_MS = 50;
 const LABEL_BYTES = 60;
 
-/** An initialised MPI. One exchange at a time; after one that failed only `abort` may follow. */
+/** An initialised MPI. One exchange at a time; after one that failed every other fails by the same error. */
 export class Mpi {
+  #failure: unknown = null;
   private constructor(
     readonly library: MpiLibrary,
     readonly rank: number,
@@ -117,16 +118,22 @@ export class Mpi {
   }
 
   async #wait(waiting: () => void): Promise<void> {
-    for (;;) {
-      const state = lib().rlv_mpi_wait(SLICE_MS);
-      if (state === 0) return;
-      if (state === 2) throw new RanksError(lastError(), `rank ${this.rank}`);
-      waiting();
-      await Bun.sleep(0);
+    try {
+      for (;;) {
+        const state = lib().rlv_mpi_wait(SLICE_MS);
+        if (state === 0) return;
+        if (state === 2) throw new RanksError(lastError(), `rank ${this.rank}`);
+        waiting();
+        await Bun.sleep(0);
+      }
+    } catch (error) {
+      this.#failure = error;
+      throw error;
     }
   }
 
   #begun(status: number): void {
+    if (this.#failure !== null) throw this.#failure;
     assert(status === 0, lastError());
   }
 

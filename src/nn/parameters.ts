@@ -30,6 +30,8 @@ import { loadStored, type StoredValues } from "./stored.ts";
 const ALIGN = 64;
 /** Windows on large buffers: an operation counts bytes in 32 bits. */
 const COPY_BYTES = 2 ** 30;
+/** Least bytes of a bucket of gradients. */
+const BUCKET_BYTES = 8 << 20;
 /** Bytes from which giving memory back costs less than it is worth. */
 const WORTH_DROPPING = 64 << 20;
 const align = (bytes: number): number => Math.ceil(bytes / ALIGN) * ALIGN;
@@ -54,6 +56,17 @@ export interface Parameter {
   readonly momentDtype: MomentCode;
   /** Scales of 8-bit moments. */
   readonly momentScales: readonly [m: Storage, v: Storage] | null;
+}
+
+export interface GradientPiece {
+  readonly bytes: ArrayBuffer;
+  readonly dtype: DtypeCode;
+}
+
+/** Gradients that are worth a message: their memory may be touched when nothing submitted writes to it. */
+export interface GradientBucket {
+  readonly parameters: readonly Tensor[];
+  pieces(): Iterable<GradientPiece>;
 }
 
 export interface ParameterOptions {
@@ -196,15 +209,31 @@ export class Parameters {
     this.#dropped = false;
   }
 
-  /** The gradients' memory in pieces of one type each, padding included; the device must be idle. */
-  *gradientPieces(): Iterable<{ readonly bytes: ArrayBuffer; readonly dtype: DtypeCode }> {
+  /** All gradients in buckets of neighbours, the last of the list first: about as a backward pass completes them. */
+  gradientBuckets(): GradientBucket[] {
+    const buckets: Parameter[][] = [];
+    let bytes = Number.POSITIVE_INFINITY;
+    for (const parameter of this.list.toReversed()) {
+      if (bytes >= BUCKET_BYTES) {
+        buckets.push([]);
+        bytes = 0;
+      }
+      buckets.at(-1)!.unshift(parameter);
+      bytes += parameter.gradient!.bytes;
+    }
+    return buckets.map((parameters) => ({
+      parameters: parameters.map(({ tensor }) => tensor),
+      pieces: () => this.#gradientPieces(parameters),
+    }));
+  }
+
+  /** Memory of neighbours' gradients in pieces of one type each, padding included. */
+  *#gradientPieces(parameters: readonly Parameter[]): Iterable<GradientPiece> {
     assert(this.#gradients, "frozen parameters have no gradients");
-    this.device.finish();
-    let begin = 0;
-    for (const [i, { gradient, gradientDtype: dtype }] of this.list.entries()) {
-      const next = this.list[i + 1];
-      if (next?.gradientDtype === dtype) continue;
-      const end = next ? next.gradient!.offset : align(gradient!.offset + gradient!.bytes);
+    let begin = parameters[0]!.gradient!.offset;
+    for (const [i, { gradient, gradientDtype: dtype }] of parameters.entries()) {
+      if (parameters[i + 1]?.gradientDtype === dtype) continue;
+      const end = gradient!.offset + align(gradient!.bytes);
       for (; begin < end; begin += COPY_BYTES)
         yield { bytes: this.#gradients.view(begin, Math.min(COPY_BYTES, end - begin)), dtype };
       begin = end;

@@ -16,9 +16,10 @@ import { VERSION } from "../core/version.ts";
 import { ABI_HASH } from "../device/abi.gen.ts";
 import type { Mpi } from "../device/mpi.ts";
 import { holderAlive, identity } from "../io/run-lock.ts";
-import type { Parameters } from "../nn/parameters.ts";
+import type { GradientPiece, Parameters } from "../nn/parameters.ts";
 import type { Transformer } from "../nn/transformer.ts";
-import type { Ranks, Stop } from "./ranks.ts";
+import { BucketSums } from "./gradient-sums.ts";
+import type { GradientSums, Ranks, Stop } from "./ranks.ts";
 
 /** Where all ranks that could begin meet, and those that could not say why. */
 export const FIRST_MEETING = "first meeting";
@@ -70,6 +71,7 @@ export class MpiRanks implements Ranks {
   #selves: readonly Self[] = [];
   /** Whether the ranks have agreed that all could begin. */
   begun = false;
+  exchanged = 0;
   readonly #agreed = new WeakSet<object>();
   readonly #timeout = mpiTimeout();
 
@@ -135,7 +137,9 @@ export class MpiRanks implements Ranks {
       thrown = error;
       own = { error: told(error) };
     }
+    const begin = performance.now();
     const parts = await this.mpi.gather(what, serialize(own), this.#waiting(what));
+    this.exchanged += (performance.now() - begin) / 1000;
     const outcomes = parts.map((part) => deserialize(part) as Outcome);
     const failed = outcomes.findIndex((outcome) => "error" in outcome);
     if (failed < 0) return outcomes.map((outcome) => (outcome as { value: unknown }).value as T);
@@ -148,9 +152,25 @@ export class MpiRanks implements Ranks {
     return all.includes("now") ? "now" : all.includes("finish") ? "finish" : "none";
   }
 
-  async sumGradients(parameters: Parameters): Promise<void> {
-    for (const { bytes, dtype } of parameters.gradientPieces())
-      await this.mpi.sum(bytes, dtype, this.#waiting("the sum of the gradients"));
+  gatherGradients<T>(
+    what: string,
+    parameters: Parameters,
+    body: (sums: GradientSums) => Promise<T>,
+  ): Promise<T[]> {
+    const sums = new BucketSums(
+      parameters.device,
+      parameters.gradientBuckets(),
+      ({ bytes, dtype }: GradientPiece) =>
+        this.mpi.sum(bytes, dtype, this.#waiting("the sum of the gradients")),
+    );
+    return this.gather(what, async () => {
+      try {
+        return await body(sums);
+      } finally {
+        await sums.finish();
+        this.exchanged += sums.seconds;
+      }
+    });
   }
 
   async mustAgree(model: Transformer, step: number, first: boolean): Promise<void> {

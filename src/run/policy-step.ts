@@ -26,7 +26,7 @@ import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import { concat, discounts, groupsOf, largestDifference } from "./completion-rows.ts";
 import { takeStep } from "./optimizer-step.ts";
-import { ALONE, type Dealt, dealBatches, dealGroups, type Ranks } from "./ranks.ts";
+import { ALONE, type Dealt, dealBatches, dealGroups, type GradientSums, type Ranks } from "./ranks.ts";
 import type { Reference } from "./reference.ts";
 import {
   flaggedShare,
@@ -141,8 +141,8 @@ export class PolicyStep {
   updating = false;
   generation: Generation | null = null;
   readonly #ranks: Ranks;
-  /** Seconds spent on what ranks give each other, waiting included, since the last step. */
-  #exchanged = 0;
+  /** What the ranks had exchanged at the end of the last step, in seconds. */
+  #exchangedBefore = 0;
   readonly #label: NonNullable<PolicyCompany["label"]>;
 
   constructor(
@@ -182,19 +182,6 @@ export class PolicyStep {
     return this.generation === null ? 0 : this.generation.step + windowOf(this.generation.plan) - 1;
   }
 
-  async #gather<T>(what: string, body: () => T | Promise<T>): Promise<T[]> {
-    const begin = performance.now();
-    let worked = 0;
-    const parts = await this.#ranks.gather(what, async () => {
-      const start = performance.now();
-      const part = await body();
-      worked = performance.now() - start;
-      return part;
-    });
-    this.#exchanged += (performance.now() - begin - worked) / 1000;
-    return parts;
-  }
-
   /**
    * Completions of prompts with their scores. Every rank makes those of its share of the prompts, and has all of them
    * afterwards, in one order.
@@ -207,8 +194,8 @@ export class PolicyStep {
     score = this.score,
     clock = new Clock(),
   ): Promise<Scored[]> {
-    const before = this.#exchanged;
-    const parts = await this.#gather(`completions of step ${key.step}`, async () => {
+    const before = this.#ranks.exchanged;
+    const parts = await this.#ranks.gather(`completions of step ${key.step}`, async () => {
       const [begin, end] = this.#ranks.share(prompts.length);
       if (begin === end) return [];
       const rollouts = await clock.time("rollout", () =>
@@ -217,7 +204,7 @@ export class PolicyStep {
       const scored = await clock.time("reward", () => score(rollouts, key.step));
       return scored.map(({ prompt: _, ...each }) => each);
     });
-    clock.add("exchange", this.#exchanged - before);
+    clock.add("exchange", this.#ranks.exchanged - before);
     return parts.flat().map((each, i) => ({ ...each, prompt: prompts[Math.floor(i / completions)]! }));
   }
 
@@ -326,8 +313,8 @@ export class PolicyStep {
     }
     const outcome = await this.#clock.time("train", () => this.#train(generation, rows, onPolicy, step, lr));
     const times = this.#clock.take();
-    const exchanged = this.#exchanged;
-    this.#exchanged = 0;
+    const exchanged = this.#ranks.exchanged - this.#exchangedBefore;
+    this.#exchangedBefore = this.#ranks.exchanged;
     const seconds = Object.values(times).reduce((a, b) => a + b, 0);
     const tokens = generation.scored.reduce((sum, s) => sum + s.ids.length, 0);
     return {
@@ -368,7 +355,7 @@ export class PolicyStep {
     const { sampling, microBatchTokens, sharePrefix } = this.options;
     const { reference } = this;
     assert(reference, "a divergence needs a reference model");
-    const parts = await this.#gather("reference", () => {
+    const parts = await this.#ranks.gather("reference", () => {
       const own = groups.slice(...this.#ranks.share(groups.length));
       return reference.use((model) =>
         scoreGroups(this.memory, model, own, sampling.temperature, microBatchTokens, sharePrefix),
@@ -400,8 +387,10 @@ export class PolicyStep {
     const normaliser = await this.#normaliser(generation, groups, batches, masks);
 
     model.trained.zeroGradients();
-    const shares = await this.#gather(`gradient of step ${step}`, () =>
-      this.#gradient({ generation, groups, rowAt, skip, dealt, masks, normaliser, onPolicy, step }),
+    const work = { generation, groups, rowAt, skip, dealt, masks, normaliser, onPolicy, step };
+    const what = `gradient of step ${step}`;
+    const shares = await this.#ranks.gatherGradients(what, model.trained, (sums) =>
+      this.#gradient(work, sums),
     );
     const parts = shares.flatMap((share) => share.parts);
     const trained = shares.reduce((sum, share) => sum + share.trained, 0);
@@ -411,9 +400,6 @@ export class PolicyStep {
       metrics["train/loss"] = combined.loss;
       for (const [name, value] of Object.entries(combined.metrics)) metrics[`train/${name}`] = value;
     }
-    const begin = performance.now();
-    await this.#ranks.sumGradients(model.trained);
-    this.#exchanged += (performance.now() - begin) / 1000;
     if (model.dual && memory.device.hasMemory) {
       const { retain, forget } = dualGradientNorms(model.trained, model.adaptedMaps);
       metrics["train/grad_norm_retain"] = retain;
@@ -428,17 +414,10 @@ export class PolicyStep {
   }
 
   /** Adds the gradients of this rank's micro-batches to the model's. */
-  async #gradient({
-    generation,
-    groups,
-    rowAt,
-    skip,
-    dealt,
-    masks,
-    normaliser,
-    onPolicy,
-    step,
-  }: Work): Promise<{
+  async #gradient(
+    { generation, groups, rowAt, skip, dealt, masks, normaliser, onPolicy, step }: Work,
+    sums: GradientSums,
+  ): Promise<{
     readonly parts: Pick<PolicyLoss, "loss" | "tally">[];
     readonly difference: number;
     readonly trained: number;
@@ -448,10 +427,10 @@ export class PolicyStep {
     let difference = 0;
     const rechecks: Recheck[] = [];
     let trained = 0;
-    for (const [i, batch] of dealt.batches.entries()) {
-      if (dealt.owners[i] !== this.#ranks.rank) continue;
-      const kept = batch.filter(({ group }) => !skip[group]);
-      if (kept.length === 0) continue;
+    const own = dealt.batches
+      .map((batch, i) => ({ i, batch, kept: batch.filter(({ group }) => !skip[group]) }))
+      .filter(({ i, kept }) => dealt.owners[i] === this.#ranks.rank && kept.length > 0);
+    for (const { i, batch, kept } of own) {
       trained += kept.length;
       const members = kept.flatMap(({ group, completions }) => completions.map((c) => rowAt(group, c)));
       const recorded = onPolicy ? this.#recorded(generation, members) : null;
@@ -500,12 +479,13 @@ export class PolicyStep {
       if (loss.gradEntropy) {
         seeds.push([entropy, g.upload(Float32Array.from(loss.gradEntropy), "entropy gradient")]);
       }
-      g.backward(seeds);
+      g.backward(seeds, [], i === own.at(-1)!.i ? sums.final : undefined);
       g.release(logprob, entropy);
       memory.device.submit();
       // Signals and messages are served between micro-batches.
       await Bun.sleep(0);
     }
+    await sums.finish();
     if (rechecks.length > 0) difference = this.#recheck(rechecks);
     if (onPolicy && this.#exact && memory.device.hasMemory) {
       this.#mustAgree(difference, "the sampler's log-probabilities", step);
@@ -619,7 +599,7 @@ export class PolicyStep {
     }
     if (options.loss.topEntropyQuantile >= 1) return globalNormaliser(masks, maxCompletionLength);
     // The quantile is one of the whole step, so entropies are needed before the first gradient.
-    const shares = await this.#gather("entropies", () => {
+    const shares = await this.#ranks.gather("entropies", () => {
       const own = groups.slice(...this.#ranks.share(groups.length));
       const { sampling, microBatchTokens, sharePrefix } = options;
       return scoreGroups(this.memory, this.model, own, sampling.temperature, microBatchTokens, sharePrefix)

@@ -8,7 +8,7 @@ import { type Group, packSequences } from "../rollout/pack.ts";
 import { forwardRewards } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import { takeStep } from "./optimizer-step.ts";
-import { ALONE, deal, type Ranks } from "./ranks.ts";
+import { ALONE, deal, type GradientSums, type Ranks } from "./ranks.ts";
 
 export interface PreferenceOptions {
   /** Most packed tokens of one forward and backward pass; a larger pair is one by itself. */
@@ -44,7 +44,9 @@ export class PreferenceStep {
     const begin = performance.now();
     const { model, ranks } = this;
     model.trained.zeroGradients();
-    const shares = await ranks.gather(`gradient of step ${step}`, () => this.#gradient(pairs, step));
+    const shares = await ranks.gatherGradients(`gradient of step ${step}`, model.trained, (sums) =>
+      this.#gradient(pairs, step, sums),
+    );
     const metrics: Record<string, number> = { "train/loss": 0 };
     const seen = { chosen: [] as number[], rejected: [] as number[] };
     let tokens = 0;
@@ -56,7 +58,6 @@ export class PreferenceStep {
       for (const reward of rejected) seen.rejected.push(reward);
       tokens += each.tokens;
     }
-    await ranks.sumGradients(model.trained);
     const trained = performance.now();
     const gradNorm = takeStep(this, ranks, step, lr);
     const end = performance.now();
@@ -77,7 +78,7 @@ export class PreferenceStep {
   }
 
   /** Adds the gradients of this rank's micro-batches to the model's; what each of them said. */
-  async #gradient(pairs: readonly PreferencePair[], step: number): Promise<PairBatch[]> {
+  async #gradient(pairs: readonly PreferencePair[], step: number, sums: GradientSums): Promise<PairBatch[]> {
     const { memory, model, options, ranks } = this;
     const { seed } = this.optimizer.options;
     const done: PairBatch[] = [];
@@ -110,13 +111,15 @@ export class PreferenceStep {
         gradient[2 * i] = part.gradChosen[i]!;
         gradient[2 * i + 1] = part.gradRejected[i]!;
       });
-      g.backward([[rewards, g.upload(gradient, "reward gradient")]]);
+      const last = microBatch === owners.lastIndexOf(ranks.rank);
+      g.backward([[rewards, g.upload(gradient, "reward gradient")]], [], last ? sums.final : undefined);
       g.release(rewards);
       memory.device.submit();
       // Signals and messages are served between micro-batches.
       await Bun.sleep(0);
     }
     // What is left of the gradients is not the optimizer's time.
+    await sums.finish();
     memory.finish();
     return done;
   }

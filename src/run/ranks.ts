@@ -5,10 +5,19 @@
 import type { Parameters } from "../nn/parameters.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { type Group, type GroupPart, microBatches } from "../rollout/pack.ts";
+import type { Tensor } from "../tape/tensor.ts";
 import type { RunControl } from "./reporter.ts";
 
 /** What a run was asked for between its steps. */
 export type Stop = ReturnType<RunControl["stopRequested"]>;
+
+/** Sums of the gradients of all ranks, made while the last of them are computed. */
+export interface GradientSums {
+  /** For the last backward pass of this rank (see `Graph.backward`); a sum begins as soon as its gradients are there. */
+  readonly final: ((parameter: Tensor) => void) | undefined;
+  /** All is emitted that adds to gradients; resolves when they are the sums. */
+  finish(): Promise<void>;
+}
 
 export interface Ranks {
   readonly rank: number;
@@ -17,12 +26,18 @@ export interface Ranks {
   readonly root: boolean;
   /** Ranks on this machine for the first of them, which looks after what they share; 0 for the others. */
   readonly inCharge: number;
+  /** Seconds that this rank has spent on what ranks give each other, waiting included, and not on work of its own. */
+  readonly exchanged: number;
   /** What `body` gives on every rank, by rank; all ranks call it at the same place. An error of one is thrown on all. */
   gather<T>(what: string, body: () => T | Promise<T>): Promise<T[]>;
   /** The most urgent of what the ranks were asked. */
   stop(own: Stop): Promise<Stop>;
-  /** Gradients become their sums over the ranks. */
-  sumGradients(parameters: Parameters): Promise<void>;
+  /** `gather` of what adds up gradients: they are their sums over the ranks afterwards. */
+  gatherGradients<T>(
+    what: string,
+    parameters: Parameters,
+    body: (sums: GradientSums) => Promise<T>,
+  ): Promise<T[]>;
   /** All hold the same weights; at the first meeting those too that are not trained. */
   mustAgree(model: Transformer, step: number, first: boolean): Promise<void>;
   /** An error that every rank throws at this very place. */
@@ -39,7 +54,8 @@ export const ALONE: Ranks = {
   inCharge: 1,
   gather: async (_, body) => [await body()],
   stop: async (own) => own,
-  sumGradients: async () => {},
+  exchanged: 0,
+  gatherGradients: async (_, __, body) => [await body({ final: undefined, finish: async () => {} })],
   mustAgree: async () => {},
   everywhere: (error) => error,
   share: (items) => [0, items],

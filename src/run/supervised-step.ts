@@ -35,22 +35,24 @@ export class SupervisedStep {
     const masks = batches.map((parts) => allTargets(selectGroups(groups, parts)));
     const normaliser = globalNormaliser(masks, 1);
     model.trained.zeroGradients();
-    const shares = await ranks.gather(`gradient of step ${step}`, async () => {
+    const shares = await ranks.gatherGradients(`gradient of step ${step}`, model.trained, async (sums) => {
       const losses: Pick<SftLoss, "loss" | "tokens">[] = [];
       for (const [i, parts] of batches.entries()) {
         if (owners[i] !== ranks.rank) continue;
         const g = new Graph(memory, true);
         const row = packGroups(selectGroups(groups, parts));
-        const { seed } = this.optimizer.options;
-        const { logprob, entropy } = forwardRow(g, model, row, 1, null, { seed, step, microBatch: i });
+        const key = { seed: this.optimizer.options.seed, step, microBatch: i };
+        const { logprob, entropy } = forwardRow(g, model, row, 1, null, key);
         memory.finish();
         const part = sftLoss({ ...masks[i]!, logprobs: logprob.float32() }, normaliser);
         losses.push({ loss: part.loss, tokens: part.tokens });
-        g.backward([[logprob, g.upload(Float32Array.from(part.gradLogprobs), "logprob gradient")]]);
+        const seed = g.upload(Float32Array.from(part.gradLogprobs), "logprob gradient");
+        g.backward([[logprob, seed]], [], i === owners.lastIndexOf(ranks.rank) ? sums.final : undefined);
         g.release(logprob, entropy);
         memory.device.submit();
         await Bun.sleep(0);
       }
+      await sums.finish();
       memory.finish();
       return losses;
     });
@@ -59,7 +61,6 @@ export class SupervisedStep {
     if (memory.device.hasMemory && !Number.isFinite(loss)) {
       throw ranks.everywhere(new Diverged(`loss is ${loss}`, `step ${step}`, "lower the learning rate"));
     }
-    await ranks.sumGradients(model.trained);
     const gradNorm = takeStep(this, ranks, step, lr);
     const seconds = (performance.now() - begin) / 1000;
     return {

@@ -77,6 +77,10 @@ export class StepMemory {
 export class Graph {
   #nodes: Node[] = [];
   #gradients = new Map<Tensor, Storage>();
+  /** The first node that reads a parameter: the last that adds to its gradient. */
+  #firstReaders = new Map<Tensor, Node>();
+  /** Parameters that a block reads before it is run again. */
+  #read: Set<Tensor> | null = null;
   constructor(
     readonly memory: StepMemory,
     readonly recording: boolean,
@@ -119,7 +123,9 @@ export class Graph {
     const views: Record<string, View | null | number> = { ...params };
     for (const name of Object.keys(op.tensors)) views[name] = tensors[name]?.view ?? null;
     this.device.emit(op, views as unknown as ArgsOf<T, P>);
-    if (!this.recording || op.kind !== "forward") return;
+    if (op.kind !== "forward") return;
+    if (this.#read) for (const tensor of Object.values(tensors)) if (tensor?.gradient) this.#read.add(tensor);
+    if (!this.recording) return;
     const wanted = Object.entries(op.tensors).some(
       ([name, f]) => f.access === "in" && tensors[name]?.requiresGrad,
     );
@@ -154,7 +160,13 @@ export class Graph {
     if (op.recompute) {
       for (const name of recomputeSources(op, args)) if (!op.saves.includes(name)) keep(args[name]);
     }
+    this.#add(node, Object.values(args));
+  }
+
+  #add(node: Node, read: Iterable<Tensor | null | undefined>): void {
     this.#nodes.push(node);
+    for (const tensor of read)
+      if (tensor?.gradient && !this.#firstReaders.has(tensor)) this.#firstReaders.set(tensor, node);
   }
 
   /**
@@ -163,7 +175,9 @@ export class Graph {
    */
   checkpoint(inputs: readonly Tensor[], reads: readonly Tensor[], run: BlockFn): readonly Tensor[] {
     if (!this.recording) return run(this, inputs);
-    const outputs = run(new Graph(this.memory, false), inputs);
+    const forward = new Graph(this.memory, false);
+    forward.#read = new Set();
+    const outputs = run(forward, inputs);
     const node: Node = {
       args: {},
       op: null,
@@ -175,7 +189,7 @@ export class Graph {
       t.producer = node;
       t.requiresGrad = true;
     }
-    this.#nodes.push(node);
+    this.#add(node, forward.#read);
     return outputs;
   }
 
@@ -192,12 +206,15 @@ export class Graph {
 
   /**
    * Adds the gradients of Σ seeds·tensor to the gradients of the parameters. `seeds` are consumed. Gradients of
-   * tensors in `leaves` are returned (null where nothing flowed).
+   * tensors in `leaves` are returned (null where nothing flowed). `final` is told of every parameter that was read, when
+   * all that adds to its gradient has been emitted.
    */
   backward(
     seeds: readonly (readonly [Tensor, Tensor])[],
     leaves: readonly Tensor[] = [],
+    final?: (parameter: Tensor) => void,
   ): (Storage | null)[] {
+    const finals = Map.groupBy(final ? this.#firstReaders : [], ([, node]) => node);
     for (const [tensor, seed] of seeds) this.#accumulate(tensor, seed.storage!.retain());
     for (const [, seed] of seeds) this.release(seed);
     const keep = new Set(leaves);
@@ -206,8 +223,10 @@ export class Graph {
       if (node.block) this.#backwardBlock(node);
       else this.#backwardOp(node);
       this.#retire(node, keep);
+      for (const [parameter] of finals.get(node) ?? []) final!(parameter);
     }
     this.#nodes = [];
+    this.#firstReaders.clear();
     const result = leaves.map((t) => this.#gradients.get(t) ?? null);
     for (const [tensor, storage] of this.#gradients) if (!keep.has(tensor)) storage.release();
     this.#gradients.clear();
@@ -218,6 +237,7 @@ export class Graph {
   discard(): void {
     for (const node of this.#nodes) for (const storage of node.kept) storage.release();
     this.#nodes = [];
+    this.#firstReaders.clear();
   }
 
   #backwardOp(node: Node): void {

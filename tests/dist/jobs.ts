@@ -55,6 +55,11 @@ export class Jobs {
     return this.#end(this.start(by, ranks, args));
   }
 
+  /** A program of these tests on every rank. */
+  program(by: Launcher, ranks: number, file: string) {
+    return this.#end(this.#spawn([...by.argv(ranks), process.execPath, join(import.meta.dir, file)]));
+  }
+
   /** A rank in every one of the folders, as if they were machines. */
   apart(by: Launcher, folders: readonly string[], args: readonly string[]) {
     const [mpirun, ...flags] = by.argv(1);

@@ -126,6 +126,21 @@ describe.skipIf(any === null)("several processes train what one does (needs Open
     }
   });
 
+  test("sums of gradients are those of the ranks, whatever each of them does", async () => {
+    const { code, out, err } = await jobs.program(any!, 2, "gradients-fixture.ts");
+    expect({ code, err }).toEqual({ code: 0, err: "" });
+    const { device, ...cases } = JSON.parse(out);
+    const broken = { message: expect.stringContaining("rank 1: no more"), everywhere: true };
+    const shares = { float32: [3, 1], bfloat16: [1, 2], "nothing to do": [0, 2], adapters: [1, 2] };
+    for (const [name, share] of Object.entries(shares)) {
+      expect(cases[name]).toMatchObject({ different: 0, shares: share, broken });
+      expect(cases[name].share).toBeGreaterThan(0.4);
+      expect(cases[name].buckets).toBeGreaterThan(/float/.test(name) ? 1 : 0);
+    }
+    expect(device).toMatchObject({ class: "RlvError", everywhere: true });
+    expect(device.message).toMatch(/^rank 1: .*stale handle/);
+  });
+
   test("bad input is said once", async () => {
     const { code, err } = await jobs.finish(any, 2, ["arithmetic", "--model", "nowhere"]);
     expect(code).toBe(2);

@@ -42,6 +42,11 @@ export class Jobs {
     return [process.execPath, main, "train", ...args, "--threads", "1", "--output_dir", this.dir];
   }
 
+  /** A command of rlv on every rank. */
+  command(by: Launcher | null, ranks: number, args: readonly string[]) {
+    return this.#end(this.#spawn([...(by ? by.argv(ranks) : []), process.execPath, main, ...args]));
+  }
+
   #spawn(argv: readonly string[]) {
     const { dir: cwd } = this;
     return Bun.spawn([...argv], { cwd, env: this.#env, stdin: "ignore", stdout: "pipe", stderr: "pipe" });

@@ -27,10 +27,18 @@ function trained(run: string): Map<string, Float32Array> {
   );
 }
 
-const recipes: Recipe[] = ["values", "stories, routed", "hh-rm"];
+// AdamW divides gradients by their own size: after 6 steps at the learning rate of the small world, 1e-3, the reward model
+// of one process in other micro-batches differs by 2e-6.
+const recipes: [Recipe, number][] = [
+  ["values", 1e-6],
+  ["stories, routed", 1e-6],
+  ["hh-rm", 1e-5],
+];
 describe.skipIf(any === null)("recipes on two ranks (needs Open MPI or MPICH)", () => {
-  test.each(recipes)("%s", async (recipe) => {
-    const [one, two] = [1, 2].map((count) => join(subjects.root, `${recipe.replaceAll(/\W+/g, "-")}-${count}`));
+  test.each(recipes)("%s", async (recipe, most) => {
+    const [one, two] = [1, 2].map((count) =>
+      join(subjects.root, `${recipe.replaceAll(/\W+/g, "-")}-${count}`),
+    );
     for (const [run, by] of [
       [one!, null],
       [two!, any],
@@ -41,16 +49,23 @@ describe.skipIf(any === null)("recipes on two ranks (needs Open MPI or MPICH)", 
     }
     const [ours, theirs] = [trained(two!), trained(one!)];
     expect([...ours.keys()]).toEqual([...theirs.keys()]);
-    expect(relativeDifference(ours, theirs)).toBeLessThan(1e-6);
+    expect(relativeDifference(ours, theirs)).toBeLessThan(most);
     expect(relativeDifference(ours, theirs)).toBeGreaterThan(0);
     const [rows, metrics] = [metricsOf(two!), metricsOf(one!)];
     expect(rows).toHaveLength(metrics.length);
     for (const [i, row] of metrics.entries())
       for (const [name, value] of Object.entries(row))
-        if (typeof value === "number") expect([i, name, rows[i]![name]]).toEqual([i, name, expect.closeTo(value, 4)]);
+        if (typeof value === "number")
+          expect([i, name, rows[i]![name]]).toEqual([i, name, expect.closeTo(value, 4)]);
     if (recipe === "hh-rm") return;
     const drawn = (run: string) =>
-      rolloutsOf(run).map((row) => [row.step, row.prompt_index, row.rollout_index, row.completion, row.reward]);
+      rolloutsOf(run).map((row) => [
+        row.step,
+        row.prompt_index,
+        row.rollout_index,
+        row.completion,
+        row.reward,
+      ]);
     expect(drawn(two!)).toEqual(drawn(one!));
     expect(drawn(two!).length).toBeGreaterThan(0);
   });

@@ -142,17 +142,19 @@ export interface Launch {
   readonly processes: number | null;
   /** Whose libmpi fits: its name is tried first. */
   readonly mpi: "Open MPI" | "MPICH" | null;
+  /** Whether it lets the processes find each other. srun --mpi=none does not. */
+  readonly connects: boolean;
 }
 
 /** null: started by itself. A Slurm batch script is: its variables are there without srun. */
 export function mpiLaunch(): Launch | null {
   const open = wholeNumber("OMPI_COMM_WORLD_SIZE", 1 << 20);
-  if (open !== undefined) return { processes: open, mpi: "Open MPI" };
+  if (open !== undefined) return { processes: open, mpi: "Open MPI", connects: true };
   const pmi = wholeNumber("PMI_SIZE", 1 << 20);
-  if (pmi !== undefined) return { processes: pmi, mpi: "MPICH" };
+  if (pmi !== undefined) return { processes: pmi, mpi: "MPICH", connects: true };
   const slurm = wholeNumber("SLURM_STEP_NUM_TASKS", 1 << 20);
-  if (slurm !== undefined && slurm > 1) return { processes: slurm, mpi: null };
-  return environment("PMIX_RANK") === undefined ? null : { processes: slurm ?? null, mpi: null };
+  const connects = environment("PMIX_RANK") !== undefined;
+  return connects || (slurm ?? 1) > 1 ? { processes: slurm ?? null, mpi: null, connects } : null;
 }
 
 /** Seconds that a process of a job waits for the others. */

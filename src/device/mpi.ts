@@ -62,6 +62,14 @@ export class Mpi {
         "--mpi",
         "install Open MPI or MPICH, name its libmpi in RLV_MPI_LIBRARY, or set --mpi false",
       );
+    const choose = "give srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH)";
+    // Open MPI would end the process, with advice on how to compile it.
+    if (launch && !launch.connects && library.kind === "Open MPI")
+      throw new DeviceError(
+        `srun started ${launch.processes} processes that cannot find each other`,
+        library.library,
+        `${choose}, or set --mpi false`,
+      );
     const out = new Uint32Array(2);
     if (lib().rlv_mpi_start(out, out.length) !== 0) throw new DeviceError(lastError(), library.library);
     const [rank, ranks] = [out[0]!, out[1]!];
@@ -70,7 +78,7 @@ export class Mpi {
       throw new DeviceError(
         `${expected} processes were started, ${library.version.split(",")[0]} sees ${ranks}`,
         library.library,
-        "name the libmpi of this mpirun in RLV_MPI_LIBRARY (srun: choose --mpi=pmix or pmi2)",
+        `name the libmpi of this mpirun in RLV_MPI_LIBRARY; ${choose}`,
       );
     return new Mpi(library, rank, ranks);
   }

@@ -65,7 +65,7 @@ export async function runRanked<Config extends { readonly threads: number | null
   if (ranks.root) progress.close();
   stop.release();
   let { code, failure, error } = ending;
-  if (error !== null && !ranks.begun && !(error instanceof RanksError)) {
+  if (error !== null && !ranks.begun && !ranks.isEverywhere(error) && !(error instanceof RanksError)) {
     // The others may have failed by the same input: they meet where all would have begun.
     const agreed = await ranks.gather(FIRST_MEETING, () => Promise.reject(error)).catch((thrown) => thrown);
     [code, failure, error] = [exitCodeOf(agreed), messageLine(agreed), agreed];

@@ -28,7 +28,11 @@ export const MPICH = launcher("MPICH", ["mpirun.mpich", "mpiexec.hydra"], []);
 /** A scratch folder of runs; deleted by `close`. */
 export class Jobs {
   readonly dir = mkdtempSync(join(tmpdir(), "rlv-ranks-"));
-  readonly #env = { ...process.env, XDG_CACHE_HOME: join(this.dir, "cache"), RLV_PIN: "0" };
+  readonly #env: Readonly<Record<string, string | undefined>>;
+
+  constructor(env: Readonly<Record<string, string>> = {}) {
+    this.#env = { ...process.env, XDG_CACHE_HOME: join(this.dir, "cache"), RLV_PIN: "0", ...env };
+  }
 
   close(): void {
     rmSync(this.dir, { recursive: true, force: true });

@@ -1,6 +1,6 @@
 /** Training on several processes against one process: rollouts, weights, failures, resuming on another number of them. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import {
   Jobs,
@@ -188,6 +188,18 @@ describe.skipIf(any === null)("several processes train what one does (needs Open
     expect(code).toBe(1);
     expect(err.split("rlv: error:")).toHaveLength(2);
     expect(err).toContain("rank 1 and rank 0 do not hold the same weights: after step 0");
+    // What one rank alone cannot begin with is said once, too.
+    rmSync(join(folders[1]!, "model"), { recursive: true });
+    const without = await jobs.apart(any!, folders, [
+      "arithmetic",
+      "--model",
+      "./model",
+      "--run_name",
+      "lacks",
+    ]);
+    expect(without.code).toBe(2);
+    expect(without.err.split("rlv: error:")).toHaveLength(2);
+    expect(without.err).toMatch(/rank 1: no such file: model/);
   });
 });
 

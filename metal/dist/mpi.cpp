@@ -201,6 +201,8 @@ class Sum : public Exchange {
 std::unique_ptr<Exchange>& g_exchange = *new std::unique_ptr<Exchange>;
 Gather* g_gathered = nullptr;  // the exchange, if it is a finished gather
 bool g_done = true;
+using Clock = std::chrono::steady_clock;
+Clock::time_point g_moved;  // when a message last arrived or left
 
 bool idle() {
   if (!g_started) return fail("MPI is not started");
@@ -211,16 +213,19 @@ bool begin(std::unique_ptr<Exchange> exchange, Gather* gather) {
   g_exchange = std::move(exchange);
   g_gathered = gather;
   g_done = false;
+  g_moved = Clock::now();
   return g_exchange->next(*g_mpi);
 }
 
-void rest(uint32_t idle_rounds) {
-  // A message between processes of one machine takes microseconds; a rank that is late takes long.
-  if (idle_rounds < 2000) {
+void rest(Clock::duration idle) {
+  // A message between processes of one machine takes microseconds; a rank that is late takes long. Whoever
+  // yields to threads that compute waits for their whole turn, so that comes to an end by the clock: who
+  // wakes up is let in.
+  if (idle < std::chrono::milliseconds(1)) {
     sched_yield();
     return;
   }
-  const long us = idle_rounds < 4000 ? 20 : 500;
+  const long us = idle < std::chrono::milliseconds(200) ? 20 : 500;
   timespec pause{0, us * 1000};
   nanosleep(&pause, nullptr);
 }
@@ -305,8 +310,8 @@ uint32_t rlv_mpi_sum(void* values, uint32_t bytes, uint32_t dtype) {
 
 uint32_t rlv_mpi_wait(uint32_t milliseconds) {
   if (g_done) return 0;
-  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
-  for (uint32_t idle_rounds = 0;;) {
+  const auto end = Clock::now() + std::chrono::milliseconds(milliseconds);
+  for (;;) {
     uint32_t completed = 0;
     if (!g_mpi->poll(completed)) return fail(g_mpi->error), 2;
     if (g_mpi->pending() == 0) {
@@ -318,12 +323,13 @@ uint32_t rlv_mpi_wait(uint32_t milliseconds) {
       }
       completed = 1;
     }
+    const auto now = Clock::now();
     if (completed > 0) {
-      idle_rounds = 0;
+      g_moved = now;
       continue;
     }
-    if (std::chrono::steady_clock::now() >= end) return 1;
-    rest(idle_rounds++);
+    if (now >= end) return 1;
+    rest(now - g_moved);
   }
 }
 

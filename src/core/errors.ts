@@ -1,6 +1,13 @@
 const lineBreak = (sign: string) =>
   sign === "\n" ? "\\n" : sign === "\r" ? "\\r" : `\\u${sign.charCodeAt(0).toString(16)}`;
 
+/** A value from a file or a flag, fit for one line of an error message. */
+export function shown(value: unknown): string {
+  const text =
+    value === undefined ? "missing" : typeof value === "number" ? String(value) : JSON.stringify(value);
+  return text.length > 100 ? `${text.slice(0, 99)}…` : text;
+}
+
 /**
  * Every failure a user can meet has a class here. The message is one line:
  * WHAT: WHERE: REMEDY. The exit code follows from the class.

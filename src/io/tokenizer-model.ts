@@ -1,5 +1,5 @@
 import { BPE, WordPiece } from "@huggingface/tokenizers";
-import { UsageError } from "../core/errors.ts";
+import { shown, UsageError } from "../core/errors.ts";
 import { isObject, type JsonObject, Part } from "./tokenizer-config.ts";
 
 /** Turns one word into token ids (tokenizers: `models`). */
@@ -60,7 +60,7 @@ function unknownId(part: Part, vocab: ReadonlyMap<string, number>): number {
   const id = vocab.get(token);
   if (id === undefined) {
     throw new UsageError(
-      `${part.type}: the vocabulary lacks its unk_token ${JSON.stringify(token)}`,
+      `${part.type}: the vocabulary lacks its unk_token ${shown(token)}`,
       part.file,
       "save the tokenizer with an unknown token",
     );

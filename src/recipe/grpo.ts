@@ -213,12 +213,7 @@ async function train(
         ...(job.gamma === 1 ? [] : [`advantages discounted by ${job.gamma} a token`]),
       ],
     });
-    await runLoop(
-      task,
-      loopOptions(settings, totalSteps, state.step, settings.save_rollouts),
-      reporter,
-      control,
-    );
+    await runLoop(task, loopOptions(settings, totalSteps, state, settings.save_rollouts), reporter, control);
     step.dispose();
   } finally {
     opened?.close();

@@ -10,7 +10,7 @@ import { Purpose, Random } from "../../src/core/rng.ts";
 import { noSmallDisk, SmallDisk, smallDiskNote } from "../io/small-disk.ts";
 import { type Ended, rlv, rlvUnder, start } from "../run/program.ts";
 import { Ledger, long, ROUNDS, SEED } from "./ledger.ts";
-import { killAll, Subjects } from "./subjects.ts";
+import { faultOf, killAll, Subjects } from "./subjects.ts";
 
 const subjects = new Subjects();
 afterAll(() => subjects[Symbol.dispose]());
@@ -62,15 +62,6 @@ async function traced(args: readonly string[], log: string, inject?: string): Pr
   const options = ["-f", "-y", "-qq", "--seccomp-bpf", "-o", log, "-e", `trace=${Object.keys(CALLS)}`];
   if (inject !== undefined) options.push("-e", `inject=${inject}`);
   return rlvUnder(["strace", ...options], args);
-}
-
-/** What is wrong with how a run ended: it must get through, or say in one line what failed. */
-function faultOf({ code, err }: Ended): string | null {
-  if (code === 0) return null;
-  if (code > 128) return `it was ended by signal ${code - 128}: ${err}`;
-  const lines = err.split("\n").filter((line) => line.startsWith("rlv: error: "));
-  if (lines.length !== 1) return `${lines.length} error lines: ${err}`;
-  return /^\s+at /m.test(err) ? `a stack: ${err}` : null;
 }
 
 test.skipIf(!strace)(

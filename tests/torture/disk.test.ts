@@ -9,14 +9,14 @@ import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { noSmallDisk, SmallDisk, smallDiskNote } from "../io/small-disk.ts";
 import { type Ended, rlv, rlvUnder, start } from "../run/program.ts";
-import { Ledger, long, ROUNDS, SEED } from "./ledger.ts";
+import { Ledger, LONG_LIMIT, long, ROUNDS, SEED } from "./ledger.ts";
 import { faultOf, killAll, Subjects } from "./subjects.ts";
 
 const subjects = new Subjects();
 afterAll(() => subjects[Symbol.dispose]());
 const random = new Random(SEED, Purpose.data);
 const RECIPE = "arithmetic";
-const LIMIT = long ? 3_600_000 : 120_000;
+const LIMIT = long ? LONG_LIMIT : 120_000;
 
 /** Calls that change a disk, with what each may answer. Other calls (reading, pipes) are not of the run's files. */
 const CALLS: Readonly<Record<string, readonly string[]>> = {

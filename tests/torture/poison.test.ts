@@ -6,14 +6,14 @@ import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { openSafetensors } from "../../src/io/safetensors.ts";
 import { rlv } from "../run/program.ts";
-import { Ledger, long, ROUNDS, SEED } from "./ledger.ts";
+import { Ledger, LONG_LIMIT, long, ROUNDS, SEED } from "./ledger.ts";
 import { FAULT, faultOf, MODULE_FAULTS, Subjects } from "./subjects.ts";
 
 const subjects = new Subjects();
 afterAll(() => subjects[Symbol.dispose]());
 const random = new Random(SEED, Purpose.data);
 const RECIPE = "arithmetic, a module's reward";
-const LIMIT = long ? 3_600_000 : 120_000;
+const LIMIT = long ? LONG_LIMIT : 120_000;
 /** Calls of a whole run: three generations of 8 completions, three evaluations of 2 × 4. */
 const CALLS = 3 * 8 + 3 * 8;
 

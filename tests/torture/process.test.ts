@@ -5,14 +5,14 @@ import { existsSync, mkdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { metrics, processesOf, rlv, rlvUnder, start } from "../run/program.ts";
-import { Ledger, long, ROUNDS, SEED } from "./ledger.ts";
+import { Ledger, LONG_LIMIT, long, ROUNDS, SEED } from "./ledger.ts";
 import { Subjects } from "./subjects.ts";
 
 const subjects = new Subjects();
 afterAll(() => subjects[Symbol.dispose]());
 const random = new Random(SEED, Purpose.data);
 const RECIPE = "arithmetic";
-const LIMIT = long ? 3_600_000 : 120_000;
+const LIMIT = long ? LONG_LIMIT : 120_000;
 const rounds = Math.max(1, ROUNDS);
 
 /** A group of processes whose memory the kernel limits: cgroup 2, or 1's controller of memory. */

@@ -57,16 +57,19 @@ const faults = {
   text: () => "1",
   nothing: () => undefined,
   "nan component": () => ({ reward: 1, components: { a: 0 / 0 } }),
-  flood: () => { for (let i = 0; i < 20_000; i++) console.log("x".repeat(200)); return 1; },
+  flood: (usual) => { for (let i = 0; i < 20_000; i++) console.log("x".repeat(200)); return usual; },
 };
 const path = new URL("${FAULT}", import.meta.url);
 let calls = 0;
 export default async ({ completion }) => {
   const { call, fault } = existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : {};
-  return ++calls === call ? faults[fault]() : completion.length % 3;
+  const usual = completion.length % 3;
+  return ++calls === call ? faults[fault](usual) : usual;
 };
 `;
-export const MODULE_FAULTS = [...LETTERS.matchAll(/^ {2}"?([a-z ]+)"?: \(\)/gm)].map((match) => match[1]!);
+export const MODULE_FAULTS = [...LETTERS.matchAll(/^ {2}"?([a-z ]+)"?: \(\w*\) =>/gm)].map(
+  (match) => match[1]!,
+);
 
 export const RECIPES = [
   "arithmetic",

@@ -193,7 +193,6 @@ async function train(
     );
     reporter.plan({
       bytes: plan,
-      totalBytes: Object.values(plan).reduce((a, b) => a + b, 0),
       totalSteps,
       startStep: state.step,
       lines: [

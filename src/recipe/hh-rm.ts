@@ -70,7 +70,6 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
     });
     reporter.plan({
       bytes: plan,
-      totalBytes: Object.values(plan).reduce((a, b) => a + b, 0),
       totalSteps,
       startStep: state.step,
       lines: [

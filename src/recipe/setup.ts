@@ -1,5 +1,6 @@
 /** What every recipe opens: device, policy, tokenizer, reference and optimizer, fresh or from a checkpoint. */
 import { UsageError } from "../core/errors.ts";
+import { sum } from "../core/lists.ts";
 import { Device } from "../device/device.ts";
 import { checkWeights, type ModelConfig, openWeights } from "../io/hf-folder.ts";
 import { isAdapterFolder } from "../io/peft-folder.ts";
@@ -283,7 +284,7 @@ export async function planMemory(
  * machine.
  */
 function refuseTooLarge(bytes: Readonly<Record<string, number>>, processes: number): void {
-  const total = processes * Object.values(bytes).reduce((a, b) => a + b, 0);
+  const total = processes * sum(Object.values(bytes));
   const available = process.availableMemory();
   if (total <= available) return;
   const parts = Object.entries(bytes).map(([name, n]) => `${name} ${bytesText(n)}`);

@@ -81,7 +81,6 @@ export async function trainSft(
     });
     reporter.plan({
       bytes: plan,
-      totalBytes: Object.values(plan).reduce((a, b) => a + b, 0),
       totalSteps,
       startStep: state.step,
       lines: [

@@ -150,6 +150,12 @@ export function parseModelConfig(
   const numHeads = fields.size("num_attention_heads", defaults.heads);
   const numKvHeads = fields.size("num_key_value_heads", defaults.kv ?? numHeads, numHeads);
   const numLayers = fields.size("num_hidden_layers", defaults.layers);
+  if (numLayers > MOST_LAYERS)
+    throw new UsageError(
+      `num_hidden_layers is ${numLayers}`,
+      where,
+      `rlv reads models of up to ${MOST_LAYERS}`,
+    );
   if (numHeads % numKvHeads !== 0)
     throw new UsageError(
       `num_key_value_heads ${numKvHeads} does not divide num_attention_heads ${numHeads}`,
@@ -194,6 +200,9 @@ export function parseModelConfig(
     raw,
   };
 }
+
+/** The deepest models have some 130; each names a dozen tensors before one of them is looked for. */
+const MOST_LAYERS = 1000;
 
 function architectureOf(raw: Readonly<Record<string, unknown>>, where: string) {
   const names = raw.architectures;
@@ -378,8 +387,12 @@ class Fields {
   /** A whole number above 0; `whenNull` where the key is there and null. */
   size(key: string, whenAbsent: number, whenNull = whenAbsent): number {
     const value = this.raw[key] === undefined ? whenAbsent : (this.raw[key] ?? whenNull);
-    if (typeof value === "number" && Number.isSafeInteger(value) && value > 0) return value;
-    throw new UsageError(`${key} is ${shown(value)}`, this.where, "it must be a whole number above 0");
+    if (typeof value === "number" && Number.isInteger(value) && value > 0 && value < 2 ** 31) return value;
+    throw new UsageError(
+      `${key} is ${shown(value)}`,
+      this.where,
+      "it must be a whole number from 1 to 2^31 - 1",
+    );
   }
 
   positive(key: string, whenAbsent?: number): number {

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { UsageError } from "../core/errors.ts";
+import { shown, UsageError } from "../core/errors.ts";
 import { flagDetector, readDetector } from "./detectors.ts";
 import { type FieldInfo, fieldsOf, type Schema, typed } from "./fields.ts";
 import { type Entry, parseYaml, readConfigFile } from "./file.ts";
@@ -233,10 +233,4 @@ function check(
   if (entry === undefined)
     throw new UsageError(`${key} is missing`, undefined, `give --${key}: ${info?.description}`);
   throw new UsageError(`${key} expects ${info?.expects}, given ${shown(entry.value)}`, entry.where, help);
-}
-
-function shown(value: unknown): string {
-  if (typeof value === "number") return String(value);
-  const json = JSON.stringify(value) ?? String(value);
-  return json.length > 60 ? `${json.slice(0, 57)}…` : json;
 }

@@ -1,6 +1,17 @@
 const lineBreak = (sign: string) =>
   sign === "\n" ? "\\n" : sign === "\r" ? "\\r" : `\\u${sign.charCodeAt(0).toString(16)}`;
 
+/** A value from a file or a flag, fit for one line of an error message. */
+export function shown(value: unknown): string {
+  const text =
+    value === undefined ? "missing" : typeof value === "number" ? String(value) : JSON.stringify(value);
+  return cut(text, 100);
+}
+
+const cut = (text: string, most: number) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+/** Characters of WHAT with a place behind it: it may hold what a foreign file says. */
+const LONGEST_WHAT = 500;
+
 /**
  * Every failure a user can meet has a class here. The message is one line:
  * WHAT: WHERE: REMEDY. The exit code follows from the class.
@@ -11,7 +22,7 @@ export class RlvError extends Error {
   constructor(what: string, where?: string, remedy?: string) {
     // What was found in a file, or its name, may have line breaks.
     super(
-      [what, where, remedy]
+      [where === undefined ? what : cut(what, LONGEST_WHAT), where, remedy]
         .filter((part) => part !== undefined && part !== "")
         .join(": ")
         .replace(/[\n\r\u2028\u2029]/g, lineBreak),

@@ -9,7 +9,7 @@
  *   double    absmax is U8: codes of absmax − nested_offset (the mean) in a table of 256 steps, times
  *             nested_absmax of every 256 of them (P.weight.nested_absmax, .nested_quant_map)
  */
-import { UsageError } from "../core/errors.ts";
+import { shown, UsageError } from "../core/errors.ts";
 import { f16ToF32, f32ToF16 } from "../core/float-formats.ts";
 import { NF4_CODES, NF4_LIMITS, NF4_SMALLEST } from "../core/nf4.ts";
 import type { StoredDtype, TensorSource } from "./safetensors.ts";
@@ -322,7 +322,7 @@ function fourBitFormat(from: TensorReader, name: string, type: FourBitType): Sto
     !shape.every((size) => Number.isSafeInteger(size) && size > 0) ||
     !BLOCKSIZES.includes(blocksize as number)
   )
-    return refuse(from, `${state} says ${JSON.stringify(json).slice(0, 120)}`);
+    return refuse(from, `${state} says ${shown(json)}`);
   const count = shape[0] * shape[1];
   // Packed bytes may be stored as elements of another type (bnb_4bit_quant_storage).
   if (from.bytes(name) !== Math.ceil(count / 2))
@@ -335,7 +335,7 @@ function fourBitFormat(from: TensorReader, name: string, type: FourBitType): Sto
   if ("nested_blocksize" in json) {
     const { nested_blocksize: size, nested_offset: offset } = json;
     if (!Number.isSafeInteger(size) || (size as number) < 1 || typeof offset !== "number")
-      return refuse(from, `${state} says ${JSON.stringify(json).slice(0, 120)}`);
+      return refuse(from, `${state} says ${shown(json)}`);
     nested = { blocksize: size as number, offset };
     need(from, part("absmax"), "U8", blocks);
     need(from, part("nested_absmax"), "F32", Math.ceil(blocks / (size as number)));

@@ -10,7 +10,7 @@ import {
   renameSync,
 } from "node:fs";
 import { basename, dirname, isAbsolute, join } from "node:path";
-import { assert, RlvError, UsageError } from "../core/errors.ts";
+import { assert, RlvError, shown, UsageError } from "../core/errors.ts";
 import {
   exists,
   fileError,
@@ -88,7 +88,7 @@ function writeManifest(dir: string): void {
  * folder. Whatever fails on the way, an earlier checkpoint of that name is still there, whole.
  */
 export function writeCheckpoint(parent: string, name: string, write: (dir: string) => void): string {
-  assert(/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(name), `checkpoint name ${JSON.stringify(name)}`);
+  assert(/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(name), `checkpoint name ${shown(name)}`);
   withFileErrors("create", parent, () => mkdirSync(parent, { recursive: true }));
   const target = join(parent, name);
   const temporary = join(parent, `.tmp-${name}-${process.pid}`);
@@ -148,11 +148,13 @@ function readManifest(dir: string): Map<string, ManifestFile> | string {
   for (const [name, file] of Object.entries(files)) {
     const inside =
       !isAbsolute(name) && name.split(/[/\\]/).every((part) => part !== "" && part !== "." && part !== "..");
-    if (!inside || !Number.isSafeInteger(file?.bytes) || !/^[0-9a-f]{64}$/.test(file?.sha256))
-      return `${path}: bad entry ${JSON.stringify(name)}`;
+    if (!inside || !Number.isSafeInteger(file?.bytes) || !isSha256(file?.sha256))
+      return `${path}: bad entry ${shown(name)}`;
   }
   return new Map(Object.entries(files as Record<string, ManifestFile>));
 }
+
+const isSha256 = (value: unknown) => typeof value === "string" && /^[0-9a-f]{64}$/.test(value);
 
 /**
  * What is wrong with a checkpoint, empty if nothing. Files that the manifest does not list (a quantized copy

@@ -6,7 +6,7 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Unsupported, UsageError } from "../core/errors.ts";
+import { shown, Unsupported, UsageError } from "../core/errors.ts";
 import { withFileErrors } from "./atomic.ts";
 import {
   ADAPTER_CONFIG,
@@ -109,7 +109,7 @@ function parseDualConfig(raw: unknown, where: string): DualLoraOptions {
   if (!isObject(raw)) throw new UsageError("not a JSON object", where, "get it again");
   if (raw.peft_type !== DUAL_TYPE)
     throw new UsageError(
-      `peft_type ${JSON.stringify(raw.peft_type) ?? "missing"} beside retain and forget adapters`,
+      `peft_type ${shown(raw.peft_type)} beside retain and forget adapters`,
       where,
       `it must be ${DUAL_TYPE}`,
     );
@@ -132,7 +132,7 @@ function parseDualConfig(raw: unknown, where: string): DualLoraOptions {
   const { dropout: _, base: __, ...forget } = sideOf("forget");
   if (raw.task_type !== "CAUSAL_LM")
     throw new UsageError(
-      `task_type is ${JSON.stringify(raw.task_type) ?? "missing"}`,
+      `task_type is ${shown(raw.task_type)}`,
       where,
       "retain and forget adapters are for language models: CAUSAL_LM",
     );

@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { assert, UsageError } from "../core/errors.ts";
+import { assert, shown, UsageError } from "../core/errors.ts";
 import { copyFileAtomic, withFileErrors, writeFileAtomic } from "./atomic.ts";
 import {
   type QuantizationScheme,
@@ -88,11 +88,7 @@ export class Weights implements TensorReader, Disposable {
   #file(name: string): SafetensorsFile {
     const file = this.#home.get(name);
     if (!file)
-      throw new UsageError(
-        `no tensor ${JSON.stringify(name)}`,
-        this.folder,
-        "check that it is the right model",
-      );
+      throw new UsageError(`no tensor ${shown(name)}`, this.folder, "check that it is the right model");
     return file;
   }
 
@@ -184,7 +180,7 @@ function readIndex(index: string): Map<string, string> {
   for (const [name, shard] of map) {
     if (typeof shard !== "string" || !/^[^/\\\0]+\.safetensors$/.test(shard))
       throw new UsageError(
-        `tensor ${JSON.stringify(name)} lies in ${typeof shard === "string" ? JSON.stringify(shard) : "no file"}`,
+        `tensor ${shown(name)} lies in ${typeof shard === "string" ? JSON.stringify(shard) : "no file"}`,
         index,
         "shards are .safetensors files of the same folder",
       );
@@ -209,18 +205,14 @@ function openShards(folder: string, index: string): Weights {
     for (const [name, shard] of map) {
       const file = files.get(shard)!;
       if (!file.tensors.has(name))
-        throw new UsageError(
-          `tensor ${JSON.stringify(name)} is not in ${shard}`,
-          index,
-          "get the folder again",
-        );
+        throw new UsageError(`tensor ${shown(name)} is not in ${shard}`, index, "get the folder again");
       home.set(name, file);
     }
     for (const [shard, file] of files)
       for (const name of file.tensors.keys())
         if (map.get(name) !== shard)
           throw new UsageError(
-            `tensor ${JSON.stringify(name)} of ${shard} is not in the index`,
+            `tensor ${shown(name)} of ${shard} is not in the index`,
             index,
             "get the folder again",
           );

@@ -1,5 +1,5 @@
 import { closeSync, existsSync, fstatSync, ftruncateSync, openSync, readSync } from "node:fs";
-import { assert, RlvError, UsageError } from "../core/errors.ts";
+import { assert, RlvError, shown, UsageError } from "../core/errors.ts";
 import { AtomicFile, fileError, readFully, withFileErrors, writeFully } from "./atomic.ts";
 
 /**
@@ -102,11 +102,7 @@ export function readDataset(path: string, required: readonly string[] = []): Lin
   for (const { line, row } of jsonlRows(path)) {
     for (const field of required)
       if (!Object.hasOwn(row, field))
-        throw new UsageError(
-          `no field ${JSON.stringify(field)}`,
-          `${path}, line ${line}`,
-          "add it to every line",
-        );
+        throw new UsageError(`no field ${shown(field)}`, `${path}, line ${line}`, "add it to every line");
     lines.push({ line, row });
   }
   if (lines.length === 0)

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Unsupported, UsageError } from "../core/errors.ts";
+import { shown, Unsupported, UsageError } from "../core/errors.ts";
 import { withFileErrors } from "./atomic.ts";
 import type { StoredFormat } from "./bitsandbytes.ts";
 
@@ -139,7 +139,7 @@ export function parseModelConfig(
   const { modelType, kind } = family;
   if (raw.model_type !== undefined && raw.model_type !== modelType)
     throw new UsageError(
-      `model_type ${JSON.stringify(raw.model_type)} does not belong to ${architecture}`,
+      `model_type ${shown(raw.model_type)} does not belong to ${architecture}`,
       where,
       REPAIR,
     );
@@ -150,6 +150,12 @@ export function parseModelConfig(
   const numHeads = fields.size("num_attention_heads", defaults.heads);
   const numKvHeads = fields.size("num_key_value_heads", defaults.kv ?? numHeads, numHeads);
   const numLayers = fields.size("num_hidden_layers", defaults.layers);
+  if (numLayers > MOST_LAYERS)
+    throw new UsageError(
+      `num_hidden_layers is ${numLayers}`,
+      where,
+      `rlv reads models of up to ${MOST_LAYERS}`,
+    );
   if (numHeads % numKvHeads !== 0)
     throw new UsageError(
       `num_key_value_heads ${numKvHeads} does not divide num_attention_heads ${numHeads}`,
@@ -195,6 +201,9 @@ export function parseModelConfig(
   };
 }
 
+/** The deepest models have some 130; each names a dozen tensors before one of them is looked for. */
+const MOST_LAYERS = 1000;
+
 function architectureOf(raw: Readonly<Record<string, unknown>>, where: string) {
   const names = raw.architectures;
   const architecture = Array.isArray(names) && names.length === 1 ? names[0] : undefined;
@@ -204,7 +213,7 @@ function architectureOf(raw: Readonly<Record<string, unknown>>, where: string) {
       : undefined;
   if (!family)
     throw new Unsupported(
-      `unknown architecture ${JSON.stringify(names ?? null)}`,
+      `unknown architecture ${shown(names ?? null)}`,
       where,
       `supported: ${Object.keys(ARCHITECTURES).join(", ")}`,
     );
@@ -220,7 +229,7 @@ function refuseUnsupported(
     throw new Unsupported(`unsupported ${what}`, where, remedy);
   };
   if (raw.hidden_act !== undefined && raw.hidden_act !== "silu")
-    refuse(`hidden_act ${JSON.stringify(raw.hidden_act)}`, "only silu is supported");
+    refuse(`hidden_act ${shown(raw.hidden_act)}`, "only silu is supported");
   if (raw.mlp_bias === true) refuse("mlp_bias true", "only models without biases in the MLP are supported");
   // Qwen2 has its q, k and v biases by definition and knows no such key.
   if (raw.attention_bias === true && modelType !== "qwen2")
@@ -300,7 +309,7 @@ function refuseSlidingWindow(
     if (!Array.isArray(types) || types.length !== numLayers)
       throw new UsageError(`layer_types does not list ${numLayers} layers`, where, REPAIR);
     const other = types.find((type) => type !== "full_attention");
-    if (other !== undefined) refuse(`layer type ${JSON.stringify(other)}`);
+    if (other !== undefined) refuse(`layer type ${shown(other)}`);
     return;
   }
   if (modelType === "llama" || raw.use_sliding_window !== true) return;
@@ -332,11 +341,7 @@ function readRope(raw: Readonly<Record<string, unknown>>, maxPositions: number, 
   const type = rope.raw.rope_type ?? rope.raw.type ?? "default";
   if (type === "default") return { theta, scaling: null };
   if (type !== "llama3")
-    throw new Unsupported(
-      `unsupported rope type ${JSON.stringify(type)}`,
-      where,
-      "supported: default, llama3",
-    );
+    throw new Unsupported(`unsupported rope type ${shown(type)}`, where, "supported: default, llama3");
   const original = raw.original_max_position_embeddings ?? maxPositions;
   const scaling: Llama3RopeScaling = {
     type: "llama3",
@@ -355,7 +360,7 @@ function readDtype(raw: Readonly<Record<string, unknown>>, where: string): Model
   const name = typeof spelled === "string" ? spelled.replace(/^torch\./, "") : "";
   if (name !== "float32" && name !== "bfloat16" && name !== "float16")
     throw new Unsupported(
-      `unsupported dtype ${JSON.stringify(spelled)}`,
+      `unsupported dtype ${shown(spelled)}`,
       where,
       "supported: float32, bfloat16, float16",
     );
@@ -368,7 +373,7 @@ function tokenIds(value: unknown, key: string, where: string): number[] {
   const ids = Array.isArray(value) ? value : [value];
   for (const id of ids)
     if (!Number.isSafeInteger(id) || id < 0)
-      throw new UsageError(`${key} ${JSON.stringify(value)}`, where, "token ids are whole numbers");
+      throw new UsageError(`${key} ${shown(value)}`, where, "token ids are whole numbers");
   return ids as number[];
 }
 
@@ -382,28 +387,24 @@ class Fields {
   /** A whole number above 0; `whenNull` where the key is there and null. */
   size(key: string, whenAbsent: number, whenNull = whenAbsent): number {
     const value = this.raw[key] === undefined ? whenAbsent : (this.raw[key] ?? whenNull);
-    if (typeof value === "number" && Number.isSafeInteger(value) && value > 0) return value;
+    if (typeof value === "number" && Number.isInteger(value) && value > 0 && value < 2 ** 31) return value;
     throw new UsageError(
-      `${key} is ${JSON.stringify(value)}`,
+      `${key} is ${shown(value)}`,
       this.where,
-      "it must be a whole number above 0",
+      "it must be a whole number from 1 to 2^31 - 1",
     );
   }
 
   positive(key: string, whenAbsent?: number): number {
     const value = this.raw[key] ?? whenAbsent;
     if (typeof value === "number" && Number.isFinite(value) && value > 0) return value;
-    throw new UsageError(
-      `${key} is ${JSON.stringify(value) ?? "missing"}`,
-      this.where,
-      "it must be a number above 0",
-    );
+    throw new UsageError(`${key} is ${shown(value)}`, this.where, "it must be a number above 0");
   }
 
   boolean(key: string, whenAbsent: boolean): boolean {
     const value = this.raw[key] ?? whenAbsent;
     if (typeof value === "boolean") return value;
-    throw new UsageError(`${key} is ${JSON.stringify(value)}`, this.where, "it must be true or false");
+    throw new UsageError(`${key} is ${shown(value)}`, this.where, "it must be true or false");
   }
 }
 

@@ -1,7 +1,7 @@
 /** Adapter folders as PEFT reads and writes them: adapter_config.json and adapter_model.safetensors. */
 import { chmodSync, existsSync, mkdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { Unsupported, UsageError } from "../core/errors.ts";
+import { shown, Unsupported, UsageError } from "../core/errors.ts";
 import { copyFileAtomic, withFileErrors, writeFileAtomic } from "./atomic.ts";
 import { openSafetensors, type SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
 
@@ -95,15 +95,11 @@ export function readAdapterConfig(folder: string): AdapterConfig {
 
 export function parseAdapterConfig(raw: Readonly<Record<string, unknown>>, where: string): AdapterConfig {
   const wrong = (key: string, expects: string): never => {
-    throw new UsageError(
-      `${key} is ${JSON.stringify(raw[key]) ?? "missing"}`,
-      where,
-      `it must be ${expects}`,
-    );
+    throw new UsageError(`${key} is ${shown(raw[key])}`, where, `it must be ${expects}`);
   };
   const refuse = (key: string): never => {
     throw new Unsupported(
-      `${key} ${JSON.stringify(raw[key])} is not supported`,
+      `${key} ${shown(raw[key])} is not supported`,
       where,
       "train the adapter without it",
     );

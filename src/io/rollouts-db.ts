@@ -204,16 +204,20 @@ export class RolloutsDb implements Disposable {
     this.#pending = [];
   }
 
-  /** For resuming after checkpoint `step`: removes rows beyond it, collected ones too. Returns how many. */
-  deleteAfterStep(step: number): number {
+  /**
+   * For resuming after checkpoint `step`: removes rows beyond it, collected ones too, and those of evaluations beyond
+   * `evaluated`. Returns how many.
+   */
+  deleteAfterStep(step: number, evaluated = step): number {
     const before = this.#pending.length;
-    this.#pending = this.#pending.filter(([, values]) => (values[0] as number) <= step);
+    const last = { rollouts: step, eval_rollouts: evaluated };
+    this.#pending = this.#pending.filter(([table, values]) => (values[0] as number) <= last[table]);
     let removed = before - this.#pending.length;
     this.#errors("write", () => {
       this.#db
         .transaction(() => {
-          for (const table of Object.keys(TABLES))
-            removed += this.#db.query(`DELETE FROM ${table} WHERE step > ?`).run(step).changes;
+          for (const [table, kept] of Object.entries(last))
+            removed += this.#db.query(`DELETE FROM ${table} WHERE step > ?`).run(kept).changes;
         })
         .immediate();
     });

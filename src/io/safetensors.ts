@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, openSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { assert, UsageError } from "../core/errors.ts";
+import { assert, shown, UsageError } from "../core/errors.ts";
 import { bf16ToF32, f16ToF32 } from "../core/float-formats.ts";
 import { AtomicFile, fileError, readFully, writeFileAtomic } from "./atomic.ts";
 import { type Json, JsonNumber, parseStrictJson } from "./strict-json.ts";
@@ -55,11 +55,6 @@ const MAX_HEADER_BYTES = 100_000_000;
 /** Typed arrays of this runtime end at 4 GiB. */
 const MAX_ARRAY_BYTES = 2 ** 32;
 const REMEDY = "the file is damaged or was not written by a safetensors library; get it again";
-
-/** A name from a file, fit for one line of an error message. */
-function shown(name: string): string {
-  return JSON.stringify(name.length > 100 ? `${name.slice(0, 100)}…` : name);
-}
 
 /** Bytes of a tensor, or null where the product overflows 64 bits or does not fill whole bytes. */
 function byteLength(dtype: StoredDtype, shape: readonly number[]): bigint | null {

@@ -1,4 +1,4 @@
-import { UsageError } from "../core/errors.ts";
+import { shown, UsageError } from "../core/errors.ts";
 
 /**
  * JSON as RFC 8259 writes it, and nothing lost: duplicate keys are an error (JSON.parse keeps the last one
@@ -160,7 +160,7 @@ class Scanner {
       if (this.text[this.#at] !== '"')
         this.#fail(this.#at >= this.text.length ? "JSON ends early" : "invalid JSON");
       const key = this.#string();
-      if (entries.has(key)) this.#fail(`duplicate key ${JSON.stringify(key)}`);
+      if (entries.has(key)) this.#fail(`duplicate key ${shown(key)}`);
       this.#space();
       if (this.text[this.#at] !== ":") this.#fail("invalid JSON");
       this.#at += 1;

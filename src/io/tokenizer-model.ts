@@ -1,5 +1,5 @@
 import { BPE, WordPiece } from "@huggingface/tokenizers";
-import { UsageError } from "../core/errors.ts";
+import { shown, UsageError } from "../core/errors.ts";
 import { isObject, type JsonObject, Part } from "./tokenizer-config.ts";
 
 /** Turns one word into token ids (tokenizers: `models`). */
@@ -60,7 +60,7 @@ function unknownId(part: Part, vocab: ReadonlyMap<string, number>): number {
   const id = vocab.get(token);
   if (id === undefined) {
     throw new UsageError(
-      `${part.type}: the vocabulary lacks its unk_token ${JSON.stringify(token)}`,
+      `${part.type}: the vocabulary lacks its unk_token ${shown(token)}`,
       part.file,
       "save the tokenizer with an unknown token",
     );
@@ -92,10 +92,17 @@ function wordLevel(part: Part): WordModel {
   return { type: "WordLevel", vocab, entries: vocab, encodeWord: (word) => [vocab.get(word) ?? unknown] };
 }
 
+function isMerges(merges: readonly unknown[]): boolean {
+  const pair = (merge: unknown) =>
+    Array.isArray(merge) && merge.length === 2 && merge.every((token) => typeof token === "string");
+  return merges.every((merge) => typeof merge === "string") || merges.every(pair);
+}
+
 function bpe(part: Part): WordModel {
   const vocab = vocabOf(part);
   const json = part.json;
-  if (!Array.isArray(json.merges)) part.broken("merges", "a list");
+  if (!Array.isArray(json.merges) || !isMerges(json.merges))
+    part.broken("merges", 'a list of "a b" or of ["a", "b"]');
   if (json.continuing_subword_prefix) part.unsupported("continuing_subword_prefix");
   if (json.dropout) part.unsupported("dropout");
   const fuse = part.flag("fuse_unk", false);

@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { UsageError } from "../core/errors.ts";
+import { shown, UsageError } from "../core/errors.ts";
 import { type AddedToken, AddedTokenFinder } from "./tokenizer-added.ts";
 import { isObject, type JsonObject, Part, readJsonObject } from "./tokenizer-config.ts";
 import { makeDecoder, type TextStream } from "./tokenizer-decode.ts";
@@ -279,9 +279,10 @@ function surroundings(part: Part | null): { prefix: number[]; suffix: number[] }
       let side = around.prefix;
       for (const item of single as unknown[]) {
         if (isObject(item) && isObject(item.SpecialToken)) {
-          const token = isObject(tokens) ? tokens[String(item.SpecialToken.id)] : undefined;
+          const { id } = item.SpecialToken;
+          const token = isObject(tokens) && typeof id === "string" ? tokens[id] : undefined;
           if (!isObject(token) || !Array.isArray(token.ids) || !token.ids.every(isTokenId)) {
-            part.broken("special_tokens", `an object with the ids of ${item.SpecialToken.id}`);
+            part.broken("special_tokens", `an object with the ids of ${shown(id)}`);
           }
           side.push(...((token as JsonObject).ids as number[]));
         } else if (isObject(item) && isObject(item.Sequence)) {
@@ -395,11 +396,7 @@ function eosOfModel(folder: string): number[] | undefined {
     if (value === null) continue;
     const ids = Array.isArray(value) ? value : [value];
     if (!ids.every((id) => Number.isInteger(id) && id >= 0)) {
-      throw new UsageError(
-        `eos_token_id is ${JSON.stringify(value)}`,
-        file,
-        "make it a token id or a list of them",
-      );
+      throw new UsageError(`eos_token_id is ${shown(value)}`, file, "make it a token id or a list of them");
     }
     if (ids.length > 0) return ids;
   }

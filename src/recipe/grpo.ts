@@ -193,7 +193,6 @@ async function train(
     );
     reporter.plan({
       bytes: plan,
-      totalBytes: Object.values(plan).reduce((a, b) => a + b, 0),
       totalSteps,
       startStep: state.step,
       lines: [
@@ -213,12 +212,7 @@ async function train(
         ...(job.gamma === 1 ? [] : [`advantages discounted by ${job.gamma} a token`]),
       ],
     });
-    await runLoop(
-      task,
-      loopOptions(settings, totalSteps, state.step, settings.save_rollouts),
-      reporter,
-      control,
-    );
+    await runLoop(task, loopOptions(settings, totalSteps, state, settings.save_rollouts), reporter, control);
     step.dispose();
   } finally {
     opened?.close();

@@ -70,7 +70,6 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
     });
     reporter.plan({
       bytes: plan,
-      totalBytes: Object.values(plan).reduce((a, b) => a + b, 0),
       totalSteps,
       startStep: state.step,
       lines: [
@@ -103,9 +102,10 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
       get consistent() {
         return !step.updating;
       },
-      save: (parent, name, n) => saveTrained(trained, settings, control, parent, name, n, cursor),
+      save: (parent, name, n, unevaluated) =>
+        saveTrained(trained, settings, control, parent, name, { step: n, cursor, unevaluated }),
     };
-    await runLoop(task, loopOptions(settings, totalSteps, state.step), reporter, control);
+    await runLoop(task, loopOptions(settings, totalSteps, state), reporter, control);
   } finally {
     memory.dispose();
     trained.dispose();

@@ -1,5 +1,6 @@
 /** What every recipe opens: device, policy, tokenizer, reference and optimizer, fresh or from a checkpoint. */
 import { UsageError } from "../core/errors.ts";
+import { sum } from "../core/lists.ts";
 import { Device } from "../device/device.ts";
 import { checkWeights, type ModelConfig, openWeights } from "../io/hf-folder.ts";
 import { isAdapterFolder } from "../io/peft-folder.ts";
@@ -8,13 +9,7 @@ import { type DualLoraOptions, initialiseAdapters } from "../nn/adapters.ts";
 import { AdamW } from "../nn/optimizer.ts";
 import type { Quantization } from "../nn/quantized.ts";
 import { Transformer } from "../nn/transformer.ts";
-import {
-  type DataCursor,
-  loadOptimizer,
-  readTrainState,
-  saveCheckpoint,
-  type TrainState,
-} from "../run/checkpoint.ts";
+import { loadOptimizer, readTrainState, saveCheckpoint, type TrainState } from "../run/checkpoint.ts";
 import type { LoopOptions } from "../run/loop.ts";
 import { dtypeCode, loadAdapters, momentCode, openTokenizer, readCausalConfig } from "../run/open-model.ts";
 import { ALONE, type Ranks } from "../run/ranks.ts";
@@ -210,12 +205,13 @@ export function openTrained(
 export function loopOptions(
   settings: ScheduleSettings,
   totalSteps: number,
-  startStep: number,
+  { step, unevaluated }: Pick<TrainState, "step" | "unevaluated">,
   saveRollouts = false,
 ): LoopOptions {
   return {
     totalSteps,
-    startStep,
+    startStep: step,
+    ...(unevaluated && { unevaluated }),
     evalEvery: settings.eval_every,
     saveEvery: settings.save_every,
     keepCheckpoints: settings.keep_checkpoints,
@@ -232,11 +228,18 @@ export function saveTrained(
   { checkpointConfig }: RunControl,
   parent: string,
   name: string,
-  step: number,
-  cursor: DataCursor,
+  at: Pick<TrainState, "step" | "cursor" | "unevaluated">,
 ): string {
   const { initial_sha256 } = state;
-  const next = { step, recipe, initial_sha256, cursor, generation: null };
+  const { step, cursor, unevaluated } = at;
+  const next = {
+    step,
+    recipe,
+    initial_sha256,
+    cursor,
+    generation: null,
+    ...(unevaluated && { unevaluated }),
+  };
   return saveCheckpoint(parent, name, model, tokenizer, next, checkpointConfig);
 }
 
@@ -281,7 +284,7 @@ export async function planMemory(
  * machine.
  */
 function refuseTooLarge(bytes: Readonly<Record<string, number>>, processes: number): void {
-  const total = processes * Object.values(bytes).reduce((a, b) => a + b, 0);
+  const total = processes * sum(Object.values(bytes));
   const available = process.availableMemory();
   if (total <= available) return;
   const parts = Object.entries(bytes).map(([name, n]) => `${name} ${bytesText(n)}`);

@@ -81,7 +81,6 @@ export async function trainSft(
     });
     reporter.plan({
       bytes: plan,
-      totalBytes: Object.values(plan).reduce((a, b) => a + b, 0),
       totalSteps,
       startStep: state.step,
       lines: [
@@ -108,9 +107,14 @@ export async function trainSft(
       get consistent() {
         return !step.updating;
       },
-      save: (parent, name, n) => saveTrained(trained, settings, control, parent, name, n, cursorAfter(n)),
+      save: (parent, name, n, unevaluated) =>
+        saveTrained(trained, settings, control, parent, name, {
+          step: n,
+          cursor: cursorAfter(n),
+          unevaluated,
+        }),
     };
-    await runLoop(task, loopOptions(settings, totalSteps, state.step), reporter, control);
+    await runLoop(task, loopOptions(settings, totalSteps, state), reporter, control);
     if (settings.output && control.ranks.root) saveModel(settings.output, model, tokenizer);
   } finally {
     memory.dispose();

@@ -2,7 +2,7 @@
  * Calls rewards. Whatever goes wrong in one (it throws, takes too long, gives no finite number, or results that do not
  * fit the rollouts) becomes an error that names the reward, the prompt and the completion.
  */
-import { Interrupted, RlvError, UsageError } from "../core/errors.ts";
+import { Interrupted, RlvError, shown, UsageError } from "../core/errors.ts";
 import type { Rollout, Scored } from "../core/records.ts";
 import type { BoundReward, RewardContext, RewardResult } from "./registry.ts";
 
@@ -196,11 +196,6 @@ function failed(reward: string, rollouts: readonly Rollout[], error: unknown): R
   return error instanceof UsageError
     ? new UsageError(what, where, reason)
     : new RlvError(what, where, reason);
-}
-
-function shown(value: unknown): string {
-  if (typeof value === "number" || value === undefined) return String(value);
-  return (JSON.stringify(value) ?? String(value)).slice(0, 80);
 }
 
 /** The result itself if it is one; modules of users are not bound by our types. */

@@ -3,6 +3,7 @@
  * it. Every completion token gets a row of `index`: the row of the token before it, whose hidden state predicts it.
  */
 import { assert } from "../core/errors.ts";
+import { sum } from "../core/lists.ts";
 import { NONE, SEGMENT_WORDS } from "../ops/define.ts";
 import type { CachedSequence, KvStore } from "./kv.ts";
 
@@ -122,7 +123,7 @@ function lay(
 export function packGroups(groups: readonly Group[], sharePrefix = true): PackedRow {
   const units = unitsOf(groups, sharePrefix);
   const lengths = units.flatMap((u) => u.completions.map((c) => c.length));
-  const targets = lengths.reduce((a, b) => a + b, 0);
+  const targets = sum(lengths);
   const index = new Uint32Array(targets);
   const wanted = new Uint32Array(targets);
   const offsets = new Int32Array(lengths.length + 1);

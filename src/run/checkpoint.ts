@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { UsageError } from "../core/errors.ts";
 import type { Finish, Prompt, Scored } from "../core/records.ts";
 import { TRAIN_STATE, verifyCheckpoint, writeCheckpoint } from "../io/checkpoint-folder.ts";
+import { jsonLine, jsonNumber } from "../io/jsonl.ts";
 import { openSafetensors, type TensorSource, writeSafetensors } from "../io/safetensors.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
@@ -26,7 +27,11 @@ export interface TrainState {
   readonly cursor: DataCursor;
   /** A generated batch from which steps are still to be made. */
   readonly generation: SavedGeneration | null;
+  /** Metrics of `step` that are not yet in metrics.jsonl, since the evaluation that belongs to them was cut short. */
+  readonly unevaluated?: Metrics;
 }
+
+type Metrics = Readonly<Record<string, number>>;
 
 export interface DataCursor {
   /** Of the shuffled passes over all rows, those passed over included. */
@@ -116,7 +121,7 @@ export function saveCheckpoint(
   return writeCheckpoint(parent, name, (dir) => {
     saveModel(dir, model, tokenizer);
     writeOptimizer(join(dir, OPTIMIZER), model);
-    writeFileSync(join(dir, TRAIN_STATE), `${JSON.stringify(state)}\n`);
+    writeFileSync(join(dir, TRAIN_STATE), `${jsonLine(state)}\n`);
     writeFileSync(join(dir, "train_config.json"), config);
   });
 }
@@ -158,7 +163,12 @@ export function readTrainState(dir: string): TrainState {
       dir,
       "resume it with that version",
     );
-  return state;
+  if (state.unevaluated === undefined) return state;
+  const numbers = Object.entries(state.unevaluated).map(([name, value]) => [
+    name,
+    jsonNumber(value) ?? Number.NaN,
+  ]);
+  return { ...state, unevaluated: Object.fromEntries(numbers) };
 }
 
 /** Puts moments and exact masters back; the model's own weights have been loaded from the same folder. */

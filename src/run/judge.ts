@@ -6,6 +6,7 @@
  * completions, a response for all criteria. Figures are those of each sequence by itself, bit for bit.
  */
 import { DeviceError, Diverged, UsageError } from "../core/errors.ts";
+import { sum } from "../core/lists.ts";
 import * as F from "../nn/functional.ts";
 import type { Decoder } from "../nn/transformer.ts";
 import { Dtype, VOCAB_TILE } from "../ops/define.ts";
@@ -132,13 +133,7 @@ export class Judge {
   #pagesOf(promptTokens: number, responseTokens: number): number {
     const { shared, own } = this.frame;
     const ends = own.map((ids) => pagesFor(ids.length + this.options.maxNewTokens) + 1);
-    return (
-      pagesFor(promptTokens) +
-      1 +
-      pagesFor(responseTokens + shared.length) +
-      1 +
-      ends.reduce((a, b) => a + b, 0)
-    );
+    return pagesFor(promptTokens) + 1 + pagesFor(responseTokens + shared.length) + 1 + sum(ends);
   }
 
   get bytes(): number {
@@ -367,7 +362,7 @@ type Reading = Pick<Judgement, "expected" | "probabilities" | "mass">;
 export function readingOf(logprobs: readonly (readonly number[])[], min: number): Reading {
   const top = Math.max(...logprobs.flat());
   const weights = logprobs.map((ids) => ids.reduce((sum, logprob) => sum + Math.exp(logprob - top), 0));
-  const total = weights.reduce((a, b) => a + b, 0);
+  const total = sum(weights);
   const probabilities = weights.map((weight) => weight / total);
   return {
     probabilities,

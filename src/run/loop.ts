@@ -10,6 +10,8 @@ import { COMPARE_EVERY } from "./ranks.ts";
 import type { Reporter, RunControl } from "./reporter.ts";
 import { Sinks } from "./sinks.ts";
 
+type Metrics = Readonly<Record<string, number>>;
+
 export interface TaskSample {
   readonly prompt: string;
   readonly completion: string;
@@ -30,12 +32,14 @@ export interface Task {
   /** Whether the state is that of the end of a step. */
   readonly consistent: boolean;
   /** Writes a checkpoint of the state after `step` steps and returns its path. */
-  save(parent: string, name: string, step: number): string;
+  save(parent: string, name: string, step: number, unevaluated?: Metrics): string;
 }
 
 export interface LoopOptions {
   readonly totalSteps: number;
   readonly startStep: number;
+  /** Metrics of `startStep` whose evaluation is still to come. */
+  readonly unevaluated?: Metrics;
   readonly evalEvery: number;
   readonly saveEvery: number;
   readonly keepCheckpoints: number;
@@ -62,6 +66,7 @@ export async function runLoop(
     // Under the name that the run's folder has, whether it was given or made of date and time.
     logDir: options.logDir === undefined ? null : join(options.logDir, basename(control.runDir)),
     step: startStep,
+    unevaluated: options.unevaluated !== undefined,
     saveRollouts: options.saveRollouts,
     silent: !ranks.root,
   });
@@ -69,29 +74,37 @@ export async function runLoop(
   const last: Record<string, number> = {};
   let done = startStep;
   let saved = false;
+  /** Those of the step just done, as long as its evaluation goes on. */
+  let unevaluated = options.unevaluated;
 
   const record = (step: number, metrics: Record<string, number>) => {
     Object.assign(last, metrics);
     sinks.write(step, metrics, task.examples ?? null);
   };
-  const evaluate = async (step: number): Promise<Record<string, number>> => {
+  /** Evaluates after `step` steps and records what it says together with what is known of that step. */
+  const evaluate = async (step: number, known: Metrics) => {
+    unevaluated = known;
     const metrics = await task.evaluate(step, sinks);
     if (metrics) reporter.evaluation({ step, metrics });
-    return metrics ?? {};
+    record(step, { ...known, ...metrics });
+    unevaluated = undefined;
   };
   const save = (name: string, reason: "schedule" | "final" | "interrupt" | "crash" | "diverged") => {
     if (!ranks.root) return join(parent, name);
     // After a failure the model is worth more than the rows that may have been the failure.
     if (reason !== "crash" && reason !== "diverged") sinks.flush();
-    const path = task.save(parent, name, done);
+    const path = task.save(parent, name, done, done === 0 ? undefined : unevaluated);
     reporter.checkpoint({ step: done, path, reason });
     return path;
   };
 
   try {
     await ranks.mustAgree(task.model, startStep, true);
-    // A resumed run has its evaluation of that step already.
-    if (startStep === 0 && options.evalEvery > 0) record(0, await evaluate(0));
+    // A run that goes on has its evaluation of that step already, unless that was cut short.
+    const first = startStep === 0 ? {} : unevaluated;
+    if (first && options.evalEvery > 0) await evaluate(startStep, first);
+    else if (unevaluated) record(startStep, unevaluated);
+    unevaluated = undefined;
     for (let step = startStep + 1; step <= totalSteps; step++) {
       const stop = await ranks.stop(control.stopRequested());
       if (stop === "now")
@@ -114,8 +127,8 @@ export async function runLoop(
         sinks.text("sample_text", `${sample.prompt} -> ${sample.completion}`, step);
       }
       const final = step === totalSteps;
-      const evaluated = options.evalEvery > 0 && (final || due(step, options.evalEvery));
-      record(step, evaluated ? { ...metrics, ...(await evaluate(step)) } : metrics);
+      if (options.evalEvery > 0 && (final || due(step, options.evalEvery))) await evaluate(step, metrics);
+      else record(step, metrics);
       if (!final && due(step, options.saveEvery)) {
         save(`step-${step}`, "schedule");
         if (ranks.root) pruneCheckpoints(parent, options.keepCheckpoints);

@@ -144,7 +144,7 @@ export class PolicyTask implements Task {
     return s && { prompt: s.prompt.text, completion: s.text, reward: s.reward };
   }
 
-  save(parent: string, name: string, step: number): string {
+  save(parent: string, name: string, step: number, unevaluated?: Readonly<Record<string, number>>): string {
     const { policy, options } = this;
     const { generation } = policy;
     const unfinished = generation !== null && step < policy.lastStep && step >= generation.step;
@@ -154,6 +154,7 @@ export class PolicyTask implements Task {
       initial_sha256: options.initialHash,
       cursor: this.#cursor,
       generation: unfinished ? saveGeneration(generation, this.#drawnAt) : null,
+      ...(unevaluated && { unevaluated }),
     };
     return saveCheckpoint(parent, name, this.model, this.tokenizer, state, options.checkpointConfig);
   }

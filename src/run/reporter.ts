@@ -2,6 +2,7 @@
  * What a training run says while it runs. The engine process sends these messages to its parent; both turn them
  * into lines by the same function, so the terminal and train.log agree.
  */
+import { sum } from "../core/lists.ts";
 import { modeTable } from "../report/table.ts";
 import type { Ranks } from "./ranks.ts";
 
@@ -10,7 +11,6 @@ export interface PlanMessage {
   readonly type: "plan";
   /** weights, gradients, optimizer, activations, kv, scratch … */
   readonly bytes: Readonly<Record<string, number>>;
-  readonly totalBytes: number;
   /** Optimizer steps of the whole run, and how many of them a resumed run has done. */
   readonly totalSteps: number;
   readonly startStep: number;
@@ -169,7 +169,7 @@ export function linesOf(message: EngineMessage, totalSteps: number): string[] {
   switch (message.type) {
     case "plan": {
       const parts = Object.entries(message.bytes).map(([name, bytes]) => `${name} ${bytesText(bytes)}`);
-      const memory = `memory plan: ${bytesText(message.totalBytes)} (${parts.join(", ")})`;
+      const memory = `memory plan: ${bytesText(sum(Object.values(message.bytes)))} (${parts.join(", ")})`;
       return [...message.lines, memory];
     }
     case "step": {

@@ -10,6 +10,8 @@ export interface SinkOptions {
   readonly logDir: string | null;
   /** Steps done: what lies beyond is dropped first. */
   readonly step: number;
+  /** The evaluation after the last of them was cut short: what it has written is dropped too. */
+  readonly unevaluated?: boolean;
   readonly saveRollouts: boolean;
   /** Nothing is opened and everything dropped: another rank writes. */
   readonly silent?: boolean;
@@ -21,7 +23,7 @@ export class Sinks implements Disposable {
   readonly #metrics: JsonlWriter | null;
   readonly #events: readonly EventWriter[];
 
-  constructor({ runDir, logDir, step, saveRollouts, silent = false }: SinkOptions) {
+  constructor({ runDir, logDir, step, unevaluated = false, saveRollouts, silent = false }: SinkOptions) {
     if (silent) {
       this.rollouts = null;
       this.#metrics = null;
@@ -40,7 +42,7 @@ export class Sinks implements Disposable {
     // The purge is by number, whatever an axis counts: what it takes from those by examples is said again.
     for (const row of history) if (Number(row.examples) > kept) this.#byExamples(row);
     this.rollouts = saveRollouts ? new RolloutsDb(join(runDir, "rollouts.sqlite")) : null;
-    this.rollouts?.deleteAfterStep(kept);
+    this.rollouts?.deleteAfterStep(kept, unevaluated ? kept - 1 : kept);
   }
 
   /** `examples` trained on so far: every figure again, under NAME_by_examples, along them. */

@@ -1,5 +1,5 @@
 /** Runs the runs of a plan, some at once, each in an engine process of its own. A run that fails stops no other. */
-import { mean } from "../core/lists.ts";
+import { mean, sum } from "../core/lists.ts";
 import { END_SIGNALS, type EngineOutcome } from "../run/engine-process.ts";
 import type { Progress } from "../run/progress.ts";
 import { brief, type EngineMessage } from "../run/reporter.ts";
@@ -163,7 +163,7 @@ function watch(view: RunView, screen: PoolScreen, onPlan: (bytes: number) => voi
         view.step = message.startStep;
         view.steps = message.totalSteps;
         view.began = { time: performance.now(), step: message.startStep };
-        onPlan(message.totalBytes);
+        onPlan(sum(Object.values(message.bytes)));
         screen.changed(view, false);
       } else if (message.type === "step") {
         view.step = message.step;

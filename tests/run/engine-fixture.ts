@@ -20,7 +20,6 @@ const train: Train<Config> = async ({ mode, steps }, reporter, control) => {
   if (mode === "usage") throw new UsageError("broken line", "data.jsonl line 3", "mend it");
   reporter.plan({
     bytes: { weights: 4e6 },
-    totalBytes: 4e6,
     totalSteps: steps,
     startStep: 0,
     lines: ["a header"],

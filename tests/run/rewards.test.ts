@@ -14,7 +14,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { verifyCheckpoint } from "../../src/io/checkpoint-folder.ts";
-import { digest, metrics, rlv, SHORT, start } from "./program.ts";
+import { digest, metrics, rlv, rolloutRows, SHORT, start, timeless } from "./program.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-rewards-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -305,3 +305,53 @@ test("Ctrl-C while a slow reward is waited for: saved, code 130, and the run goe
   expect(whole.code).toBe(0);
   expect(digest(join(runs, "slow"))[MODEL]).toBe(digest(join(runs, "quick"))[MODEL]!);
 });
+
+test.each([
+  ["interrupted", 130],
+  ["failed", 1],
+] as const)(
+  "an evaluation that was %s: made again with its step's metrics when the run goes on",
+  async (how, code) => {
+    const gate = join(scratch, how);
+    writeFileSync(gate, "");
+    // 64 completions of the third step are trained on, the next are those of its evaluation.
+    const path = file(
+      `${how}.ts`,
+      `import { existsSync, writeFileSync } from "node:fs";
+     let seen = 0;
+     export default async ({ completion }, { step }) => {
+       if (step === 3 && ++seen > ${4 * 16 + 3} && existsSync(${JSON.stringify(gate)})) {
+         writeFileSync(${JSON.stringify(`${gate}.seen`)}, "");
+         if (${how === "failed"}) throw new Error("no answer");
+         await Bun.sleep(600_000);
+       }
+       return completion.length % 3;
+     }`,
+    );
+    const sizes = { batch_size: 4, group_size: 16, num_train_steps: 5, eval_every: 3, eval_num_prompts: 8 };
+    const flags = Object.entries({ ...sizes, reward: path, output_dir: runs }).flatMap(([flag, value]) => [
+      `--${flag}`,
+      String(value),
+    ]);
+    const child = start(["train", ...flags, "--run_name", how]);
+    for (const end = Date.now() + 60_000; !existsSync(`${gate}.seen`) && Date.now() < end; )
+      await Bun.sleep(20);
+    if (how === "interrupted") process.kill(-child.pid, "SIGINT");
+    await child.exited;
+    expect(child.exitCode).toBe(code);
+    expect(checkpoints(how)).toEqual(["step-3"]);
+    expect(metrics(join(runs, how)).map((row) => row.step)).toEqual([0, 1, 2]);
+    rmSync(gate);
+    const resumed = await rlv(["train", "--resume_from", join(runs, how)]);
+    expect([resumed.err, resumed.code]).toEqual(["", 0]);
+    const whole = await rlv(["train", ...flags, "--run_name", `${how}-whole`]);
+    expect([whole.err, whole.code]).toEqual(["", 0]);
+    const left = (name: string) => ({
+      files: digest(join(runs, name, "checkpoints/final")),
+      metrics: timeless(join(runs, name)),
+      rollouts: rolloutRows(join(runs, name)),
+    });
+    expect(left(how)).toEqual(left(`${how}-whole`));
+    expect(metrics(join(runs, how)).find((row) => row.step === 3)).toHaveProperty(["eval/reward"]);
+  },
+);

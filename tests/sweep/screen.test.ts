@@ -71,8 +71,7 @@ test("a pool keeps to its number and to memory, starts one alone to learn its pl
         alone.push(started);
         progress.show({
           type: "plan",
-          bytes: {},
-          totalBytes: 350e6,
+          bytes: { weights: 350e6 },
           totalSteps: 10,
           startStep: 0,
           lines: [],

@@ -9,14 +9,14 @@ import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { noSmallDisk, SmallDisk, smallDiskNote } from "../io/small-disk.ts";
 import { type Ended, rlv, rlvUnder, start } from "../run/program.ts";
-import { Ledger, long, ROUNDS, SEED } from "./ledger.ts";
-import { killAll, Subjects } from "./subjects.ts";
+import { Ledger, LONG_LIMIT, long, ROUNDS, SEED } from "./ledger.ts";
+import { faultOf, killAll, Subjects } from "./subjects.ts";
 
 const subjects = new Subjects();
 afterAll(() => subjects[Symbol.dispose]());
 const random = new Random(SEED, Purpose.data);
 const RECIPE = "arithmetic";
-const LIMIT = long ? 3_600_000 : 120_000;
+const LIMIT = long ? LONG_LIMIT : 120_000;
 
 /** Calls that change a disk, with what each may answer. Other calls (reading, pipes) are not of the run's files. */
 const CALLS: Readonly<Record<string, readonly string[]>> = {
@@ -62,15 +62,6 @@ async function traced(args: readonly string[], log: string, inject?: string): Pr
   const options = ["-f", "-y", "-qq", "--seccomp-bpf", "-o", log, "-e", `trace=${Object.keys(CALLS)}`];
   if (inject !== undefined) options.push("-e", `inject=${inject}`);
   return rlvUnder(["strace", ...options], args);
-}
-
-/** What is wrong with how a run ended: it must get through, or say in one line what failed. */
-function faultOf({ code, err }: Ended): string | null {
-  if (code === 0) return null;
-  if (code > 128) return `it was ended by signal ${code - 128}: ${err}`;
-  const lines = err.split("\n").filter((line) => line.startsWith("rlv: error: "));
-  if (lines.length !== 1) return `${lines.length} error lines: ${err}`;
-  return /^\s+at /m.test(err) ? `a stack: ${err}` : null;
 }
 
 test.skipIf(!strace)(

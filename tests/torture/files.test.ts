@@ -2,7 +2,7 @@
 import { test } from "bun:test";
 import { join } from "node:path";
 import { fuzz } from "./fuzz.ts";
-import { long } from "./ledger.ts";
+import { LONG_LIMIT, long } from "./ledger.ts";
 import { SUBJECTS } from "./reader-cases.ts";
 
 const SHORT_CASES = 100;
@@ -12,5 +12,5 @@ test.each(SUBJECTS)(
   async (subject) => {
     await fuzz(join(import.meta.dir, "reader-cases.ts"), subject, SHORT_CASES);
   },
-  long ? 3_600_000 : 60_000,
+  long ? LONG_LIMIT : 60_000,
 );

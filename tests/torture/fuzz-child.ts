@@ -7,11 +7,15 @@ import type { Lost, Said } from "./fuzz.ts";
 /** Milliseconds of processor time that one case may take. */
 const LIMIT = 2000;
 const MOST_LOST = 20;
+/** Characters of an error: paths and a few values. */
+const LONGEST = 1000;
 
 /** An error that a user can be told, or what is wrong with it. */
 export function faultOf(error: unknown): string | null {
-  if (error instanceof RlvError && !(error instanceof Bug))
-    return error.message.includes("\n") ? `more than one line: ${error.message}` : null;
+  if (error instanceof RlvError && !(error instanceof Bug)) {
+    if (error.message.includes("\n")) return `more than one line: ${error.message}`;
+    return error.message.length > LONGEST ? `a line of ${error.message.length} characters` : null;
+  }
   return error instanceof Error
     ? `${error.name}: ${error.stack ?? error.message}`
     : `thrown: ${String(error)}`;

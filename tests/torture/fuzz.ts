@@ -40,17 +40,20 @@ export async function fuzz(program: string, subject: string, short: number): Pro
   let last = "";
   let since = performance.now();
   let hang = false;
+  let swollen = false;
   const watch = setInterval(() => {
     const now = readProgress(progress);
     if (now !== last) [last, since] = [now, performance.now()];
-    if (performance.now() - since < 1000 * HANG_SECONDS) return;
-    hang = true;
-    child.kill("SIGKILL");
+    hang = performance.now() - since > 1000 * HANG_SECONDS;
+    // Before it takes what others on this machine need.
+    swollen = residentBytes(child.pid) > 2 * MEMORY;
+    if (hang || swollen) child.kill("SIGKILL");
   }, 500);
   const code = await child.exited;
   clearInterval(watch);
   const at = `seed ${seed}, case ${readProgress(progress)}`;
-  if (hang) ledger.enter(at, `it hangs for ${HANG_SECONDS} s`);
+  if (swollen) ledger.enter(at, `it took ${2 * MEMORY} bytes`);
+  else if (hang) ledger.enter(at, `it hangs for ${HANG_SECONDS} s`);
   else if (code !== 0) ledger.enter(at, `it ended with ${child.signalCode ?? code}: ${await err}`);
   else {
     const said = JSON.parse(await out) as Said;
@@ -61,6 +64,15 @@ export async function fuzz(program: string, subject: string, short: number): Pro
   }
   rmSync(scratch, { recursive: true, force: true });
   ledger.close();
+}
+
+/** 0 where the system does not say. */
+function residentBytes(pid: number): number {
+  try {
+    return 1024 * Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0);
+  } catch {
+    return 0;
+  }
 }
 
 function readProgress(path: string): string {

@@ -3,7 +3,7 @@ import { afterAll, test } from "bun:test";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { start } from "../run/program.ts";
-import { Ledger, long, ROUNDS, SEED } from "./ledger.ts";
+import { Ledger, LONG_LIMIT, long, ROUNDS, SEED } from "./ledger.ts";
 import { killAll, RECIPES, Subjects } from "./subjects.ts";
 
 const subjects = new Subjects();
@@ -35,5 +35,5 @@ test.each([...chosen])(
     }
     ledger.close();
   },
-  long ? 3_600_000 : 120_000,
+  long ? LONG_LIMIT : 120_000,
 );

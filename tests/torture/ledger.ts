@@ -6,6 +6,8 @@ import { appendFileSync } from "node:fs";
 /** RLV_TORTURE: rounds of the long form (`scripts/test torture`); the ordinary suite makes one short one. */
 export const ROUNDS = Number(process.env.RLV_TORTURE ?? 0);
 export const long = ROUNDS > 0;
+/** Milliseconds of a test of the long form, beside others on a busy machine. */
+export const LONG_LIMIT = 4 * 3_600_000;
 /** The ordinary suite repeats itself; the long form looks elsewhere every time. */
 export const SEED = long ? Date.now() % 2 ** 31 : 20261122;
 

@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { Ledger, long, SEED } from "./ledger.ts";
+import { Ledger, LONG_LIMIT, long, SEED } from "./ledger.ts";
 
 const program = join(import.meta.dir, "../../build/native-tests/submit_test");
 // The native tests of the ordinary suite run it as well, from a fixed seed.
@@ -20,5 +20,5 @@ test.skipIf(!existsSync(program))(
     if (lost === null) expect(out).toContain(`${CASES} streams`);
     ledger.close();
   },
-  long ? 3_600_000 : 120_000,
+  long ? LONG_LIMIT : 120_000,
 );

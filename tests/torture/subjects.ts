@@ -1,11 +1,11 @@
 /** Short runs of every recipe on small worlds: what may happen to a run happens to these. Worlds are made when asked for. */
 import { Database } from "bun:sqlite";
-import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeJudgeModel } from "../../scripts/make-judge-model.ts";
 import { makeWorld } from "../run/preference-world.ts";
-import { digest, processesOf, rlv, rolloutRows, type start, timeless } from "../run/program.ts";
+import { digest, type Ended, processesOf, rlv, rolloutRows, type start, timeless } from "../run/program.ts";
 import { StoryWorld } from "../run/stories-world.ts";
 
 type Flags = Readonly<Record<string, string | number | boolean>>;
@@ -34,9 +34,47 @@ export function left(run: string): Left {
   return { files: digest(join(run, "checkpoints/final")), metrics: timeless(run), rollouts };
 }
 
+/** What is wrong with how a run ended: it must get through, or say in one line what failed. */
+export function faultOf({ code, err }: Ended): string | null {
+  if (code === 0) return null;
+  if (code > 128) return `it was ended by signal ${code - 128}: ${err}`;
+  const lines = err.split("\n").filter((line) => line.startsWith("rlv: error: "));
+  if (lines.length !== 1) return `${lines.length} error lines: ${err}`;
+  return /^\s+at /m.test(err) ? `a stack: ${err}` : null;
+}
+
+/** A reward that does what a file beside it says at one of its calls: `{ call, fault }`. */
+export const FAULT = "fault.json";
+const LETTERS = `import { existsSync, readFileSync } from "node:fs";
+const faults = {
+  hang: () => new Promise(() => {}),
+  spin: () => { for (;;); },
+  throw: () => { throw new Error("no\\nanswer"); },
+  exit: () => process.exit(0),
+  kill: () => process.kill(process.pid, "SIGKILL"),
+  nan: () => Number.NaN,
+  infinity: () => -1 / 0,
+  text: () => "1",
+  nothing: () => undefined,
+  "nan component": () => ({ reward: 1, components: { a: 0 / 0 } }),
+  flood: (usual) => { for (let i = 0; i < 20_000; i++) console.log("x".repeat(200)); return usual; },
+};
+const path = new URL("${FAULT}", import.meta.url);
+let calls = 0;
+export default async ({ completion }) => {
+  const { call, fault } = existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : {};
+  const usual = completion.length % 3;
+  return ++calls === call ? faults[fault](usual) : usual;
+};
+`;
+export const MODULE_FAULTS = [...LETTERS.matchAll(/^ {2}"?([a-z ]+)"?: \(\w*\) =>/gm)].map(
+  (match) => match[1]!,
+);
+
 export const RECIPES = [
   "arithmetic",
   "arithmetic as adapters",
+  "arithmetic, a module's reward",
   "sft",
   "values",
   "hh-rm",
@@ -107,6 +145,11 @@ export class Subjects implements Disposable {
         return ["arithmetic", small];
       case "arithmetic as adapters":
         return ["arithmetic", { ...small, lora: true, lora_r: 4, learning_rate: 1e-3 }];
+      case "arithmetic, a module's reward": {
+        writeFileSync(join(this.root, "letters.ts"), LETTERS);
+        const reward = [{ name: join(this.root, "letters.ts"), params: { timeout: 1 } }];
+        return ["arithmetic", { ...small, reward: JSON.stringify(reward) }];
+      }
       case "sft": {
         const world = await this.#world("preferences");
         const { eval_num_prompts: _, ...steps } = short;

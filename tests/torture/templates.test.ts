@@ -4,14 +4,14 @@ import { join } from "node:path";
 import { UsageError } from "../../src/core/errors.ts";
 import { renderChat } from "../../src/io/template.ts";
 import { fuzz } from "./fuzz.ts";
-import { long } from "./ledger.ts";
+import { LONG_LIMIT, long } from "./ledger.ts";
 
 test(
   "programs by chance",
   async () => {
     await fuzz(join(import.meta.dir, "template-cases.ts"), "chat templates", 600);
   },
-  long ? 3_600_000 : 120_000,
+  long ? LONG_LIMIT : 120_000,
 );
 
 test.each([

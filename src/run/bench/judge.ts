@@ -1,5 +1,6 @@
 /** Judging responses by a rubric, beside encoding their prompt and the responses once. */
 import type { BenchOptions } from "../../config/schema-inference.ts";
+import { sum } from "../../core/lists.ts";
 import { packSequences } from "../../rollout/pack.ts";
 import { uploadTokens } from "../../rollout/score.ts";
 import { Graph, StepMemory } from "../../tape/tape.ts";
@@ -75,7 +76,7 @@ export async function judge(options: BenchOptions<"judge">, context: Context): P
     decoded: counts.decoded / runs,
     preamble: frozen ? 0 : counts.preamble / runs,
   };
-  const judged = Object.values(per).reduce((a, b) => a + b, 0);
+  const judged = sum(Object.values(per));
   const encoded = row.ids.length;
   const costs = bench.costs(shape);
   const length = options.preamble + P + C + options.shared + options.own;

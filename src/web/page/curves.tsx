@@ -5,7 +5,7 @@ import { type Curves, type RunCurves, useFineCurves } from "./curves-data.ts";
 import { count, duration, stepText } from "./format.ts";
 import { type ChartOf, groupsOf, plainName } from "./groups.ts";
 import { useKeys } from "./keys.tsx";
-import { Empty, IconButton, Pending, Segments, Smoothing } from "./parts.tsx";
+import { Empty, IconButton, MetricSearch, Pending, Segments, Smoothing } from "./parts.tsx";
 import { setQuery, useRoute } from "./route.ts";
 import { around, countsExamples, examplesOf, type Series } from "./series.ts";
 import { ChartFrame } from "./step-chart.tsx";
@@ -162,14 +162,7 @@ export function CurvesTab({ shown, curves: whole }: { shown: readonly Shown[]; c
             Whole range
           </button>
         )}
-        <input
-          type="search"
-          class="push"
-          placeholder="Find a metric"
-          aria-label="Find a metric"
-          value={search}
-          onInput={(event) => setQuery({ metric: event.currentTarget.value })}
-        />
+        <MetricSearch value={search} />
       </div>
       {pins.length === 0 ? null : (
         <section class="stack group" aria-label="Pinned">

@@ -2,6 +2,7 @@ import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import type { RunState, RunSummary } from "../api.ts";
 import { count } from "./format.ts";
+import { setQuery } from "./route.ts";
 import { store, useStore } from "./store.ts";
 import { seriesName } from "./theme.ts";
 
@@ -278,6 +279,20 @@ export function typing(event: KeyboardEvent): boolean {
     element.isContentEditable ||
     /^(?:INPUT|TEXTAREA|SELECT)$/.test(element.tagName) ||
     document.querySelector("dialog[open]") !== null
+  );
+}
+
+/** Which metrics are shown: part of their names, kept in the address. */
+export function MetricSearch({ value }: { value: string }) {
+  return (
+    <input
+      type="search"
+      class="push"
+      placeholder="Find a metric"
+      aria-label="Find a metric"
+      value={value}
+      onInput={(event) => setQuery({ metric: event.currentTarget.value })}
+    />
   );
 }
 

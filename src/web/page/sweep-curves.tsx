@@ -6,7 +6,7 @@ import { type GroupsPath, useAnswer } from "./client.ts";
 import { plainName } from "./groups.ts";
 import { useKeys } from "./keys.tsx";
 import { figuresByMode, isMain, modeText } from "./modes.ts";
-import { Empty, Pending, Segments, Smoothing, Swatch } from "./parts.tsx";
+import { Empty, MetricSearch, Pending, Segments, Smoothing, Swatch } from "./parts.tsx";
 import { setQuery, useRoute } from "./route.ts";
 import { around, smoothed } from "./series.ts";
 import { StepChart } from "./step-chart.tsx";
@@ -79,14 +79,7 @@ export function SweepCurvesView({ report, path, fresh }: Props) {
             </span>
           ))}
         </span>
-        <input
-          type="search"
-          class="push"
-          placeholder="Find a metric"
-          aria-label="Find a metric"
-          value={search}
-          onInput={(event) => setQuery({ metric: event.currentTarget.value })}
-        />
+        <MetricSearch value={search} />
       </div>
       {data === null && names.length > 0 ? <Pending error={error} again={again} /> : null}
       {names.length === 0 ? (

@@ -13,7 +13,7 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { Dtype } from "../ops/define.ts";
 import { saveModel } from "./open-model.ts";
-import type { Generation, GenerationPlan } from "./policy-step.ts";
+import type { Generation, GenerationPlan } from "./policy-batches.ts";
 
 const OPTIMIZER = "optimizer.safetensors";
 

@@ -4,29 +4,37 @@
  */
 
 import { assert, Bug, Diverged, UsageError } from "../core/errors.ts";
-import { mean } from "../core/lists.ts";
+import { mean, sum } from "../core/lists.ts";
 import type { Prompt, Rollout, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { type AdvantageOptions, groupAdvantages, zeroAdvantageGroups } from "../loss/advantage.ts";
-import { globalNormaliser, type Normaliser, trlNormaliser } from "../loss/count.ts";
+import type { Normaliser } from "../loss/count.ts";
 import { klValue } from "../loss/kl.ts";
-import type { PolicyOptions } from "../loss/options.ts";
 import { combineLosses, type PolicyLoss, policyLoss } from "../loss/policy.ts";
-import { completionMask, type MaskedRows } from "../loss/rows.ts";
+import type { MaskedRows } from "../loss/rows.ts";
 import { dualGradientNorms } from "../nn/adapters.ts";
 import type { SampledScores } from "../nn/functional.ts";
 import type { AdamW } from "../nn/optimizer.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { judgeMetrics } from "../report/judge.ts";
 import { asRollouts, type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
-import { type Group, type GroupPart, microBatches, packGroups, selectGroups } from "../rollout/pack.ts";
+import { type Group, packGroups, selectGroups } from "../rollout/pack.ts";
 import { forwardRow, scoreGroups } from "../rollout/score.ts";
 import { Graph, type StepMemory } from "../tape/tape.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import { concat, discounts, groupsOf, largestDifference } from "./completion-rows.ts";
 import { takeStep } from "./optimizer-step.ts";
-import { ALONE, type Dealt, dealBatches, dealGroups, type GradientSums, type Ranks } from "./ranks.ts";
+import {
+  type BatchOptions,
+  cutUnits,
+  type Generation,
+  type GenerationPlan,
+  maskOf,
+  stepNormaliser,
+  windowOf,
+} from "./policy-batches.ts";
+import { ALONE, type Dealt, type GradientSums, type Ranks } from "./ranks.ts";
 import type { Reference } from "./reference.ts";
 import {
   flaggedShare,
@@ -35,31 +43,13 @@ import {
   type RoutingAdvantages,
   requireLabels,
   routedAdvantages,
-  type Unit,
   unitsOf,
 } from "./routing.ts";
 
-/**
- * How a generation becomes optimizer steps. Its prompts, `gradAccumSteps` batches of them, are divided in order into
- * `stepsPerGeneration` minibatches of whole groups; each is one optimizer step, normalised over its own tokens, and all
- * are gone through `numIterations` times. Old log-probabilities are those of sampling throughout.
- */
-export interface GenerationPlan {
-  readonly groupSize: number;
-  readonly numIterations: number;
-  readonly stepsPerGeneration: number;
-  readonly gradAccumSteps: number;
-}
-
-export interface PolicyStepOptions extends GenerationPlan {
+export interface PolicyStepOptions extends GenerationPlan, BatchOptions {
   readonly seed: number;
-  readonly sampling: Sampling;
-  readonly loss: PolicyOptions;
   readonly advantage: AdvantageOptions;
   readonly gamma: number;
-  readonly maskTruncated: boolean;
-  readonly microBatchTokens: number;
-  readonly sharePrefix: boolean;
   /**
    * The rollouts are our own: on-policy their log-probabilities must equal the trainer's, unless dropout makes a training
    * pass another function.
@@ -77,19 +67,6 @@ export interface PolicyCompany {
   readonly ranks?: Ranks;
   /** Labels all completions of a step, when every one of them has its reward. */
   readonly label?: (scored: readonly Scored[], step: number) => readonly Scored[];
-}
-
-/** A generated batch, as long as optimizer steps are made from it. */
-export interface Generation {
-  /** First optimizer step that uses it, 1-based. */
-  readonly step: number;
-  readonly plan: GenerationPlan;
-  /** Completions of one prompt are consecutive. */
-  readonly scored: readonly Scored[];
-  readonly advantages: Float64Array;
-  readonly metrics: Record<string, number>;
-  /** Per completion, under the reference; filled when first needed. */
-  reference: Float32Array[] | null;
 }
 
 /** Log-probabilities that a gradient pass finds again, and those that were assumed. */
@@ -257,7 +234,7 @@ export class PolicyStep {
     const rewards = scored.map((s) => (Number.isNaN(s.reward) ? null : s.reward));
     const result = groupAdvantages(rewards, plan.groupSize, options.advantage);
     const lengths = scored.map((s) => s.ids.length);
-    const tokens = lengths.reduce((a, b) => a + b, 0);
+    const tokens = sum(lengths);
     const metrics: Record<string, number> = {
       "train/reward_mean": result.rewardMean,
       "train/reward_std": result.rewardStd,
@@ -315,7 +292,7 @@ export class PolicyStep {
     const times = this.#clock.take();
     const exchanged = this.#ranks.exchanged - this.#exchangedBefore;
     this.#exchangedBefore = this.#ranks.exchanged;
-    const seconds = Object.values(times).reduce((a, b) => a + b, 0);
+    const seconds = sum(Object.values(times));
     const tokens = generation.scored.reduce((sum, s) => sum + s.ids.length, 0);
     return {
       ...generation.metrics,
@@ -364,6 +341,17 @@ export class PolicyStep {
     return parts.flat(2);
   }
 
+  /** Entropies of the policy as it is, by group and completion. */
+  async #entropies(groups: readonly Group[]): Promise<Float32Array[][]> {
+    const { sampling, microBatchTokens, sharePrefix } = this.options;
+    const shares = await this.#ranks.gather("entropies", () => {
+      const own = groups.slice(...this.#ranks.share(groups.length));
+      return scoreGroups(this.memory, this.model, own, sampling.temperature, microBatchTokens, sharePrefix)
+        .entropies;
+    });
+    return shares.flat();
+  }
+
   async #train(
     generation: Generation,
     rows: readonly number[],
@@ -381,10 +369,19 @@ export class PolicyStep {
     const advantages = Float64Array.from(rows, (row) => generation.advantages[row]!);
     const skipped = zeroAdvantageGroups(advantages, groupSize, options.loss);
     const skip = units.map(({ prompt }) => skipped[prompt] === 1);
-    const dealt = this.#cut(units, skip, rows.length / groupSize, generation.plan.gradAccumSteps);
+    const dealt = cutUnits(
+      units,
+      skip,
+      rows.length / groupSize,
+      generation.plan.gradAccumSteps,
+      options,
+      this.#ranks,
+    );
     const { batches } = dealt;
-    const masks = batches.map((parts) => this.#mask(generation, parts, rowAt));
-    const normaliser = await this.#normaliser(generation, groups, batches, masks);
+    const masks = batches.map((parts) => maskOf(generation, parts, rowAt, options.maskTruncated));
+    const normaliser = await stepNormaliser(generation, batches, masks, options, () =>
+      this.#entropies(groups),
+    );
 
     model.trained.zeroGradients();
     const work = { generation, groups, rowAt, skip, dealt, masks, normaliser, onPolicy, step };
@@ -444,7 +441,8 @@ export class PolicyStep {
       });
       if (again) rechecks.push({ again, sampled });
       else memory.finish();
-      const masked = kept.length === batch.length ? masks[i]! : this.#mask(generation, kept, rowAt);
+      const masked =
+        kept.length === batch.length ? masks[i]! : maskOf(generation, kept, rowAt, options.maskTruncated);
       const logprobs = recorded ? sampled : logprob.float32().slice();
       const reference = generation.reference ? concat(members.map((m) => generation.reference![m]!)) : null;
       if (onPolicy && memory.device.hasMemory) {
@@ -528,99 +526,7 @@ export class PolicyStep {
     throw new Bug(`${what} differ from the trainer's by ${difference}`, `step ${step}`, "please report it");
   }
 
-  /** Micro-batches of the units of `prompts` prompts, and whose they are. */
-  #cut(units: readonly Unit[], skip: readonly boolean[], prompts: number, gradAccumSteps: number): Dealt {
-    const { options } = this;
-    const groups = units.map(({ group }) => group);
-    if (options.loss.compat !== "trl")
-      return dealGroups(this.#ranks, groups, options.microBatchTokens, options.sharePrefix, skip);
-    // TRL's conventions are about its own micro-batches: each generated batch is one.
-    const perBatch = prompts / gradAccumSteps;
-    const batches = Array.from({ length: gradAccumSteps }, (_, i) => {
-      const parts = units.flatMap(({ group, prompt }, unit) =>
-        Math.floor(prompt / perBatch) === i
-          ? [{ group: unit, completions: group.completions.map((_, c) => c) }]
-          : [],
-      );
-      const [only, ...more] = microBatches(
-        parts.map(({ group }) => groups[group]!),
-        options.microBatchTokens,
-        options.sharePrefix,
-      );
-      if (!only || more.length > 0) {
-        throw new UsageError(
-          "compat trl needs a generated batch in one piece",
-          "micro_batch_tokens",
-          `raise it above ${options.microBatchTokens}`,
-        );
-      }
-      return parts;
-    });
-    return dealBatches(this.#ranks, batches);
-  }
-
-  #mask(
-    generation: Generation,
-    parts: readonly GroupPart[],
-    rowAt: (group: number, completion: number) => number,
-  ): MaskedRows {
-    const members = parts.flatMap(({ group, completions }) =>
-      completions.map((c) => generation.scored[rowAt(group, c)]!),
-    );
-    const offsets = new Int32Array(members.length + 1);
-    members.forEach((m, i) => {
-      offsets[i + 1] = offsets[i]! + m.ids.length;
-    });
-    const rows = { rows: members.length, offsets };
-    const truncated = Uint8Array.from(members, (m) => (m.finish === "length" ? 1 : 0));
-    return {
-      ...rows,
-      mask: completionMask(rows, { truncated: this.options.maskTruncated ? truncated : null }),
-    };
-  }
-
-  async #normaliser(
-    generation: Generation,
-    groups: readonly Group[],
-    batches: readonly GroupPart[][],
-    masks: readonly MaskedRows[],
-  ): Promise<Normaliser> {
-    const { options } = this;
-    const maxCompletionLength = options.sampling.maxNewTokens;
-    if (options.loss.compat === "trl") {
-      const all = generation.scored.filter((s) => !(options.maskTruncated && s.finish === "length"));
-      const { gradAccumSteps, stepsPerGeneration } = generation.plan;
-      return trlNormaliser({
-        gradientAccumulationSteps: gradAccumSteps,
-        stepsPerGeneration: gradAccumSteps * stepsPerGeneration,
-        generationTokens: all.reduce((sum, s) => sum + s.ids.length, 0),
-        maxCompletionLength,
-      });
-    }
-    if (options.loss.topEntropyQuantile >= 1) return globalNormaliser(masks, maxCompletionLength);
-    // The quantile is one of the whole step, so entropies are needed before the first gradient.
-    const shares = await this.#ranks.gather("entropies", () => {
-      const own = groups.slice(...this.#ranks.share(groups.length));
-      const { sampling, microBatchTokens, sharePrefix } = options;
-      return scoreGroups(this.memory, this.model, own, sampling.temperature, microBatchTokens, sharePrefix)
-        .entropies;
-    });
-    const scores = shares.flat();
-    const entropies = batches.map((parts) =>
-      concat(parts.flatMap(({ group, completions }) => completions.map((c) => scores[group]![c]!))),
-    );
-    return globalNormaliser(masks, maxCompletionLength, {
-      entropies,
-      topQuantile: options.loss.topEntropyQuantile,
-    });
-  }
-
   dispose(): void {
     this.engine.dispose();
   }
-}
-
-/** Optimizer steps made from one generation. */
-function windowOf({ numIterations, stepsPerGeneration }: GenerationPlan): number {
-  return numIterations * stepsPerGeneration;
 }

@@ -16,7 +16,8 @@ import {
 } from "./checkpoint.ts";
 import type { Task, TaskSample } from "./loop.ts";
 import { evaluateModes } from "./mode-evaluation.ts";
-import type { Generation, PolicyStep, Score } from "./policy-step.ts";
+import type { Generation } from "./policy-batches.ts";
+import type { PolicyStep, Score } from "./policy-step.ts";
 import type { Sinks } from "./sinks.ts";
 
 export interface PolicyTaskOptions {

@@ -159,24 +159,6 @@ uint32_t Device::take_error(char* out, uint32_t capacity) {
   return length;
 }
 
-namespace {
-
-// Parameters of each operation, by their bits, that no valid record has as 0: a row without columns takes no
-// byte, so that no length would say how many rows there are, and kernels divide by them.
-const std::vector<uint32_t>& never_zero() {
-  static const std::vector<uint32_t> masks = [] {
-    std::vector<uint32_t> all(RLV_OP_COUNT, 0);
-    for (uint32_t id = 1; id < RLV_OP_COUNT; id++)
-      for (int i = 0; i < op_info(id).params; i++)
-        for (const char* name : {"cols", "k", "head_dim", "heads", "kv_heads", "vocab"})
-          if (std::strcmp(op_info(id).param[i].name, name) == 0) all[id] |= 1u << i;
-    return all;
-  }();
-  return masks;
-}
-
-}  // namespace
-
 // The caller holds mutex_.
 bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
   const OpInfo& op = op_info(id);
@@ -186,10 +168,6 @@ bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
                 why);
     return false;
   };
-  const uint32_t sizes = never_zero()[id];
-  for (int i = 0; i < op.params; i++)
-    if ((sizes >> i & 1) && record[3 * op.tensors + i] == 0)
-      return reject(-1, std::string(op.param[i].name) + " is 0");
   for (int i = 0; i < op.tensors; i++) {
     pointers[i] = nullptr;
     if (refs[i].buffer == 0) continue;
@@ -204,23 +182,14 @@ bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
     if (s->data) pointers[i] = static_cast<char*>(s->data) + begin;
   }
   const int bad = op.check(record);
+  if (bad < 0) return true;
+  if (bad >= kZero) return reject(-1, std::string(op.param[bad - kZero].name) + " is 0");
   if (bad == kBadDtype) return reject(-1, "unknown dtype");
-  if (bad >= 0)
-    return reject(bad, refs[bad].buffer == 0 ? std::string("missing")
-                                             : "'" + handles_.describe(refs[bad].buffer) + "' gives " +
-                                                   std::to_string(uint64_t(refs[bad].length) * 16) +
-                                                   " bytes, fewer than the shape needs");
-  if (id == RLV_OP_LOGPROB_BWD) {
-    const auto& head = *reinterpret_cast<const rlv_op_logprob_bwd*>(record);
-    if (head.dentropy.buffer != 0 && head.entropy.buffer == 0)
-      return reject(6, "missing, and there is dentropy");
-  }
-  if (id == RLV_OP_LORA_BWD) {
-    const auto& lora = *reinterpret_cast<const rlv_op_lora_bwd*>(record);
-    if (lora.routes.buffer != 0 && lora.masked.buffer == 0)
-      return reject(10, "missing, and there are routes");
-  }
-  return true;
+  if (refs[bad].buffer != 0)
+    return reject(bad, "'" + handles_.describe(refs[bad].buffer) + "' gives " +
+                           std::to_string(bytes_of(refs[bad])) + " bytes, fewer than the shape needs");
+  const char* beside = op.field[bad].beside;
+  return reject(bad, beside ? std::string("missing, and there is ") + beside : "missing");
 }
 
 bool Device::decode(const uint32_t* words, uint32_t count, Program& program) {

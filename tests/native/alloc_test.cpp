@@ -103,7 +103,7 @@ struct Work {
 
 const std::map<std::string, uint32_t> kWords = {
     {"rows", 5},   {"cols", 64},     {"vocab", 520}, {"heads", 4},     {"kv_heads", 2},  {"head_dim", 16},
-    {"m", 5},      {"n", 96},        {"k", 256},     {"r", 8},         {"split", 4},     {"accumulate", 1},
+    {"m", 5},      {"n", 33},        {"k", 256},     {"r", 8},         {"split", 4},     {"accumulate", 1},
     {"n_segs", 1}, {"max_pos", 64},  {"n_pages", 1}, {"kv_pages", 16}, {"max_pages", 2}, {"pairs", 15},
     {"batch", 5},  {"src_rows", 5},  {"count", 2},   {"top_k", 7},     {"slots", 4},     {"nq", 64},
     {"nkv", 32},   {"threshold", 9}, {"qt", RLV_NF4}};
@@ -133,7 +133,7 @@ void append(Work& work, uint32_t id, uint32_t dt) {
   for (int i = 0; i < op.tensors; i++) refs[i] = {1, 0, 0};
   for (int bad = op.check(record.data()); bad >= 0; bad = op.check(record.data())) {
     if (bad >= op.tensors) return check(false, std::string("the parameters of ") + op.name);
-    refs[bad].length = 2 * refs[bad].length + 1;
+    refs[bad].length += 1 + refs[bad].length / 8;
   }
   for (int i = 0; i < op.tensors; i++) {
     const std::string name = op.field[i].name;
@@ -174,7 +174,7 @@ class Use {
   }
 
   bool open(const char* name) {
-    device_ = rlv_open(name, 3);
+    device_ = rlv_open(name, 2);
     if (device_ == 0) rlv_error(0, text, sizeof text);
     return device_ != 0;
   }
@@ -237,7 +237,8 @@ bool one_line(const char* text) { return *text && !std::strchr(text, '\n'); }
 long sweep(const char* name, const Work& work, bool all_that_follow) {
   const std::string what = std::string(name) + (all_that_follow ? ", all from one on" : "");
   Use plain(work);
-  check(plain.open(name) && plain.run(), what + ": nothing fails: " + plain.text);
+  const bool ran = plain.open(name) && plain.run();
+  check(ran, what + ": nothing fails: " + plain.text);
   plain.close();
   for (long n = 1;; n++) {
     Use use(work);
@@ -283,7 +284,8 @@ Work operations(const char* device, uint32_t dt, const std::set<uint32_t>& ids) 
     append(alone, id, dt);
     append(all, id, dt);
     Use use(alone);
-    check(use.open(device) && use.run(), std::string(device) + ": " + use.text);
+    const bool ran = use.open(device) && use.run();
+    check(ran, std::string(device) + ": " + use.text);
     use.close();
   }
   return all;

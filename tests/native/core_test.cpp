@@ -158,7 +158,7 @@ void test_validation() {
   lora.a = lora.b = ref(buffer, 0, 64);
   lora.m = lora.n = lora.k = lora.r = 1;
   append(w, RLV_OP_LORA_BWD, lora);
-  refuse(w, "[lora_bwd] masked: missing, and there are routes");
+  refuse(w, "[lora_bwd] masked: missing, and there is routes");
   w.clear();
   rlv_op_add typed = add_op(y, a, b, 16);
   typed.dt = 7;

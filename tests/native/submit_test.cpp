@@ -1,5 +1,6 @@
-// Command streams by chance, on the CPU device and the null device: PROGRAM [CASES [SEED [FOLDER]]]. Case i of
-// a seed is case 0 of seed + i. With a folder they are written there, a file each, for tests/native/stream_fuzzer.
+// Command streams by chance, on the CPU device and the null device: PROGRAM [CASES [SEED [FOLDER]]]. Case i
+// of a seed is case 0 of seed + i. With a folder they are written there, a file each, for
+// tests/native/stream_fuzzer.
 #include <fstream>
 #include <random>
 #include "command_bytes.h"

@@ -1,7 +1,4 @@
-/**
- * What the native devices are given: command streams by chance (tests/native/submit_test.cpp) and by libFuzzer, by the
- * thousand; and what they are not given: allocations and threads that fail (tests/native/alloc_test.cpp).
- */
+/** Command streams to the native devices, by the thousand: by chance (tests/native/submit_test.cpp) and by libFuzzer. */
 import { expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -94,20 +91,6 @@ test.skipIf(noFuzzer !== null)(
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }
-  },
-  LIMIT,
-);
-
-// The ordinary suite runs it among the native tests.
-test.skipIf(noPrograms !== null || !long)(
-  `native allocations fail in turn${why(long ? noPrograms : "scripts/test torture")}`,
-  async () => {
-    const ledger = new Ledger("a native allocation or thread fails");
-    const { out, ended } = await ran([join(programs, "alloc_test")]);
-    const tried = Number(/(\d+) allocations failed/.exec(out)?.[1] ?? 0);
-    for (let i = 0; i < Math.max(tried, 1); i++)
-      ledger.enter("alloc_test", i === 0 && ended !== null ? `${ended}: ${out}` : null);
-    ledger.close();
   },
   LIMIT,
 );

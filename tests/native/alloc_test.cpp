@@ -67,19 +67,22 @@ void operator delete(void* p, std::align_val_t) noexcept { give(p); }
 void operator delete(void* p, size_t, std::align_val_t) noexcept { give(p); }
 
 #if defined(__linux__)
-#define INTERPOSED extern "C" __attribute__((visibility("default")))
-INTERPOSED void* mmap(void* at, size_t bytes, int protection, int flags, int fd, off_t offset) noexcept {
+// Of this program alone, not of a sanitizer's runtime.
+extern "C" void* mmap(void* at, size_t bytes, int protection, int flags, int fd, off_t offset) noexcept {
   if (refused(bytes)) return errno = ENOMEM, MAP_FAILED;
   void* p = reinterpret_cast<void*>(syscall(SYS_mmap, at, bytes, protection, flags, fd, offset));
   if (p != MAP_FAILED) live++;
   return p;
 }
-INTERPOSED int munmap(void* at, size_t bytes) noexcept {
+extern "C" int munmap(void* at, size_t bytes) noexcept {
   live--;
   return int(syscall(SYS_munmap, at, bytes));
 }
-INTERPOSED int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*run)(void*),
-                              void* argument) noexcept {
+// For libstdc++ too, where that is a library of its own.
+extern "C" __attribute__((visibility("default"))) int pthread_create(pthread_t* thread,
+                                                                     const pthread_attr_t* attributes,
+                                                                     void* (*run)(void*),
+                                                                     void* argument) noexcept {
   static const auto real = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
   return refused(0) ? EAGAIN : real(thread, attributes, run, argument);
 }

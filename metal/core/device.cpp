@@ -42,12 +42,11 @@ void Device::clear(void* p, uint64_t bytes) {
 uint32_t Device::buffer_new(uint32_t units, const char* label) {
   std::lock_guard<std::mutex> lock(mutex_);
   const uint64_t bytes = uint64_t(units) * 16;
-  const bool refused = allocation_fails();
   // The handle first: what throws has nothing to give back.
   const uint32_t handle = handles_.add(nullptr, bytes, label);
   if (handle == 0) return 0;
   if (has_memory() && bytes > 0) {
-    void* data = refused ? nullptr : allocate(bytes);
+    void* data = allocation_fails() ? nullptr : allocate(bytes);
     if (!data) {
       handles_.remove(handle);
       return 0;

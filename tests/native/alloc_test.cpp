@@ -243,8 +243,8 @@ long sweep(const char* name, const Work& work, bool all_that_follow) {
   const bool ran = plain.open(name) && plain.run();
   check(ran, what + ": nothing fails: " + plain.text);
   plain.close();
+  Use use(work), next(work);
   for (long n = 1;; n++) {
-    Use use(work);
     const long before = live;
     lasting = all_that_follow;
     countdown = n;
@@ -268,7 +268,6 @@ long sweep(const char* name, const Work& work, bool all_that_follow) {
     if (!ok) check(false, which + ": " + use.text);
     const long left = live - before - long(which.capacity() > 15);
     if (left != 0) check(false, which + ": left behind: " + std::to_string(left));
-    Use next(work);
     if (!(next.open(name) && next.run() && next.results() == plain.results()))
       check(false, which + ": a new device: " + next.text);
     next.close();

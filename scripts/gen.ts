@@ -10,6 +10,7 @@ import {
   largestDtype,
   MOMENT_BLOCK,
   MomentDtype,
+  NEVER_ZERO,
   NF4_CODES,
   NF4_LIMITS,
   NF4_SMALLEST,
@@ -113,10 +114,14 @@ function argsStruct(op: OpDef): string {
 }
 
 function opFunctions(op: OpDef): string {
+  const zeros = params(op).flatMap(([name], i) =>
+    NEVER_ZERO.has(name) ? [`  if (a.${name} == 0) return kZero + ${i};\n`] : [],
+  );
   const checks = tensors(op).map(([name, field], i) => {
     const need = cExpression(op, field.bytes);
+    const missing = field.beside ? `  if (a.${field.beside}.buffer && !a.${name}.buffer) return ${i};\n` : "";
     return field.optional
-      ? `  if (a.${name}.buffer && bytes_of(a.${name}) < ${need}) return ${i};`
+      ? `${missing}  if (a.${name}.buffer && bytes_of(a.${name}) < ${need}) return ${i};`
       : `  if (!a.${name}.buffer || bytes_of(a.${name}) < ${need}) return ${i};`;
   });
   const dtypes = params(op)
@@ -126,7 +131,7 @@ function opFunctions(op: OpDef): string {
   return `inline int check_${op.name}(const void* record) {
   const auto& a = *static_cast<const rlv_op_${op.name}*>(record);
   (void)a;
-${dtypes.map((name) => `  if (a.${name} > ${largestDtype(name) === MomentDtype.f8 ? "RLV_F8" : "RLV_BF16"}) return kBadDtype;\n`).join("")}${quantized}${checks.join("\n")}
+${zeros.join("")}${dtypes.map((name) => `  if (a.${name} > ${largestDtype(name) === MomentDtype.f8 ? "RLV_F8" : "RLV_BF16"}) return kBadDtype;\n`).join("")}${quantized}${checks.join("\n")}
   return -1;
 }
 inline void resolve_${op.name}(const void* record, void* const* p, void* out) {
@@ -150,7 +155,10 @@ function accessCode(access: string): string {
 /** args.gen.hpp: what C++ devices see, pointers resolved and lengths checked. */
 function cppHeader(): string {
   const rows = catalogue.map(({ op, family }) => {
-    const fields = tensors(op).map(([name, field]) => `{"${name}", ${accessCode(field.access)}}`);
+    const fields = tensors(op).map(
+      ([name, field]) =>
+        `{"${name}", ${accessCode(field.access)}, ${field.beside ? `"${field.beside}"` : "nullptr"}}`,
+    );
     return `    {"${op.name}", "${family}", sizeof(rlv_op_${op.name}), sizeof(args::${camel(op.name)}), ${fields.length}, {${fields.join(", ")}}, ${params(op).length}, {${params(
       op,
     )
@@ -180,6 +188,7 @@ constexpr int kMaxTensors = ${maxTensors};
 constexpr int kMaxParams = ${maxParams};
 constexpr int kMaxWords = ${maxWords};
 constexpr int kBadDtype = 100;
+constexpr int kZero = 200;  // plus the parameter that is 0
 
 inline uint64_t size(uint64_t dt) { return dt == RLV_BF16 ? 2 : dt == RLV_F8 ? 1 : 4; }
 inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
@@ -201,6 +210,7 @@ ${catalogue.map(({ op }) => opFunctions(op)).join("\n")}
 struct FieldInfo {
   const char* name;
   Access access;
+  const char* beside;  // the tensor that is not there without this one
 };
 
 struct ParamInfo {
@@ -217,7 +227,8 @@ struct OpInfo {
   FieldInfo field[kMaxTensors];
   int params;  // one word each, behind the tensors
   ParamInfo param[kMaxParams];
-  int (*check)(const void* record);  // -1, the first tensor that is too short or missing, or kBadDtype
+  // -1, the first tensor that is too short or missing, kBadDtype, or kZero and more.
+  int (*check)(const void* record);
   void (*resolve)(const void* record, void* const* pointers, void* args);
   double (*flops)(const void* record);
 };

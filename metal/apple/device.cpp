@@ -4,6 +4,7 @@
 #include <cstring>
 #include <deque>
 #include <thread>
+#include "../core/guard.h"
 #include "encoder.h"
 #include "limits.h"
 #include "probe.h"
@@ -65,7 +66,7 @@ class MetalDevice final : public Device {
       closing_ = true;
     }
     wake_.notify_all();
-    thread_.join();
+    if (thread_.joinable()) thread_.join();
     queue_->drain();
     // What a lost GPU may still touch outlives the device.
     if (queue_->lost()) {
@@ -103,8 +104,11 @@ class MetalDevice final : public Device {
            ",\"working_set_bytes\":" + std::to_string(device_->recommendedMaxWorkingSetSize()) + "}";
   }
 
-  void* allocate(uint64_t bytes) override { return memory_.allocate(bytes); }
-  void release(void* p, uint64_t) override { memory_.release(p); }
+  void* allocate(uint64_t bytes) noexcept override {
+    return guarded<void*>(
+        "", nullptr, [](const char*) {}, [&] { return memory_.allocate(bytes); });
+  }
+  void release(void* p, uint64_t) noexcept override { memory_.release(p); }
   void clear(void* p, uint64_t bytes) override { std::memset(p, 0, bytes); }
 
   // Products are float32 whatever the storage.
@@ -140,7 +144,13 @@ class MetalDevice final : public Device {
         programs_.pop_front();
       }
       const Pool pool;
-      run(*program);
+      try {
+        run(*program);
+      } catch (const std::exception&) {
+        fail(Caught(name_).text());
+        queue_->drain();  // what was committed of it
+        complete(program->ticket);
+      }
       if (idle()) pipelines_->save_archive();
     }
   }
@@ -207,14 +217,25 @@ class MetalDevice final : public Device {
     }
     const bool profiling = running_.profiling;
     queue_->commit(std::move(batch), label, [this, id, ticket, profiling, label](const Queue::Result& r) {
-      if (!r.error.empty()) fail("[" + label + "] " + r.error);
-      if (r.code != 0) fail(std::string("[") + kernel_error(r.code) + ": " + std::to_string(r.value) + "]");
+      tell(label, r);
       if (profiling && id != 0) {
         std::lock_guard<std::mutex> lock(profile_mutex_);
         profile_[id].ns += r.seconds * 1e9;
       }
       if (ticket != 0) complete(ticket);
     });
+  }
+
+  // On a thread of Metal's.
+  void tell(const std::string& label, const Queue::Result& r) noexcept {
+    guarded(
+        name_, false, [this](const char* text) { fail(text); },
+        [&] {
+          if (!r.error.empty()) fail("[" + label + "] " + r.error);
+          if (r.code != 0)
+            fail(std::string("[") + kernel_error(r.code) + ": " + std::to_string(r.value) + "]");
+          return true;
+        });
   }
 
   const char* name_;

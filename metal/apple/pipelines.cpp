@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include "../core/guard.h"
 
 namespace rlv {
 namespace metal {
@@ -78,15 +79,18 @@ void Pipelines::open_archive() {
 }
 
 // A cache: what cannot be written is compiled again next time.
-void Pipelines::save_archive() {
+void Pipelines::save_archive() noexcept {
   if (!archive_ || !archive_changed_) return;
   archive_changed_ = false;
-  const std::string temporary = archive_path_ + "." + std::to_string(getpid()) + ".tmp";
-  NS::Error* error = nullptr;
-  if (archive_->serializeToURL(NS::URL::fileURLWithPath(string(temporary)), &error))
-    std::rename(temporary.c_str(), archive_path_.c_str());
-  else
-    unlink(temporary.c_str());
+  guarded(
+      "", false, [](const char*) {},
+      [&] {
+        const std::string temporary = archive_path_ + "." + std::to_string(getpid()) + ".tmp";
+        NS::Error* error = nullptr;
+        if (!archive_->serializeToURL(NS::URL::fileURLWithPath(string(temporary)), &error))
+          return unlink(temporary.c_str()), false;
+        return std::rename(temporary.c_str(), archive_path_.c_str()) == 0;
+      });
 }
 
 MTL::Library* Pipelines::library(const std::string& file, std::string& error) {

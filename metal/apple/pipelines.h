@@ -27,7 +27,7 @@ class Pipelines {
   MTL::ComputePipelineState* get(const std::string& file, const std::string& kernel,
                                  std::initializer_list<Constant> constants, std::string& error);
   // Writes what was compiled since it was written last.
-  void save_archive();
+  void save_archive() noexcept;
 
  private:
   MTL::Library* library(const std::string& file, std::string& error);

@@ -4,15 +4,30 @@
 #include <cstdio>
 #include <cstring>
 #include <utility>
-#include <vector>
+#include "../core/guard.h"
 
 namespace rlv {
 namespace metal {
 
+namespace {
+
+// Made while there is memory for it.
+Queue::Result lost_result(double limit_seconds) {
+  Queue::Result result;
+  char limit[32];
+  std::snprintf(limit, sizeof limit, "%g", limit_seconds);
+  result.error =
+      std::string("no answer from the GPU for ") + limit + " s: restart the run, or use --device cpu";
+  return result;
+}
+
+}  // namespace
+
 Queue::Queue(MTL::Device* device, double limit_seconds)
     : queue_(TransferPtr(device->newCommandQueue(kInFlight + 1))),
       errors_(TransferPtr(device->newBuffer(kInFlight * kErrorBytes, MTL::ResourceStorageModeShared))),
-      limit_seconds_(limit_seconds) {
+      limit_seconds_(limit_seconds),
+      lost_result_(lost_result(limit_seconds)) {
   watchdog_ = std::thread([this] { watch(); });
 }
 
@@ -28,6 +43,7 @@ Queue::~Queue() {
 
 Queue::Batch Queue::begin() {
   Batch batch;
+  batch.queue = this;
   {
     std::unique_lock<std::mutex> lock(mutex_);
     auto free_slot = [&] {
@@ -47,40 +63,68 @@ Queue::Batch Queue::begin() {
   return batch;
 }
 
+void Queue::end(Batch& batch) noexcept {
+  if (!std::exchange(batch.ended, true)) batch.encoder->endEncoding();
+}
+
+void Queue::give_up(Batch& batch) noexcept {
+  end(batch);
+  std::lock_guard<std::mutex> lock(mutex_);
+  slots_[batch.slot] = Slot();
+  changed_.notify_all();
+}
+
 void Queue::commit(Batch batch, const std::string& label, Done done) {
-  batch.encoder->endEncoding();
+  end(batch);
   batch.buffer->setLabel(string(label));
+  const uint32_t index = batch.slot;
   uint64_t serial = 0;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    Slot& slot = slots_[batch.slot];
+    serial = slots_[index].serial;
+  }
+  batch.buffer->addCompletedHandler(
+      [this, index, serial](MTL::CommandBuffer* buffer) { finished(index, serial, buffer); });
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Slot& slot = slots_[index];
     if (lost_) {
       slot = Slot();  // lost while this one was being encoded
+      serial = 0;
     } else {
       slot.committed = true;
       slot.done = std::move(done);
-      serial = slot.serial;
     }
   }
-  if (serial == 0) return done(lost_result());
-  const uint32_t index = batch.slot;
-  batch.buffer->addCompletedHandler(
-      [this, index, serial](MTL::CommandBuffer* buffer) { finished(index, serial, buffer); });
+  batch.queue = nullptr;
+  if (serial == 0) return done(lost_result_);
   batch.buffer->commit();
   changed_.notify_all();
 }
+
+namespace {
+
+std::string why(MTL::CommandBuffer* buffer) noexcept {
+  // Short enough to lie within the string.
+  static_assert(sizeof "out of memory" <= 16, "");
+  return guarded(
+      "", std::string("out of memory"), [](const char*) {},
+      [&] {
+        std::string error = text(buffer->error());
+        // The system's own watchdog: it wants to draw.
+        if (error.find("Interactiv") != std::string::npos || error.find("Timeout") != std::string::npos)
+          error += ": set RLV_METAL_BATCH to fewer GFLOP, or let the display sleep";
+        return error;
+      });
+}
+
+}  // namespace
 
 // On a thread of Metal's.
 void Queue::finished(uint32_t index, uint64_t serial, MTL::CommandBuffer* buffer) {
   const Pool pool;
   Result result;
-  if (buffer->status() == MTL::CommandBufferStatusError) {
-    result.error = text(buffer->error());
-    // The system's own watchdog: it wants to draw.
-    if (result.error.find("Interactiv") != std::string::npos ||
-        result.error.find("Timeout") != std::string::npos)
-      result.error += ": set RLV_METAL_BATCH to fewer GFLOP, or let the display sleep";
-  }
+  if (buffer->status() == MTL::CommandBufferStatusError) result.error = why(buffer);
   uint32_t record[2];
   std::memcpy(record, static_cast<char*>(errors_->contents()) + index * kErrorBytes, sizeof record);
   result.code = record[0];
@@ -98,15 +142,6 @@ void Queue::finished(uint32_t index, uint64_t serial, MTL::CommandBuffer* buffer
   std::lock_guard<std::mutex> lock(mutex_);
   slots_[index] = Slot();
   changed_.notify_all();
-}
-
-Queue::Result Queue::lost_result() const {
-  Result result;
-  char limit[32];
-  std::snprintf(limit, sizeof limit, "%g", limit_seconds_);
-  result.error =
-      std::string("no answer from the GPU for ") + limit + " s: restart the run, or use --device cpu";
-  return result;
 }
 
 // A command buffer counts from when it is the oldest one: those behind it wait for it. Time that passes
@@ -133,16 +168,16 @@ void Queue::watch() {
     if (waited < limit_seconds_) continue;
 
     lost_ = true;
-    std::vector<std::pair<uint64_t, Done>> given_up;
+    std::array<std::pair<uint64_t, Done>, kInFlight> given_up;
+    auto end = given_up.begin();
     for (Slot& slot : slots_)
       if (slot.busy && slot.committed && slot.done) {
-        given_up.emplace_back(slot.serial, std::move(slot.done));
+        *end++ = {slot.serial, std::move(slot.done)};
         slot.serial = 0;
       }
-    std::sort(given_up.begin(), given_up.end(),
-              [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::sort(given_up.begin(), end, [](const auto& a, const auto& b) { return a.first < b.first; });
     lock.unlock();
-    for (auto& each : given_up) each.second(lost_result());
+    for (auto each = given_up.begin(); each != end; each++) each->second(lost_result_);
     lock.lock();
     told_ = true;
     changed_.notify_all();

@@ -24,8 +24,16 @@ class Queue {
   };
   using Done = std::function<void(const Result&)>;
 
-  // A command buffer being encoded.
+  // A command buffer being encoded; one that is not committed gives its slot back.
   struct Batch {
+    Batch() = default;
+    Batch(Batch&&) = default;
+    Batch& operator=(Batch&&) = default;
+    ~Batch() {
+      if (buffer && queue) queue->give_up(*this);
+    }
+    Queue* queue = nullptr;
+    bool ended = false;
     SharedPtr<MTL::CommandBuffer> buffer;
     SharedPtr<MTL::ComputeCommandEncoder> encoder;
     uint32_t slot = 0;
@@ -61,13 +69,15 @@ class Queue {
     Done done;
   };
 
-  Result lost_result() const;
+  void end(Batch& batch) noexcept;
+  void give_up(Batch& batch) noexcept;
   void finished(uint32_t slot, uint64_t serial, MTL::CommandBuffer* buffer);
   void watch();
 
   SharedPtr<MTL::CommandQueue> queue_;
   SharedPtr<MTL::Buffer> errors_;
   const double limit_seconds_;
+  const Result lost_result_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::array<Slot, kInFlight> slots_;

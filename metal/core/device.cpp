@@ -13,8 +13,15 @@ namespace rlv {
 static std::atomic<uint32_t> g_fail_allocation{0};
 void fail_allocation(uint32_t n) { g_fail_allocation = n; }
 
+bool allocation_fails() noexcept {
+  uint32_t left = g_fail_allocation.load(std::memory_order_relaxed);
+  while (left > 0 && !g_fail_allocation.compare_exchange_weak(left, left - 1)) {
+  }
+  return left == 1;
+}
+
 // Pages come zeroed and are backed on first touch, so a generous arena costs only what is used.
-void* Device::allocate(uint64_t bytes) {
+void* Device::allocate(uint64_t bytes) noexcept {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
   if (p == MAP_FAILED) return nullptr;
 #ifdef MADV_HUGEPAGE
@@ -23,7 +30,7 @@ void* Device::allocate(uint64_t bytes) {
   return p;
 }
 
-void Device::release(void* p, uint64_t bytes) { munmap(p, bytes); }
+void Device::release(void* p, uint64_t bytes) noexcept { munmap(p, bytes); }
 
 void Device::clear(void* p, uint64_t bytes) {
 #if defined(__linux__)
@@ -35,18 +42,16 @@ void Device::clear(void* p, uint64_t bytes) {
 uint32_t Device::buffer_new(uint32_t units, const char* label) {
   std::lock_guard<std::mutex> lock(mutex_);
   const uint64_t bytes = uint64_t(units) * 16;
-  const uint32_t countdown = g_fail_allocation.load();
-  const bool inject = countdown == 1;
-  if (countdown > 0) g_fail_allocation = countdown - 1;
-  void* data = nullptr;
+  // The handle first: what throws has nothing to give back.
+  const uint32_t handle = handles_.add(nullptr, bytes, label);
+  if (handle == 0) return 0;
   if (has_memory() && bytes > 0) {
-    data = inject ? nullptr : allocate(bytes);
-    if (!data) return 0;
-  }
-  const uint32_t handle = handles_.add(data, bytes, label);
-  if (handle == 0) {
-    if (data) release(data, bytes);
-    return 0;
+    void* data = allocation_fails() ? nullptr : allocate(bytes);
+    if (!data) {
+      handles_.remove(handle);
+      return 0;
+    }
+    handles_.find(handle)->data = data;
   }
   live_bytes_ += bytes;
   live_buffers_ += 1;
@@ -60,49 +65,55 @@ uint32_t Device::map_file(int fd, uint64_t offset, uint64_t bytes, const char* l
   struct stat file;
   if (!maps_files() || fstat(fd, &file) != 0 || uint64_t(file.st_size) < offset + bytes) return 0;
   const uint64_t before = offset % uint64_t(sysconf(_SC_PAGESIZE)), mapped = before + bytes;
+  std::lock_guard<std::mutex> lock(mutex_);
+  const uint32_t handle = handles_.add(nullptr, (bytes + 15) / 16 * 16, label);
+  if (handle == 0) return 0;
   void* pages = mmap(nullptr, mapped, PROT_READ, MAP_SHARED, fd, off_t(offset - before));
-  if (pages == MAP_FAILED) return 0;
-  uint32_t handle = 0;
-  if (madvise(pages, mapped, MADV_POPULATE_READ) == 0) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    handle = handles_.add(static_cast<char*>(pages) + before, (bytes + 15) / 16 * 16, label);
-    if (handle != 0) {
-      BufferSlot* s = handles_.find(handle);
-      s->pages = pages;
-      s->page_bytes = mapped;
-      live_buffers_ += 1;
-      return handle;
-    }
+  if (pages != MAP_FAILED && madvise(pages, mapped, MADV_POPULATE_READ) == 0) {
+    BufferSlot* s = handles_.find(handle);
+    s->data = static_cast<char*>(pages) + before;
+    s->pages = pages;
+    s->page_bytes = mapped;
+    live_buffers_ += 1;
+    return handle;
   }
-  munmap(pages, mapped);
+  if (pages != MAP_FAILED) munmap(pages, mapped);
+  handles_.remove(handle);
 #else
   (void)fd, (void)offset, (void)bytes, (void)label;
 #endif
   return 0;
 }
 
+void Device::release_slot(BufferSlot& s) noexcept {
+  if (s.pages) {
+    munmap(s.pages, s.page_bytes);
+  } else {
+    if (s.data) release(s.data, s.bytes);
+    live_bytes_ -= s.bytes;
+  }
+  live_buffers_ -= 1;
+}
+
 bool Device::buffer_free(uint32_t handle) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!handles_.find(handle)) {
-      const std::string what = handles_.describe(handle);
-      if (!failed_) error_ = "[buffer_free] " + what;
-      failed_ = true;
+      fail_locked("[buffer_free] " + handles_.describe(handle));
       return false;
     }
   }
   wait(next_ticket_ - 1, 0xffffffffu);
   std::lock_guard<std::mutex> lock(mutex_);
-  BufferSlot* s = handles_.find(handle);
-  if (s->pages) {
-    munmap(s->pages, s->page_bytes);
-  } else {
-    if (s->data) release(s->data, s->bytes);
-    live_bytes_ -= s->bytes;
-  }
-  live_buffers_ -= 1;
+  release_slot(*handles_.find(handle));
   handles_.remove(handle);
   return true;
+}
+
+void Device::close() {
+  wait(next_ticket_ - 1, 0xffffffffu);
+  std::lock_guard<std::mutex> lock(mutex_);
+  handles_.each([this](BufferSlot& s) { release_slot(s); });
 }
 
 bool Device::buffer_clear(uint32_t handle) {
@@ -110,9 +121,8 @@ bool Device::buffer_clear(uint32_t handle) {
   std::lock_guard<std::mutex> lock(mutex_);
   BufferSlot* s = handles_.find(handle);
   if (!s || s->pages) {
-    const std::string what = "[buffer_clear] '" + handles_.describe(handle) + "'";
-    if (!failed_) error_ = what + (s ? " is a mapped file: it can only be read" : "");
-    failed_ = true;
+    fail_locked("[buffer_clear] '" + handles_.describe(handle) + "'" +
+                (s ? " is a mapped file: it can only be read" : ""));
     return false;
   }
   if (s->data) clear(s->data, s->bytes);
@@ -127,56 +137,36 @@ void* Device::buffer_ptr(uint32_t handle, uint64_t* bytes) {
   return s ? s->data : nullptr;
 }
 
-void Device::fail(const std::string& text) {
+void Device::fail(std::string_view text) noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
+  fail_locked(text);
+}
+
+void Device::fail_locked(std::string_view text) noexcept {
   if (failed_) return;
-  error_ = text;
+  error_.set(text);
   failed_.store(true, std::memory_order_release);
   done_.notify_all();
 }
 
-std::string Device::take_error() {
+uint32_t Device::take_error(char* out, uint32_t capacity) {
   wait(next_ticket_ - 1, 0xffffffffu);
   std::lock_guard<std::mutex> lock(mutex_);
-  std::string text;
-  text.swap(error_);
+  const uint32_t length = copy_text(error_.view(), out, capacity);
+  error_.clear();
   failed_ = false;
-  return text;
+  return length;
 }
-
-namespace {
-
-// Parameters of each operation, by their bits, that no valid record has as 0: a row without columns takes no
-// byte, so that no length would say how many rows there are, and kernels divide by them.
-const std::vector<uint32_t>& never_zero() {
-  static const std::vector<uint32_t> masks = [] {
-    std::vector<uint32_t> all(RLV_OP_COUNT, 0);
-    for (uint32_t id = 1; id < RLV_OP_COUNT; id++)
-      for (int i = 0; i < op_info(id).params; i++)
-        for (const char* name : {"cols", "k", "head_dim", "heads", "kv_heads", "vocab"})
-          if (std::strcmp(op_info(id).param[i].name, name) == 0) all[id] |= 1u << i;
-    return all;
-  }();
-  return masks;
-}
-
-}  // namespace
 
 // The caller holds mutex_.
 bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
   const OpInfo& op = op_info(id);
   const auto* refs = reinterpret_cast<const rlv_ref*>(record);
   auto reject = [&](int field, const std::string& why) {
-    if (!failed_)
-      error_ =
-          std::string("[") + op.name + "] " + (field >= 0 ? op.field[field].name : "record") + ": " + why;
-    failed_ = true;
+    fail_locked(std::string("[") + op.name + "] " + (field >= 0 ? op.field[field].name : "record") + ": " +
+                why);
     return false;
   };
-  const uint32_t sizes = never_zero()[id];
-  for (int i = 0; i < op.params; i++)
-    if ((sizes >> i & 1) && record[3 * op.tensors + i] == 0)
-      return reject(-1, std::string(op.param[i].name) + " is 0");
   for (int i = 0; i < op.tensors; i++) {
     pointers[i] = nullptr;
     if (refs[i].buffer == 0) continue;
@@ -191,23 +181,14 @@ bool Device::resolve(const uint32_t* record, uint32_t id, void** pointers) {
     if (s->data) pointers[i] = static_cast<char*>(s->data) + begin;
   }
   const int bad = op.check(record);
+  if (bad < 0) return true;
+  if (bad >= kZero) return reject(-1, std::string(op.param[bad - kZero].name) + " is 0");
   if (bad == kBadDtype) return reject(-1, "unknown dtype");
-  if (bad >= 0)
-    return reject(bad, refs[bad].buffer == 0 ? std::string("missing")
-                                             : "'" + handles_.describe(refs[bad].buffer) + "' gives " +
-                                                   std::to_string(uint64_t(refs[bad].length) * 16) +
-                                                   " bytes, fewer than the shape needs");
-  if (id == RLV_OP_LOGPROB_BWD) {
-    const auto& head = *reinterpret_cast<const rlv_op_logprob_bwd*>(record);
-    if (head.dentropy.buffer != 0 && head.entropy.buffer == 0)
-      return reject(6, "missing, and there is dentropy");
-  }
-  if (id == RLV_OP_LORA_BWD) {
-    const auto& lora = *reinterpret_cast<const rlv_op_lora_bwd*>(record);
-    if (lora.routes.buffer != 0 && lora.masked.buffer == 0)
-      return reject(10, "missing, and there are routes");
-  }
-  return true;
+  if (refs[bad].buffer != 0)
+    return reject(bad, "'" + handles_.describe(refs[bad].buffer) + "' gives " +
+                           std::to_string(bytes_of(refs[bad])) + " bytes, fewer than the shape needs");
+  const char* beside = op.field[bad].beside;
+  return reject(bad, beside ? std::string("missing, and there is ") + beside : "missing");
 }
 
 bool Device::decode(const uint32_t* words, uint32_t count, Program& program) {
@@ -215,10 +196,8 @@ bool Device::decode(const uint32_t* words, uint32_t count, Program& program) {
   while (at < count) {
     const uint32_t id = words[at] & 0xffffu, length = words[at] >> 16;
     if (id == 0 || id >= RLV_OP_COUNT || length != 1 + op_info(id).record_bytes / 4 || at + length > count) {
-      if (!failed_)
-        error_ = "[submit] malformed record at word " + std::to_string(at) + ": operation " +
-                 std::to_string(id) + ", " + std::to_string(length) + " words";
-      failed_ = true;
+      fail_locked("[submit] malformed record at word " + std::to_string(at) + ": operation " +
+                  std::to_string(id) + ", " + std::to_string(length) + " words");
       return false;
     }
     const OpInfo& op = op_info(id);
@@ -286,7 +265,14 @@ uint32_t Device::submit(const uint32_t* words, uint32_t count) {
     if (!decode(words, count, *program)) return 0;
     ticket = program->ticket = next_ticket_++;
   }
-  enqueue(std::move(program));
+  try {
+    enqueue(std::move(program));
+  } catch (...) {
+    // Nobody will complete it.
+    std::lock_guard<std::mutex> lock(mutex_);
+    next_ticket_ -= 1;
+    throw;
+  }
   return ticket;
 }
 

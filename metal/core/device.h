@@ -11,6 +11,7 @@
 #include "args.gen.hpp"
 #include "handles.h"
 #include "hazard.h"
+#include "text.h"
 
 namespace rlv {
 
@@ -55,11 +56,12 @@ class Device {
   // Whether operations may read straight from the pages of a mapped file.
   virtual bool maps_files() const { return false; }
   // Zeroed, 64-byte aligned; nullptr on failure.
-  virtual void* allocate(uint64_t bytes);
-  virtual void release(void* p, uint64_t bytes);
+  virtual void* allocate(uint64_t bytes) noexcept;
+  virtual void release(void* p, uint64_t bytes) noexcept;
   // Zeroes all bytes of an allocation that no operation uses.
   virtual void clear(void* p, uint64_t bytes);
-  // Takes a validated program; calls `complete` when it is done. Synchronous devices run it here.
+  // Takes a validated program; calls `complete` when it is done, whatever happens to it. Synchronous devices
+  // run it here. What throws has not taken it.
   virtual void enqueue(std::unique_ptr<Program> program) = 0;
   // How the device divides an operation among its threads.
   virtual RowSplit row_split(uint32_t, const void* /*args*/) const { return {}; }
@@ -74,14 +76,17 @@ class Device {
   uint32_t map_file(int fd, uint64_t offset, uint64_t bytes, const char* label);
   uint32_t submit(const uint32_t* words, uint32_t count);
   uint32_t wait(uint32_t ticket, uint32_t milliseconds);
-  std::string take_error();
+  // Waits for everything submitted and frees all buffers.
+  void close();
+  // Copies the error's text, forgets it and revives the stream; the text's length.
+  uint32_t take_error(char* out, uint32_t capacity);
   uint32_t stats(double* out, uint32_t capacity);
   uint32_t profile(double* out, uint32_t capacity, bool enable);
   // Resolves one record's tensors to pointers. False, with the error recorded, if it is not valid.
   bool resolve(const uint32_t* record, uint32_t id, void** pointers);
 
   // Keeps the first error and poisons the stream until it is taken. Callable from any thread.
-  void fail(const std::string& text);
+  void fail(std::string_view text) noexcept;
   bool failed() const { return failed_.load(std::memory_order_acquire); }
   void complete(uint32_t ticket);
 
@@ -92,6 +97,9 @@ class Device {
   std::mutex profile_mutex_;
 
  private:
+  // For who holds mutex_.
+  void fail_locked(std::string_view text) noexcept;
+  void release_slot(BufferSlot& s) noexcept;
   bool decode(const uint32_t* words, uint32_t count, Program& program);
 
   Handles handles_;
@@ -101,7 +109,7 @@ class Device {
   uint32_t next_ticket_ = 1;
   std::atomic<uint32_t> completed_{0};
   std::atomic<bool> failed_{false};
-  std::string error_;
+  ErrorText error_;
   uint64_t live_bytes_ = 0, live_buffers_ = 0, peak_bytes_ = 0;
   double ops_ = 0, flops_ = 0, bytes_ = 0;
 };
@@ -119,7 +127,9 @@ std::string describe_operation(uint32_t id, const uint32_t* record);
 bool ref_vjp(Device& device, const uint32_t* record, uint32_t words, const rlv_ref* cotangents,
              const rlv_ref* gradients);
 
-// Makes the n-th next allocation fail.
+// Makes the n-th next allocation of a buffer or of a thread's scratch fail.
 void fail_allocation(uint32_t n);
+// Whether this one is to fail.
+bool allocation_fails() noexcept;
 
 }  // namespace rlv

@@ -21,22 +21,17 @@ class Handles {
  public:
   static constexpr uint32_t kSlotBits = 18;
 
-  // 0 when all slots are taken.
+  // 0 when all slots are taken. What throws leaves everything as it was.
   uint32_t add(void* data, uint64_t bytes, const char* label) {
-    uint32_t slot;
-    if (!free_.empty()) {
-      slot = free_.back();
-      free_.pop_back();
-    } else {
-      if (slots_.size() >= (1u << kSlotBits)) return 0;
-      slot = uint32_t(slots_.size());
-      slots_.emplace_back();
-    }
+    std::string name = label;
+    if (free_.empty() && !grow()) return 0;
+    const uint32_t slot = free_.back();
+    free_.pop_back();
     BufferSlot& s = slots_[slot];
     s.data = data;
     s.bytes = bytes;
     s.live = true;
-    s.label = label;
+    s.label.swap(name);
     return s.generation << kSlotBits | slot;
   }
 
@@ -57,13 +52,13 @@ class Handles {
     return current ? s.label : "stale handle, once '" + s.label + "' or a later buffer";
   }
 
-  void remove(uint32_t handle) {
+  void remove(uint32_t handle) noexcept {
     const uint32_t slot = handle & ((1u << kSlotBits) - 1);
     BufferSlot& s = slots_[slot];
     s.live = false;
     s.data = s.pages = nullptr;
     s.generation = s.generation == (1u << 14) - 1 ? 1 : s.generation + 1;
-    free_.push_back(slot);
+    free_.push_back(slot);  // there is room for all
   }
 
   template <class F>
@@ -73,6 +68,16 @@ class Handles {
   }
 
  private:
+  // One slot more, and room in free_ for every slot.
+  bool grow() {
+    const size_t n = slots_.size();
+    if (n >= (1u << kSlotBits)) return false;
+    if (free_.capacity() <= n) free_.reserve(2 * n + 16);
+    slots_.emplace_back();
+    free_.push_back(uint32_t(n));
+    return true;
+  }
+
   std::vector<BufferSlot> slots_;
   std::vector<uint32_t> free_;
 };

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include "../core/device.h"
+#include "../core/guard.h"
 #include "kernels/row_split.h"
 #include "pool.h"
 #include "x86.h"
@@ -62,11 +63,8 @@ uint32_t usable_processors() {
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(uint32_t threads, Isa isa) : isa_(isa), pool_(threads) {
-    pool_.on_fail = [this](const char* detail, uint32_t value) {
-      fail(std::string("[") + detail + ": " + std::to_string(value) + "]");
-    };
-  }
+  CpuDevice(uint32_t threads, Isa isa)
+      : isa_(isa), pool_(threads, [this](const char* text) { fail(text); }) {}
   const char* name() const override { return "cpu"; }
   std::string info() const override {
     return std::string("{\"name\":\"cpu\",\"isa\":\"") + isa_.name +
@@ -115,19 +113,25 @@ class CpuDevice final : public Device {
   }
 
   void enqueue(std::unique_ptr<Program> program) override {
-    std::shared_ptr<Program> shared = std::move(program);
-    pool_.push([this, shared](Ctx& c) { run(c, *shared); });
+    const std::shared_ptr<const Program> shared = std::move(program);
+    pool_.push(
+        {[this, p = shared.get()](Ctx& c) { run(c, *p); }, [this, shared] { complete(shared->ticket); }});
   }
 
+  // 0, with the error told, where a thread has no memory for it.
   double measure(uint32_t what, double seconds) override {
     double result = 0;
     std::atomic<bool> done{false};
-    pool_.push([&](Ctx& c) {
-      const double value = isa_.measure(c, what, seconds);
-      if (c.tid == 0) result = value;
-      c.barrier();
-      if (c.tid == 0) done = true;
-    });
+    const auto run = [&](Ctx& c) {
+      try {
+        const double value = isa_.measure(c, what, seconds);
+        if (c.tid == 0) result = value;
+      } catch (const std::exception&) {
+        fail(Caught("[measure]").text());
+        throw;
+      }
+    };
+    pool_.push({run, [&] { done = true; }});
     while (!done) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return result;
   }
@@ -142,28 +146,36 @@ class CpuDevice final : public Device {
   }
 
   // A failed operation does not stop the program: kernels are safe on any data, and all threads must meet
-  // the same barriers. The stream refuses new work until the error is taken.
+  // the same barriers. The stream refuses new work until the error is taken. One without memory does: every
+  // thread leaves the program.
   void run(Ctx& c, const Program& program) {
+    const Step* at = nullptr;
+    try {
+      for (const Step& step : program.steps) {
+        at = &step;
+        run(c, program, step);
+      }
+    } catch (const std::exception&) {
+      fail(Caught(op_info(at->id).name).text());
+      throw;
+    }
+  }
+
+  void run(Ctx& c, const Program& program, const Step& step) {
     using Clock = std::chrono::steady_clock;
     const bool profiling = profiling_;
-    for (const Step& step : program.steps) {
-      // While measuring, every operation stands alone, so that its time is its own.
-      if (step.barrier || profiling) {
-        c.barrier();
-        if (c.tid == 0) barriers_ += 1;
-      }
-      const auto start = profiling ? Clock::now() : Clock::time_point();
-      isa_.kernels[step.id](c, program.args_of(step));
-      if (profiling) {
-        c.barrier();
-        if (c.tid == 0) {
-          std::lock_guard<std::mutex> lock(profile_mutex_);
-          profile_[step.id].ns += std::chrono::duration<double, std::nano>(Clock::now() - start).count();
-        }
-      }
+    // While measuring, every operation stands alone, so that its time is its own.
+    if (step.barrier || profiling) {
+      c.barrier();
+      if (c.tid == 0) barriers_ += 1;
     }
+    const auto start = profiling ? Clock::now() : Clock::time_point();
+    isa_.kernels[step.id](c, program.args_of(step));
+    if (!profiling) return;
     c.barrier();
-    if (c.tid == 0) complete(program.ticket);
+    if (c.tid != 0) return;
+    std::lock_guard<std::mutex> lock(profile_mutex_);
+    profile_[step.id].ns += std::chrono::duration<double, std::nano>(Clock::now() - start).count();
   }
 
   const Isa isa_;

@@ -1,8 +1,13 @@
 #include "pool.h"
 
 #include <sched.h>
+#include <cstdio>
 #include <cstdlib>
 #include <new>
+#include <string>
+#include <system_error>
+#include <utility>
+#include "../core/device.h"
 
 namespace rlv {
 
@@ -39,43 +44,75 @@ void pin(uint32_t tid, uint32_t threads) {
 }  // namespace
 
 constexpr int kSpins = 4000;
+constexpr std::align_val_t kLocalAlign{64};
+
+void Barrier::release() noexcept {
+  generation_.fetch_add(1, std::memory_order_seq_cst);
+  if (sleepers_.load(std::memory_order_seq_cst) > 0) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    wake_.notify_all();
+  }
+}
 
 void Barrier::wait() {
   if (threads_ == 1) return;
   const uint32_t generation = generation_.load(std::memory_order_acquire);
+  // Behind the generation: who does not see it here sees the generation change.
+  if (abandoned_.load(std::memory_order_acquire)) throw Abandoned();
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
     arrived_.store(0, std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_seq_cst);
-    if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      wake_.notify_all();
-    }
+    release();
     return;
   }
-  for (int i = 0; i < kSpins; i++) {
-    if (generation_.load(std::memory_order_acquire) != generation) return;
-    pause_cpu();
+  const auto released = [&](std::memory_order order) { return generation_.load(order) != generation; };
+  for (int i = 0; i < kSpins && !released(std::memory_order_acquire); i++) pause_cpu();
+  if (!released(std::memory_order_acquire)) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    wake_.wait(lock, [&] { return released(std::memory_order_seq_cst); });
+    sleepers_.fetch_sub(1, std::memory_order_seq_cst);
   }
-  std::unique_lock<std::mutex> lock(mutex_);
-  sleepers_.fetch_add(1, std::memory_order_seq_cst);
-  wake_.wait(lock, [&] { return generation_.load(std::memory_order_seq_cst) != generation; });
-  sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+  if (abandoned_.load(std::memory_order_relaxed)) throw Abandoned();
+}
+
+void Barrier::abandon() noexcept {
+  abandoned_.store(true, std::memory_order_seq_cst);
+  release();
+}
+
+void Barrier::restore() noexcept {
+  arrived_.store(0, std::memory_order_relaxed);
+  abandoned_.store(false, std::memory_order_relaxed);
 }
 
 struct Pool::Local {
   void* block[kLocalSlots] = {};
   size_t bytes[kLocalSlots] = {};
+  void give_back(int slot) noexcept { ::operator delete(block[slot], kLocalAlign); }
   ~Local() {
-    for (void* b : block) std::free(b);
+    for (int slot = 0; slot < kLocalSlots; slot++) give_back(slot);
   }
 };
 
-Pool::Pool(uint32_t threads) : threads_(threads), barrier_(threads) {
+Pool::Pool(uint32_t threads, std::function<void(const char*)> on_fail)
+    : threads_(threads), on_fail_(std::move(on_fail)), barrier_(threads), end_(threads) {
   for (uint32_t i = 0; i < threads; i++) locals_.push_back(std::make_unique<Local>());
-  for (uint32_t i = 0; i < threads; i++) workers_.emplace_back([this, i] { loop(i); });
+  workers_.reserve(threads);
+  try {
+    for (uint32_t i = 0; i < threads; i++) workers_.emplace_back([this, i] { loop(i); });
+  } catch (const std::system_error& e) {
+    const std::string which = std::to_string(workers_.size() + 1) + " of " + std::to_string(threads);
+    stop();
+    throw std::system_error(e.code(), "cannot start thread " + which);
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { stop(); }
+
+void Pool::stop() noexcept {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
@@ -84,7 +121,7 @@ Pool::~Pool() {
   for (std::thread& t : workers_) t.join();
 }
 
-void Pool::push(std::function<void(Ctx&)> job) {
+void Pool::push(Job job) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     queue_.push_back(std::move(job));
@@ -92,7 +129,8 @@ void Pool::push(std::function<void(Ctx&)> job) {
   wake_.notify_all();
 }
 
-// Thread 0 moves the next job into place and bumps the epoch; everyone runs it; a barrier ends it.
+// Thread 0 moves the next job into place and bumps the epoch; everyone runs it; a barrier ends it, which
+// everyone reaches, whatever was abandoned before.
 void Pool::loop(uint32_t tid) {
   pin(tid, threads_);
   Ctx ctx;
@@ -124,8 +162,16 @@ void Pool::loop(uint32_t tid) {
       if (epoch == ~uint64_t(0)) return;
       seen = epoch;
     }
-    job_(ctx);
-    barrier_.wait();
+    try {
+      job_.run(ctx);
+    } catch (...) {
+      barrier_.abandon();
+    }
+    end_.wait();
+    if (tid != 0) continue;
+    barrier_.restore();
+    const Job job = std::move(job_);
+    job.done();
   }
 }
 
@@ -136,15 +182,21 @@ void* Ctx::local(int slot, size_t bytes) {
   Pool::Local& l = *pool->locals_[tid];
   if (l.bytes[slot] < bytes) {
     const size_t rounded = (bytes + 4095) / 4096 * 4096;
-    std::free(l.block[slot]);
+    l.give_back(slot);
     l.block[slot] = nullptr;
-    if (posix_memalign(&l.block[slot], 64, rounded) != 0) throw std::bad_alloc();
-    pool->scratch_bytes_ += rounded - l.bytes[slot];
+    pool->scratch_bytes_ -= std::exchange(l.bytes[slot], 0);
+    if (allocation_fails()) throw std::bad_alloc();
+    l.block[slot] = ::operator new(rounded, kLocalAlign);
     l.bytes[slot] = rounded;
+    pool->scratch_bytes_ += rounded;
   }
   return l.block[slot];
 }
 
-void Ctx::fail(const char* detail, uint32_t value) { static_cast<Pool*>(impl)->on_fail(detail, value); }
+void Ctx::fail(const char* detail, uint32_t value) {
+  char text[256];
+  std::snprintf(text, sizeof text, "[%s: %u]", detail, value);
+  static_cast<Pool*>(impl)->on_fail_(text);
+}
 
 }  // namespace rlv

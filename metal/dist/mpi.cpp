@@ -9,6 +9,8 @@
 #include <memory>
 #include <string>
 #include <vector>
+#include "../core/guard.h"
+#include "../core/text.h"
 #include "mpi_calls.h"
 #include "rlv.h"
 
@@ -23,24 +25,22 @@ constexpr uint64_t kPiece = 1u << 28;
 constexpr uint64_t kBucket = 1u << 21;
 constexpr uint64_t kSliceAlign = 16;
 
-// Never destroyed: MPI may still be called while the program ends.
-std::unique_ptr<rlv::Mpi>& g_mpi = *new std::unique_ptr<rlv::Mpi>;
-std::string& g_library = *new std::string;
-std::string& g_error = *new std::string;
+// MPI may still be called while the program ends.
+rlv::Forever<std::unique_ptr<rlv::Mpi>> g_mpi_place;
+std::unique_ptr<rlv::Mpi>& g_mpi = *g_mpi_place;
+rlv::Forever<std::string> g_library;
+rlv::Forever<rlv::ErrorText> g_error;
 bool g_started = false;
 
-bool fail(const std::string& text) {
-  g_error = text;
+bool fail(std::string_view text) noexcept {
+  g_error->set(text);
   return false;
 }
 
-uint32_t copy_text(const std::string& text, char* out, uint32_t capacity) {
-  if (out && capacity > 0) {
-    const size_t n = std::min<size_t>(text.size(), capacity - 1);
-    std::memcpy(out, text.data(), n);
-    out[n] = 0;
-  }
-  return uint32_t(text.size());
+// f(); `failed`, with the error told, if it throws.
+template <class F>
+uint32_t guarded(const char* where, uint32_t failed, F&& f) noexcept {
+  return rlv::guarded(where, failed, fail, f);
 }
 
 // What is under way: messages, and what follows when all of them have arrived.
@@ -198,15 +198,18 @@ class Sum : public Exchange {
   std::vector<Stored> staging_;
 };
 
-std::unique_ptr<Exchange>& g_exchange = *new std::unique_ptr<Exchange>;
+rlv::Forever<std::unique_ptr<Exchange>> g_exchange_place;
+std::unique_ptr<Exchange>& g_exchange = *g_exchange_place;
 Gather* g_gathered = nullptr;  // the exchange, if it is a finished gather
 bool g_done = true;
 using Clock = std::chrono::steady_clock;
 Clock::time_point g_moved;  // when a message last arrived or left
+// An exchange failed, maybe between its messages: there is no going on.
+bool g_broken = false;
 
 bool idle() {
   if (!g_started) return fail("MPI is not started");
-  return g_done || fail("an exchange is under way");
+  return g_done || fail(g_broken ? "an exchange has failed" : "an exchange is under way");
 }
 
 bool begin(std::unique_ptr<Exchange> exchange, Gather* gather) {
@@ -214,7 +217,9 @@ bool begin(std::unique_ptr<Exchange> exchange, Gather* gather) {
   g_gathered = gather;
   g_done = false;
   g_moved = Clock::now();
-  return g_exchange->next(*g_mpi);
+  g_broken = true;
+  g_broken = !g_exchange->next(*g_mpi);
+  return !g_broken;
 }
 
 void rest(Clock::duration idle) {
@@ -230,86 +235,8 @@ void rest(Clock::duration idle) {
   nanosleep(&pause, nullptr);
 }
 
-}  // namespace
-
-extern "C" {
-
-uint32_t rlv_mpi_load(const char* names, uint32_t bytes) {
-  if (g_mpi) return 0;
-  if (!names || bytes == 0 || names[bytes - 1] != 0) return fail("no name of a library"), 1;
-  std::string reasons;
-  for (const char* name = names; name < names + bytes; name += std::strlen(name) + 1) {
-    // Open MPI's own plugins look for its symbols among the global ones.
-    void* library = dlopen(name, RTLD_NOW | RTLD_GLOBAL);
-    std::string reason;
-    if (library) {
-      g_mpi = rlv::find_mpi(library, reason);
-      if (g_mpi) {
-        g_library = name;
-        return 0;
-      }
-      reason = std::string(name) + ": " + reason;
-      dlclose(library);
-    } else {
-      const char* text = dlerror();
-      reason = text ? text : name;
-    }
-    reasons += (reasons.empty() ? "" : "; ") + reason;
-  }
-  return fail(reasons), 1;
-}
-
-uint32_t rlv_mpi_info(char* out, uint32_t capacity) {
-  if (!g_mpi) return 0;
-  return copy_text(g_library + "\n" + g_mpi->kind + "\n" + g_mpi->version, out, capacity);
-}
-
-uint32_t rlv_mpi_start(uint32_t* out, uint32_t capacity) {
-  if (!out || capacity < 2) return fail("no place for rank and size"), 1;
-  if (!g_mpi) return fail("no MPI library is loaded"), 1;
-  if (!g_started && !g_mpi->start()) return fail(g_mpi->error), 1;
-  g_started = true;
-  out[0] = g_mpi->rank;
-  out[1] = g_mpi->ranks;
-  return 0;
-}
-
-uint32_t rlv_mpi_gather(const void* mine, uint32_t bytes, const uint32_t* sizes, uint32_t ranks) {
-  if (!idle()) return 1;
-  if (!sizes || ranks != g_mpi->ranks) return fail("one size a rank"), 1;
-  if (sizes[g_mpi->rank] != bytes || (bytes > 0 && !mine)) return fail("not the bytes that were said"), 1;
-  uint64_t total = 0;
-  for (uint32_t r = 0; r < ranks; r++) total += sizes[r];
-  if (total > UINT32_MAX) return fail("more than 4 GiB to gather"), 1;
-  auto gather = std::make_unique<Gather>(static_cast<const Bytes*>(mine), sizes, g_mpi->rank, ranks);
-  Gather* raw = gather.get();
-  return begin(std::move(gather), raw) ? 0 : 1;
-}
-
-uint32_t rlv_mpi_take(void* out, uint32_t offset, uint32_t bytes) {
-  if (!g_done || !g_gathered) return fail("nothing was gathered"), 1;
-  const std::vector<Bytes>& all = g_gathered->all;
-  if (uint64_t(offset) + bytes > all.size()) return fail("more than was gathered"), 1;
-  if (bytes > 0) std::memcpy(out, all.data() + offset, bytes);
-  return 0;
-}
-
-uint32_t rlv_mpi_sum(void* values, uint32_t bytes, uint32_t dtype) {
-  if (!idle()) return 1;
-  if (dtype != RLV_F32 && dtype != RLV_BF16) return fail("sums are of float32 or bfloat16"), 1;
-  const uint32_t size = dtype == RLV_F32 ? 4 : 2;
-  if (!values || bytes % size != 0 || reinterpret_cast<uintptr_t>(values) % size != 0)
-    return fail("not a range of whole elements"), 1;
-  std::unique_ptr<Exchange> sum;
-  if (dtype == RLV_F32)
-    sum = std::make_unique<Sum<Float>>(static_cast<float*>(values), bytes / 4, g_mpi->ranks);
-  else
-    sum = std::make_unique<Sum<Bfloat>>(static_cast<uint16_t*>(values), bytes / 2, g_mpi->ranks);
-  return begin(std::move(sum), nullptr) ? 0 : 1;
-}
-
-uint32_t rlv_mpi_wait(uint32_t milliseconds) {
-  if (g_done) return 0;
+// Drives the exchange; see rlv_mpi_wait.
+uint32_t drive(uint32_t milliseconds) {
   const auto end = Clock::now() + std::chrono::milliseconds(milliseconds);
   for (;;) {
     uint32_t completed = 0;
@@ -333,7 +260,112 @@ uint32_t rlv_mpi_wait(uint32_t milliseconds) {
   }
 }
 
-uint32_t rlv_mpi_error(char* out, uint32_t capacity) { return copy_text(g_error, out, capacity); }
+struct Close {
+  void operator()(void* library) const { dlclose(library); }
+};
+
+bool load(const char* names, uint32_t bytes) {
+  std::string reasons;
+  for (const char* name = names; name < names + bytes; name += std::strlen(name) + 1) {
+    // Open MPI's own plugins look for its symbols among the global ones.
+    std::unique_ptr<void, Close> library(dlopen(name, RTLD_NOW | RTLD_GLOBAL));
+    std::string reason;
+    if (library) {
+      std::string own = name;
+      g_mpi = rlv::find_mpi(library.get(), reason);
+      if (g_mpi) {
+        g_library->swap(own);
+        library.release();
+        return true;
+      }
+      reason = own + ": " + reason;
+    } else {
+      const char* text = dlerror();
+      reason = text ? text : name;
+    }
+    reasons += (reasons.empty() ? "" : "; ") + reason;
+  }
+  return fail(reasons);
+}
+
+}  // namespace
+
+extern "C" {
+
+uint32_t rlv_mpi_load(const char* names, uint32_t bytes) {
+  if (g_mpi) return 0;
+  if (!names || bytes == 0 || names[bytes - 1] != 0) return fail("no name of a library"), 1;
+  return guarded("loading MPI", 1, [&] { return load(names, bytes) ? 0 : 1; });
+}
+
+uint32_t rlv_mpi_info(char* out, uint32_t capacity) {
+  if (!g_mpi) return 0;
+  return guarded("[mpi_info]", 0, [&] {
+    return rlv::copy_text(*g_library + "\n" + g_mpi->kind + "\n" + g_mpi->version, out, capacity);
+  });
+}
+
+uint32_t rlv_mpi_start(uint32_t* out, uint32_t capacity) {
+  if (!out || capacity < 2) return fail("no place for rank and size"), 1;
+  if (!g_mpi) return fail("no MPI library is loaded"), 1;
+  return guarded("MPI_Init_thread", 1, [&] {
+    if (!g_started && !g_mpi->start()) return fail(g_mpi->error), 1;
+    g_started = true;
+    out[0] = g_mpi->rank;
+    out[1] = g_mpi->ranks;
+    return 0;
+  });
+}
+
+uint32_t rlv_mpi_gather(const void* mine, uint32_t bytes, const uint32_t* sizes, uint32_t ranks) {
+  if (!idle()) return 1;
+  if (!sizes || ranks != g_mpi->ranks) return fail("one size a rank"), 1;
+  if (sizes[g_mpi->rank] != bytes || (bytes > 0 && !mine)) return fail("not the bytes that were said"), 1;
+  uint64_t total = 0;
+  for (uint32_t r = 0; r < ranks; r++) total += sizes[r];
+  if (total > UINT32_MAX) return fail("more than 4 GiB to gather"), 1;
+  return guarded("giving to all ranks", 1, [&] {
+    auto gather = std::make_unique<Gather>(static_cast<const Bytes*>(mine), sizes, g_mpi->rank, ranks);
+    Gather* raw = gather.get();
+    return begin(std::move(gather), raw) ? 0 : 1;
+  });
+}
+
+uint32_t rlv_mpi_take(void* out, uint32_t offset, uint32_t bytes) {
+  if (!g_done || !g_gathered) return fail("nothing was gathered"), 1;
+  const std::vector<Bytes>& all = g_gathered->all;
+  if (uint64_t(offset) + bytes > all.size()) return fail("more than was gathered"), 1;
+  if (bytes > 0) std::memcpy(out, all.data() + offset, bytes);
+  return 0;
+}
+
+uint32_t rlv_mpi_sum(void* values, uint32_t bytes, uint32_t dtype) {
+  if (!idle()) return 1;
+  if (dtype != RLV_F32 && dtype != RLV_BF16) return fail("sums are of float32 or bfloat16"), 1;
+  const uint32_t size = dtype == RLV_F32 ? 4 : 2;
+  if (!values || bytes % size != 0 || reinterpret_cast<uintptr_t>(values) % size != 0)
+    return fail("not a range of whole elements"), 1;
+  return guarded("summing over ranks", 1, [&] {
+    std::unique_ptr<Exchange> sum;
+    if (dtype == RLV_F32)
+      sum = std::make_unique<Sum<Float>>(static_cast<float*>(values), bytes / 4, g_mpi->ranks);
+    else
+      sum = std::make_unique<Sum<Bfloat>>(static_cast<uint16_t*>(values), bytes / 2, g_mpi->ranks);
+    return begin(std::move(sum), nullptr) ? 0 : 1;
+  });
+}
+
+uint32_t rlv_mpi_wait(uint32_t milliseconds) {
+  if (g_done) return 0;
+  if (g_broken) return 2;
+  const uint32_t state = guarded("exchanging with ranks", 2, [&] { return drive(milliseconds); });
+  g_broken = state == 2;
+  return state;
+}
+
+uint32_t rlv_mpi_error(char* out, uint32_t capacity) {
+  return rlv::copy_text(g_error->view(), out, capacity);
+}
 
 void rlv_mpi_abort(uint32_t code) {
   if (g_started) g_mpi->abort(code);
@@ -343,7 +375,7 @@ uint32_t rlv_mpi_stop(void) {
   if (!g_started) return 0;
   if (!idle()) return 1;
   g_started = false;
-  return g_mpi->finish() ? 0 : (fail(g_mpi->error), 1);
+  return guarded("MPI_Finalize", 1, [] { return g_mpi->finish() ? 0 : (fail(g_mpi->error), 1); });
 }
 
 }  // extern "C"

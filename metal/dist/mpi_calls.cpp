@@ -87,17 +87,13 @@ class Calls : public Mpi {
   }
 
   bool send(const void* from, uint32_t bytes, uint32_t to, int tag) override {
-    Handle request = Abi::kNone;
-    if (!fine(send_(from, int(bytes), byte_, int(to), tag, world_, &request), "MPI_Isend")) return false;
-    requests_.push_back(request);
-    return true;
+    requests_.push_back(Abi::kNone);
+    return posted(send_(from, int(bytes), byte_, int(to), tag, world_, &requests_.back()), "MPI_Isend");
   }
 
   bool receive(void* into, uint32_t bytes, uint32_t from, int tag) override {
-    Handle request = Abi::kNone;
-    if (!fine(receive_(into, int(bytes), byte_, int(from), tag, world_, &request), "MPI_Irecv")) return false;
-    requests_.push_back(request);
-    return true;
+    requests_.push_back(Abi::kNone);
+    return posted(receive_(into, int(bytes), byte_, int(from), tag, world_, &requests_.back()), "MPI_Irecv");
   }
 
   bool poll(uint32_t& completed) override {
@@ -120,6 +116,12 @@ class Calls : public Mpi {
   bool finish() override { return fine(finalize_(), "MPI_Finalize"); }
 
  private:
+  // The place of the last request was taken before: none that is under way gets lost.
+  bool posted(int code, const char* call) {
+    if (code != 0) requests_.pop_back();
+    return fine(code, call);
+  }
+
   bool fine(int code, const char* call) {
     if (code == 0) return true;
     std::string text(kTextBytes, '\0');

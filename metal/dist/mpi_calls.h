@@ -7,7 +7,8 @@
 
 namespace rlv {
 
-// A loaded libmpi. Nothing throws; a failed call leaves its text in `error`. For one thread.
+// A loaded libmpi. A failed call leaves its text in `error`; nothing throws but for want of memory. For one
+// thread.
 class Mpi {
  public:
   virtual ~Mpi() = default;

@@ -1,3 +1,3 @@
 // Written by scripts/gen.ts from src/ops. Do not edit.
 #pragma once
-#define RLV_ABI_HASH "edd10d4c02893fec"
+#define RLV_ABI_HASH "60bd10bdb9a6353c"

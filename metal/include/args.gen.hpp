@@ -629,6 +629,7 @@ constexpr int kMaxTensors = 12;
 constexpr int kMaxParams = 14;
 constexpr int kMaxWords = 42;
 constexpr int kBadDtype = 100;
+constexpr int kZero = 200;  // plus the parameter that is 0
 
 inline uint64_t size(uint64_t dt) { return dt == RLV_BF16 ? 2 : dt == RLV_F8 ? 1 : 4; }
 inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
@@ -666,6 +667,7 @@ inline double flops_bias_bwd(const void* record) {
 inline int check_gemm_nn(const void* record) {
   const auto& a = *static_cast<const rlv_op_gemm_nn*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 0;
   if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
@@ -684,6 +686,7 @@ inline double flops_gemm_nn(const void* record) {
 inline int check_gemm_nt(const void* record) {
   const auto& a = *static_cast<const rlv_op_gemm_nt*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (a.ydt > RLV_BF16) return kBadDtype;
   if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.ydt))) return 0;
@@ -704,6 +707,7 @@ inline double flops_gemm_nt(const void* record) {
 inline int check_gemm_tn(const void* record) {
   const auto& a = *static_cast<const rlv_op_gemm_tn*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (a.gdt > RLV_BF16) return kBadDtype;
   if (!a.dw.buffer || bytes_of(a.dw) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.gdt))) return 0;
@@ -723,6 +727,8 @@ inline double flops_gemm_tn(const void* record) {
 inline int check_qk_norm_rope_bwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_qk_norm_rope_bwd*>(record);
   (void)a;
+  if (a.heads == 0) return kZero + 1;
+  if (a.head_dim == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
   if (a.dweight.buffer && bytes_of(a.dweight) < uint64_t(a.head_dim)*4) return 1;
@@ -746,6 +752,8 @@ inline double flops_qk_norm_rope_bwd(const void* record) {
 inline int check_qk_norm_rope_fwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_qk_norm_rope_fwd*>(record);
   (void)a;
+  if (a.heads == 0) return kZero + 1;
+  if (a.head_dim == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
   if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 1;
@@ -766,6 +774,7 @@ inline double flops_qk_norm_rope_fwd(const void* record) {
 inline int check_rms_norm_bwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_rms_norm_bwd*>(record);
   (void)a;
+  if (a.cols == 0) return kZero + 1;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
   if (a.dweight.buffer && bytes_of(a.dweight) < uint64_t(a.cols)*4) return 1;
@@ -788,6 +797,7 @@ inline double flops_rms_norm_bwd(const void* record) {
 inline int check_rms_norm_fwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_rms_norm_fwd*>(record);
   (void)a;
+  if (a.cols == 0) return kZero + 1;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
   if (a.h.buffer && bytes_of(a.h) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 1;
@@ -808,6 +818,9 @@ inline double flops_rms_norm_fwd(const void* record) {
 inline int check_attn_bwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_attn_bwd*>(record);
   (void)a;
+  if (a.heads == 0) return kZero + 1;
+  if (a.kv_heads == 0) return kZero + 2;
+  if (a.head_dim == 0) return kZero + 3;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.dq.buffer || bytes_of(a.dq) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
   if (!a.dk.buffer || bytes_of(a.dk) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 1;
@@ -833,6 +846,9 @@ inline double flops_attn_bwd(const void* record) {
 inline int check_attn_decode(const void* record) {
   const auto& a = *static_cast<const rlv_op_attn_decode*>(record);
   (void)a;
+  if (a.heads == 0) return kZero + 1;
+  if (a.kv_heads == 0) return kZero + 2;
+  if (a.head_dim == 0) return kZero + 3;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.o.buffer || bytes_of(a.o) < uint64_t(a.batch)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
   if (!a.q.buffer || bytes_of(a.q) < uint64_t(a.batch)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 1;
@@ -853,6 +869,9 @@ inline double flops_attn_decode(const void* record) {
 inline int check_attn_fwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_attn_fwd*>(record);
   (void)a;
+  if (a.heads == 0) return kZero + 1;
+  if (a.kv_heads == 0) return kZero + 2;
+  if (a.head_dim == 0) return kZero + 3;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.o.buffer || bytes_of(a.o) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
   if (a.lse.buffer && bytes_of(a.lse) < uint64_t(a.rows)*uint64_t(a.heads)*4) return 1;
@@ -876,6 +895,8 @@ inline double flops_attn_fwd(const void* record) {
 inline int check_kv_append(const void* record) {
   const auto& a = *static_cast<const rlv_op_kv_append*>(record);
   (void)a;
+  if (a.kv_heads == 0) return kZero + 1;
+  if (a.head_dim == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.kv.buffer || bytes_of(a.kv) < uint64_t(a.kv_pages)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*32*size(uint64_t(a.dt))) return 0;
   if (!a.k.buffer || bytes_of(a.k) < uint64_t(a.rows)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 1;
@@ -895,6 +916,8 @@ inline double flops_kv_append(const void* record) {
 inline int check_kv_copy(const void* record) {
   const auto& a = *static_cast<const rlv_op_kv_copy*>(record);
   (void)a;
+  if (a.kv_heads == 0) return kZero + 1;
+  if (a.head_dim == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.kv.buffer || bytes_of(a.kv) < uint64_t(a.kv_pages)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*32*size(uint64_t(a.dt))) return 0;
   if (!a.pairs.buffer || bytes_of(a.pairs) < uint64_t(a.count)*8) return 1;
@@ -950,6 +973,8 @@ inline double flops_swiglu_fwd(const void* record) {
 inline int check_embed_bwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_embed_bwd*>(record);
   (void)a;
+  if (a.cols == 0) return kZero + 1;
+  if (a.vocab == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (a.wdt > RLV_BF16) return kBadDtype;
   if (!a.dtable.buffer || bytes_of(a.dtable) < packed_len(uint64_t(a.vocab),uint64_t(a.cols),uint64_t(a.wdt))*4) return 0;
@@ -969,6 +994,8 @@ inline double flops_embed_bwd(const void* record) {
 inline int check_embed_fwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_embed_fwd*>(record);
   (void)a;
+  if (a.cols == 0) return kZero + 1;
+  if (a.vocab == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (a.wdt > RLV_BF16) return kBadDtype;
   if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
@@ -988,6 +1015,7 @@ inline double flops_embed_fwd(const void* record) {
 inline int check_gather_rows(const void* record) {
   const auto& a = *static_cast<const rlv_op_gather_rows*>(record);
   (void)a;
+  if (a.cols == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
   if (!a.x.buffer || bytes_of(a.x) < uint64_t(a.src_rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 1;
@@ -1006,6 +1034,7 @@ inline double flops_gather_rows(const void* record) {
 inline int check_gather_rows_bwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_gather_rows_bwd*>(record);
   (void)a;
+  if (a.cols == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.src_rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
   if (!a.dy.buffer || bytes_of(a.dy) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 1;
@@ -1024,6 +1053,8 @@ inline double flops_gather_rows_bwd(const void* record) {
 inline int check_logprob_bwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_logprob_bwd*>(record);
   (void)a;
+  if (a.cols == 0) return kZero + 1;
+  if (a.vocab == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
   if (a.dw.buffer && bytes_of(a.dw) < packed_len(uint64_t(a.vocab),uint64_t(a.cols),uint64_t(a.dt))*4) return 1;
@@ -1031,6 +1062,7 @@ inline int check_logprob_bwd(const void* record) {
   if (!a.w.buffer || bytes_of(a.w) < packed_len(uint64_t(a.vocab),uint64_t(a.cols),uint64_t(a.dt))*size(uint64_t(a.dt))) return 3;
   if (!a.targets.buffer || bytes_of(a.targets) < uint64_t(a.rows)*4) return 4;
   if (!a.lse.buffer || bytes_of(a.lse) < uint64_t(a.rows)*4) return 5;
+  if (a.dentropy.buffer && !a.entropy.buffer) return 6;
   if (a.entropy.buffer && bytes_of(a.entropy) < uint64_t(a.rows)*4) return 6;
   if (!a.dlogprob.buffer || bytes_of(a.dlogprob) < uint64_t(a.rows)*4) return 7;
   if (a.dentropy.buffer && bytes_of(a.dentropy) < uint64_t(a.rows)*4) return 8;
@@ -1050,6 +1082,8 @@ inline double flops_logprob_bwd(const void* record) {
 inline int check_logprob_fwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_logprob_fwd*>(record);
   (void)a;
+  if (a.cols == 0) return kZero + 1;
+  if (a.vocab == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.logprob.buffer || bytes_of(a.logprob) < uint64_t(a.rows)*4) return 0;
   if (!a.lse.buffer || bytes_of(a.lse) < uint64_t(a.rows)*4) return 1;
@@ -1073,6 +1107,7 @@ inline double flops_logprob_fwd(const void* record) {
 inline int check_sample(const void* record) {
   const auto& a = *static_cast<const rlv_op_sample*>(record);
   (void)a;
+  if (a.vocab == 0) return kZero + 1;
   if (!a.ids.buffer || bytes_of(a.ids) < uint64_t(a.batch)*4) return 0;
   if (!a.logprob.buffer || bytes_of(a.logprob) < uint64_t(a.batch)*4) return 1;
   if (!a.logits.buffer || bytes_of(a.logits) < uint64_t(a.batch)*uint64_t(a.vocab)*4) return 2;
@@ -1220,6 +1255,7 @@ inline double flops_fill(const void* record) {
 inline int check_pack_weight(const void* record) {
   const auto& a = *static_cast<const rlv_op_pack_weight*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 1;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (a.sdt > RLV_BF16) return kBadDtype;
   if (!a.w.buffer || bytes_of(a.w) < packed_len(uint64_t(a.n),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.dt))) return 0;
@@ -1239,6 +1275,7 @@ inline double flops_pack_weight(const void* record) {
 inline int check_unpack_weight(const void* record) {
   const auto& a = *static_cast<const rlv_op_unpack_weight*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 1;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (a.edt > RLV_BF16) return kBadDtype;
   if (a.ddt > RLV_BF16) return kBadDtype;
@@ -1259,6 +1296,7 @@ inline double flops_unpack_weight(const void* record) {
 inline int check_linear_residual(const void* record) {
   const auto& a = *static_cast<const rlv_op_linear_residual*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 0;
   if (!a.residual.buffer || bytes_of(a.residual) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 1;
@@ -1279,6 +1317,7 @@ inline double flops_linear_residual(const void* record) {
 inline int check_norm_qkv(const void* record) {
   const auto& a = *static_cast<const rlv_op_norm_qkv*>(record);
   (void)a;
+  if (a.cols == 0) return kZero + 1;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.q.buffer || bytes_of(a.q) < uint64_t(a.m)*uint64_t(a.nq)*size(uint64_t(a.dt))) return 0;
   if (!a.k.buffer || bytes_of(a.k) < uint64_t(a.m)*uint64_t(a.nkv)*size(uint64_t(a.dt))) return 1;
@@ -1306,6 +1345,7 @@ inline double flops_norm_qkv(const void* record) {
 inline int check_norm_swiglu(const void* record) {
   const auto& a = *static_cast<const rlv_op_norm_swiglu*>(record);
   (void)a;
+  if (a.cols == 0) return kZero + 1;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 0;
   if (!a.h.buffer || bytes_of(a.h) < uint64_t(a.m)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 1;
@@ -1327,6 +1367,9 @@ inline double flops_norm_swiglu(const void* record) {
 inline int check_rope_append(const void* record) {
   const auto& a = *static_cast<const rlv_op_rope_append*>(record);
   (void)a;
+  if (a.heads == 0) return kZero + 1;
+  if (a.kv_heads == 0) return kZero + 2;
+  if (a.head_dim == 0) return kZero + 3;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.heads)*uint64_t(a.head_dim)*size(uint64_t(a.dt))) return 0;
   if (!a.kv.buffer || bytes_of(a.kv) < uint64_t(a.kv_pages)*uint64_t(a.kv_heads)*uint64_t(a.head_dim)*32*size(uint64_t(a.dt))) return 1;
@@ -1353,6 +1396,7 @@ inline double flops_rope_append(const void* record) {
 inline int check_lora_bwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_lora_bwd*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (a.dx.buffer && bytes_of(a.dx) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 0;
   if (a.da.buffer && bytes_of(a.da) < packed_len(uint64_t(a.r),uint64_t(a.k),uint64_t(a.dt))*4) return 1;
@@ -1364,6 +1408,7 @@ inline int check_lora_bwd(const void* record) {
   if (!a.a.buffer || bytes_of(a.a) < packed_len(uint64_t(a.r),uint64_t(a.k),uint64_t(a.dt))*size(uint64_t(a.dt))) return 7;
   if (!a.b.buffer || bytes_of(a.b) < packed_len(uint64_t(a.n),uint64_t(a.r),uint64_t(a.dt))*size(uint64_t(a.dt))) return 8;
   if (a.routes.buffer && bytes_of(a.routes) < uint64_t(a.m)*4) return 9;
+  if (a.routes.buffer && !a.masked.buffer) return 10;
   if (a.masked.buffer && bytes_of(a.masked) < 2*uint64_t(a.m)*uint64_t(a.r)*size(uint64_t(a.dt))) return 10;
   return -1;
 }
@@ -1379,6 +1424,7 @@ inline double flops_lora_bwd(const void* record) {
 inline int check_lora_fwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_lora_fwd*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.m)*uint64_t(a.n)*size(uint64_t(a.dt))) return 0;
   if (!a.u.buffer || bytes_of(a.u) < uint64_t(a.m)*uint64_t(a.r)*size(uint64_t(a.dt))) return 1;
@@ -1418,6 +1464,7 @@ inline double flops_dropout(const void* record) {
 inline int check_dequantize_weight(const void* record) {
   const auto& a = *static_cast<const rlv_op_dequantize_weight*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 1;
   if (a.qt > RLV_NF4) return kBadDtype;
   if (!a.dst.buffer || bytes_of(a.dst) < uint64_t(a.n)*uint64_t(a.k)*4) return 0;
   if (!a.codes.buffer || bytes_of(a.codes) < quant_bytes(uint64_t(a.n),uint64_t(a.k),uint64_t(a.qt))) return 1;
@@ -1436,6 +1483,8 @@ inline double flops_dequantize_weight(const void* record) {
 inline int check_quant_embed(const void* record) {
   const auto& a = *static_cast<const rlv_op_quant_embed*>(record);
   (void)a;
+  if (a.cols == 0) return kZero + 1;
+  if (a.vocab == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (a.qt > RLV_NF4) return kBadDtype;
   if (!a.y.buffer || bytes_of(a.y) < uint64_t(a.rows)*uint64_t(a.cols)*size(uint64_t(a.dt))) return 0;
@@ -1456,6 +1505,7 @@ inline double flops_quant_embed(const void* record) {
 inline int check_quant_linear(const void* record) {
   const auto& a = *static_cast<const rlv_op_quant_linear*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (a.ydt > RLV_BF16) return kBadDtype;
   if (a.qt > RLV_NF4) return kBadDtype;
@@ -1478,6 +1528,7 @@ inline double flops_quant_linear(const void* record) {
 inline int check_quant_linear_bwd(const void* record) {
   const auto& a = *static_cast<const rlv_op_quant_linear_bwd*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 2;
   if (a.dt > RLV_BF16) return kBadDtype;
   if (a.qt > RLV_NF4) return kBadDtype;
   if (!a.dx.buffer || bytes_of(a.dx) < uint64_t(a.m)*uint64_t(a.k)*size(uint64_t(a.dt))) return 0;
@@ -1498,6 +1549,7 @@ inline double flops_quant_linear_bwd(const void* record) {
 inline int check_quantize_weight(const void* record) {
   const auto& a = *static_cast<const rlv_op_quantize_weight*>(record);
   (void)a;
+  if (a.k == 0) return kZero + 1;
   if (a.sdt > RLV_BF16) return kBadDtype;
   if (a.qt > RLV_NF4) return kBadDtype;
   if (!a.codes.buffer || bytes_of(a.codes) < quant_bytes(uint64_t(a.n),uint64_t(a.k),uint64_t(a.qt))) return 0;
@@ -1518,6 +1570,7 @@ inline double flops_quantize_weight(const void* record) {
 struct FieldInfo {
   const char* name;
   Access access;
+  const char* beside;  // the tensor that is not there without this one
 };
 
 struct ParamInfo {
@@ -1534,7 +1587,8 @@ struct OpInfo {
   FieldInfo field[kMaxTensors];
   int params;  // one word each, behind the tensors
   ParamInfo param[kMaxParams];
-  int (*check)(const void* record);  // -1, the first tensor that is too short or missing, or kBadDtype
+  // -1, the first tensor that is too short or missing, kBadDtype, or kZero and more.
+  int (*check)(const void* record);
   void (*resolve)(const void* record, void* const* pointers, void* args);
   double (*flops)(const void* record);
 };
@@ -1542,49 +1596,49 @@ struct OpInfo {
 inline const OpInfo& op_info(uint32_t id) {
   static const OpInfo table[RLV_OP_COUNT] = {
     {"", "", 0, 0, 0, {}, 0, {}, nullptr, nullptr, nullptr},
-    {"bias_bwd", "gemm", sizeof(rlv_op_bias_bwd), sizeof(args::BiasBwd), 3, {{"dbias", kReadWrite}, {"dy", kRead}, {"partial", kScratch}}, 3, {{"m", false}, {"n", false}, {"dt", false}}, check_bias_bwd, resolve_bias_bwd, flops_bias_bwd},
-    {"gemm_nn", "gemm", sizeof(rlv_op_gemm_nn), sizeof(args::GemmNn), 3, {{"dx", kReadWrite}, {"dy", kRead}, {"w", kRead}}, 5, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}, {"accumulate", false}}, check_gemm_nn, resolve_gemm_nn, flops_gemm_nn},
-    {"gemm_nt", "gemm", sizeof(rlv_op_gemm_nt), sizeof(args::GemmNt), 4, {{"y", kWrite}, {"x", kRead}, {"w", kRead}, {"bias", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}, {"ydt", false}, {"accumulate", false}}, check_gemm_nt, resolve_gemm_nt, flops_gemm_nt},
-    {"gemm_tn", "gemm", sizeof(rlv_op_gemm_tn), sizeof(args::GemmTn), 3, {{"dw", kReadWrite}, {"dy", kRead}, {"x", kRead}}, 5, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}, {"gdt", false}}, check_gemm_tn, resolve_gemm_tn, flops_gemm_tn},
-    {"qk_norm_rope_bwd", "norm", sizeof(rlv_op_qk_norm_rope_bwd), sizeof(args::QkNormRopeBwd), 8, {{"dx", kWrite}, {"dweight", kReadWrite}, {"dy", kRead}, {"x", kRead}, {"weight", kRead}, {"positions", kRead}, {"rope", kRead}, {"partial", kScratch}}, 6, {{"rows", false}, {"heads", false}, {"head_dim", false}, {"max_pos", false}, {"eps", true}, {"dt", false}}, check_qk_norm_rope_bwd, resolve_qk_norm_rope_bwd, flops_qk_norm_rope_bwd},
-    {"qk_norm_rope_fwd", "norm", sizeof(rlv_op_qk_norm_rope_fwd), sizeof(args::QkNormRopeFwd), 5, {{"y", kWrite}, {"x", kRead}, {"weight", kRead}, {"positions", kRead}, {"rope", kRead}}, 6, {{"rows", false}, {"heads", false}, {"head_dim", false}, {"max_pos", false}, {"eps", true}, {"dt", false}}, check_qk_norm_rope_fwd, resolve_qk_norm_rope_fwd, flops_qk_norm_rope_fwd},
-    {"rms_norm_bwd", "norm", sizeof(rlv_op_rms_norm_bwd), sizeof(args::RmsNormBwd), 7, {{"dx", kWrite}, {"dweight", kReadWrite}, {"dy", kRead}, {"h", kRead}, {"weight", kRead}, {"dres", kRead}, {"partial", kScratch}}, 4, {{"rows", false}, {"cols", false}, {"eps", true}, {"dt", false}}, check_rms_norm_bwd, resolve_rms_norm_bwd, flops_rms_norm_bwd},
-    {"rms_norm_fwd", "norm", sizeof(rlv_op_rms_norm_fwd), sizeof(args::RmsNormFwd), 5, {{"y", kWrite}, {"h", kWrite}, {"x", kRead}, {"delta", kRead}, {"weight", kRead}}, 4, {{"rows", false}, {"cols", false}, {"eps", true}, {"dt", false}}, check_rms_norm_fwd, resolve_rms_norm_fwd, flops_rms_norm_fwd},
-    {"attn_bwd", "attention", sizeof(rlv_op_attn_bwd), sizeof(args::AttnBwd), 10, {{"dq", kWrite}, {"dk", kWrite}, {"dv", kWrite}, {"dout", kRead}, {"o", kRead}, {"lse", kRead}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"segs", kRead}}, 8, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"n_segs", false}, {"pairs", false}, {"scale", true}, {"dt", false}}, check_attn_bwd, resolve_attn_bwd, flops_attn_bwd},
-    {"attn_decode", "attention", sizeof(rlv_op_attn_decode), sizeof(args::AttnDecode), 5, {{"o", kWrite}, {"q", kRead}, {"kv", kRead}, {"table", kRead}, {"lens", kRead}}, 9, {{"batch", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"max_pages", false}, {"kv_pages", false}, {"pairs", false}, {"scale", true}, {"dt", false}}, check_attn_decode, resolve_attn_decode, flops_attn_decode},
-    {"attn_fwd", "attention", sizeof(rlv_op_attn_fwd), sizeof(args::AttnFwd), 8, {{"o", kWrite}, {"lse", kWrite}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"segs", kRead}, {"kv", kRead}, {"pages", kRead}}, 10, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"n_segs", false}, {"n_pages", false}, {"kv_pages", false}, {"pairs", false}, {"scale", true}, {"dt", false}}, check_attn_fwd, resolve_attn_fwd, flops_attn_fwd},
-    {"kv_append", "attention", sizeof(rlv_op_kv_append), sizeof(args::KvAppend), 4, {{"kv", kReadWrite}, {"k", kRead}, {"v", kRead}, {"slots", kRead}}, 5, {{"rows", false}, {"kv_heads", false}, {"head_dim", false}, {"kv_pages", false}, {"dt", false}}, check_kv_append, resolve_kv_append, flops_kv_append},
-    {"kv_copy", "attention", sizeof(rlv_op_kv_copy), sizeof(args::KvCopy), 2, {{"kv", kReadWrite}, {"pairs", kRead}}, 5, {{"count", false}, {"kv_heads", false}, {"head_dim", false}, {"kv_pages", false}, {"dt", false}}, check_kv_copy, resolve_kv_copy, flops_kv_copy},
-    {"swiglu_bwd", "mlp", sizeof(rlv_op_swiglu_bwd), sizeof(args::SwigluBwd), 5, {{"dgate", kWrite}, {"dup", kWrite}, {"dy", kRead}, {"gate", kRead}, {"up", kRead}}, 2, {{"n", false}, {"dt", false}}, check_swiglu_bwd, resolve_swiglu_bwd, flops_swiglu_bwd},
-    {"swiglu_fwd", "mlp", sizeof(rlv_op_swiglu_fwd), sizeof(args::SwigluFwd), 3, {{"y", kWrite}, {"gate", kRead}, {"up", kRead}}, 2, {{"n", false}, {"dt", false}}, check_swiglu_fwd, resolve_swiglu_fwd, flops_swiglu_fwd},
-    {"embed_bwd", "embedding", sizeof(rlv_op_embed_bwd), sizeof(args::EmbedBwd), 3, {{"dtable", kReadWrite}, {"ids", kRead}, {"dy", kRead}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"dt", false}, {"wdt", false}}, check_embed_bwd, resolve_embed_bwd, flops_embed_bwd},
-    {"embed_fwd", "embedding", sizeof(rlv_op_embed_fwd), sizeof(args::EmbedFwd), 3, {{"y", kWrite}, {"ids", kRead}, {"table", kRead}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"dt", false}, {"wdt", false}}, check_embed_fwd, resolve_embed_fwd, flops_embed_fwd},
-    {"gather_rows", "embedding", sizeof(rlv_op_gather_rows), sizeof(args::GatherRows), 3, {{"y", kWrite}, {"x", kRead}, {"index", kRead}}, 4, {{"rows", false}, {"src_rows", false}, {"cols", false}, {"dt", false}}, check_gather_rows, resolve_gather_rows, flops_gather_rows},
-    {"gather_rows_bwd", "embedding", sizeof(rlv_op_gather_rows_bwd), sizeof(args::GatherRowsBwd), 3, {{"dx", kWrite}, {"dy", kRead}, {"index", kRead}}, 4, {{"rows", false}, {"src_rows", false}, {"cols", false}, {"dt", false}}, check_gather_rows_bwd, resolve_gather_rows_bwd, flops_gather_rows_bwd},
-    {"logprob_bwd", "head", sizeof(rlv_op_logprob_bwd), sizeof(args::LogprobBwd), 11, {{"dx", kWrite}, {"dw", kReadWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"lse", kRead}, {"entropy", kRead}, {"dlogprob", kRead}, {"dentropy", kRead}, {"work", kScratch}, {"logprob", kWrite}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_bwd, resolve_logprob_bwd, flops_logprob_bwd},
-    {"logprob_fwd", "head", sizeof(rlv_op_logprob_fwd), sizeof(args::LogprobFwd), 8, {{"logprob", kWrite}, {"lse", kWrite}, {"entropy", kWrite}, {"x", kRead}, {"w", kRead}, {"targets", kRead}, {"partial", kScratch}, {"again", kWrite}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_fwd, resolve_logprob_fwd, flops_logprob_fwd},
-    {"sample", "head", sizeof(rlv_op_sample), sizeof(args::Sample), 7, {{"ids", kWrite}, {"logprob", kWrite}, {"logits", kRead}, {"counters", kRead}, {"work", kScratch}, {"lse", kWrite}, {"entropy", kWrite}}, 9, {{"batch", false}, {"vocab", false}, {"seed", false}, {"purpose", false}, {"inv_temp", true}, {"top_k", false}, {"top_p", true}, {"min_p", true}, {"greedy", false}}, check_sample, resolve_sample, flops_sample},
-    {"adamw", "optimizer", sizeof(rlv_op_adamw), sizeof(args::Adamw), 8, {{"p", kReadWrite}, {"lo", kReadWrite}, {"g", kRead}, {"m", kReadWrite}, {"v", kReadWrite}, {"m_scale", kReadWrite}, {"v_scale", kReadWrite}, {"result", kRead}}, 14, {{"n", false}, {"wdt", false}, {"gdt", false}, {"mdt", false}, {"lr", true}, {"beta1", true}, {"beta2", true}, {"eps", true}, {"weight_decay", true}, {"c1", true}, {"c2", true}, {"seed", false}, {"tensor", false}, {"step", false}}, check_adamw, resolve_adamw, flops_adamw},
-    {"clip_coef", "optimizer", sizeof(rlv_op_clip_coef), sizeof(args::ClipCoef), 2, {{"result", kWrite}, {"sums", kRead}}, 2, {{"slots", false}, {"max_norm", true}}, check_clip_coef, resolve_clip_coef, flops_clip_coef},
-    {"sq_norm", "optimizer", sizeof(rlv_op_sq_norm), sizeof(args::SqNorm), 3, {{"sums", kReadWrite}, {"g", kRead}, {"partial", kScratch}}, 4, {{"n", false}, {"gdt", false}, {"slots", false}, {"slot", false}}, check_sq_norm, resolve_sq_norm, flops_sq_norm},
-    {"add", "elementwise", sizeof(rlv_op_add), sizeof(args::Add), 3, {{"y", kWrite}, {"a", kRead}, {"b", kRead}}, 2, {{"n", false}, {"dt", false}}, check_add, resolve_add, flops_add},
-    {"cast", "elementwise", sizeof(rlv_op_cast), sizeof(args::Cast), 2, {{"y", kWrite}, {"x", kRead}}, 3, {{"n", false}, {"dt", false}, {"ydt", false}}, check_cast, resolve_cast, flops_cast},
-    {"copy", "elementwise", sizeof(rlv_op_copy), sizeof(args::Copy), 2, {{"y", kWrite}, {"x", kRead}}, 1, {{"n", false}}, check_copy, resolve_copy, flops_copy},
-    {"fill", "elementwise", sizeof(rlv_op_fill), sizeof(args::Fill), 1, {{"y", kWrite}}, 2, {{"n", false}, {"value", true}}, check_fill, resolve_fill, flops_fill},
-    {"pack_weight", "elementwise", sizeof(rlv_op_pack_weight), sizeof(args::PackWeight), 3, {{"w", kWrite}, {"lo", kWrite}, {"src", kRead}}, 4, {{"n", false}, {"k", false}, {"dt", false}, {"sdt", false}}, check_pack_weight, resolve_pack_weight, flops_pack_weight},
-    {"unpack_weight", "elementwise", sizeof(rlv_op_unpack_weight), sizeof(args::UnpackWeight), 3, {{"dst", kWrite}, {"w", kRead}, {"lo", kRead}}, 5, {{"n", false}, {"k", false}, {"dt", false}, {"edt", false}, {"ddt", false}}, check_unpack_weight, resolve_unpack_weight, flops_unpack_weight},
-    {"linear_residual", "decode", sizeof(rlv_op_linear_residual), sizeof(args::LinearResidual), 5, {{"y", kWrite}, {"residual", kRead}, {"x", kRead}, {"w", kRead}, {"work", kScratch}}, 4, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}}, check_linear_residual, resolve_linear_residual, flops_linear_residual},
-    {"norm_qkv", "decode", sizeof(rlv_op_norm_qkv), sizeof(args::NormQkv), 12, {{"q", kWrite}, {"k", kWrite}, {"v", kWrite}, {"h", kRead}, {"weight", kRead}, {"wq", kRead}, {"wk", kRead}, {"wv", kRead}, {"bq", kRead}, {"bk", kRead}, {"bv", kRead}, {"work", kScratch}}, 6, {{"m", false}, {"cols", false}, {"nq", false}, {"nkv", false}, {"eps", true}, {"dt", false}}, check_norm_qkv, resolve_norm_qkv, flops_norm_qkv},
-    {"norm_swiglu", "decode", sizeof(rlv_op_norm_swiglu), sizeof(args::NormSwiglu), 6, {{"y", kWrite}, {"h", kRead}, {"weight", kRead}, {"wgate", kRead}, {"wup", kRead}, {"work", kScratch}}, 5, {{"m", false}, {"cols", false}, {"n", false}, {"eps", true}, {"dt", false}}, check_norm_swiglu, resolve_norm_swiglu, flops_norm_swiglu},
-    {"rope_append", "decode", sizeof(rlv_op_rope_append), sizeof(args::RopeAppend), 11, {{"y", kWrite}, {"kv", kReadWrite}, {"q", kRead}, {"k", kRead}, {"v", kRead}, {"qweight", kRead}, {"kweight", kRead}, {"positions", kRead}, {"rope", kRead}, {"slots", kRead}, {"work", kScratch}}, 8, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"max_pos", false}, {"kv_pages", false}, {"eps", true}, {"dt", false}}, check_rope_append, resolve_rope_append, flops_rope_append},
-    {"lora_bwd", "lora", sizeof(rlv_op_lora_bwd), sizeof(args::LoraBwd), 11, {{"dx", kReadWrite}, {"da", kReadWrite}, {"db", kReadWrite}, {"du", kScratch}, {"dy", kRead}, {"x", kRead}, {"u", kRead}, {"a", kRead}, {"b", kRead}, {"routes", kRead}, {"masked", kScratch}}, 9, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"split", false}, {"scale", true}, {"scale2", true}, {"dt", false}, {"accumulate", false}}, check_lora_bwd, resolve_lora_bwd, flops_lora_bwd},
-    {"lora_fwd", "lora", sizeof(rlv_op_lora_fwd), sizeof(args::LoraFwd), 7, {{"y", kWrite}, {"u", kWrite}, {"base", kRead}, {"x", kRead}, {"a", kRead}, {"b", kRead}, {"routes", kRead}}, 8, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"split", false}, {"scale", true}, {"scale2", true}, {"dt", false}}, check_lora_fwd, resolve_lora_fwd, flops_lora_fwd},
-    {"dropout", "dropout", sizeof(rlv_op_dropout), sizeof(args::Dropout), 2, {{"y", kWrite}, {"x", kRead}}, 9, {{"n", false}, {"seed", false}, {"purpose", false}, {"site", false}, {"step", false}, {"part", false}, {"threshold", false}, {"scale", true}, {"dt", false}}, check_dropout, resolve_dropout, flops_dropout},
-    {"dequantize_weight", "quant", sizeof(rlv_op_dequantize_weight), sizeof(args::DequantizeWeight), 3, {{"dst", kWrite}, {"codes", kRead}, {"scales", kRead}}, 3, {{"n", false}, {"k", false}, {"qt", false}}, check_dequantize_weight, resolve_dequantize_weight, flops_dequantize_weight},
-    {"quant_embed", "quant", sizeof(rlv_op_quant_embed), sizeof(args::QuantEmbed), 4, {{"y", kWrite}, {"ids", kRead}, {"codes", kRead}, {"scales", kRead}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"qt", false}, {"dt", false}}, check_quant_embed, resolve_quant_embed, flops_quant_embed},
-    {"quant_linear", "quant", sizeof(rlv_op_quant_linear), sizeof(args::QuantLinear), 5, {{"y", kWrite}, {"x", kRead}, {"codes", kRead}, {"scales", kRead}, {"bias", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"qt", false}, {"dt", false}, {"ydt", false}}, check_quant_linear, resolve_quant_linear, flops_quant_linear},
-    {"quant_linear_bwd", "quant", sizeof(rlv_op_quant_linear_bwd), sizeof(args::QuantLinearBwd), 4, {{"dx", kReadWrite}, {"dy", kRead}, {"codes", kRead}, {"scales", kRead}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"qt", false}, {"dt", false}, {"accumulate", false}}, check_quant_linear_bwd, resolve_quant_linear_bwd, flops_quant_linear_bwd},
-    {"quantize_weight", "quant", sizeof(rlv_op_quantize_weight), sizeof(args::QuantizeWeight), 3, {{"codes", kWrite}, {"scales", kWrite}, {"src", kRead}}, 4, {{"n", false}, {"k", false}, {"qt", false}, {"sdt", false}}, check_quantize_weight, resolve_quantize_weight, flops_quantize_weight},
+    {"bias_bwd", "gemm", sizeof(rlv_op_bias_bwd), sizeof(args::BiasBwd), 3, {{"dbias", kReadWrite, nullptr}, {"dy", kRead, nullptr}, {"partial", kScratch, nullptr}}, 3, {{"m", false}, {"n", false}, {"dt", false}}, check_bias_bwd, resolve_bias_bwd, flops_bias_bwd},
+    {"gemm_nn", "gemm", sizeof(rlv_op_gemm_nn), sizeof(args::GemmNn), 3, {{"dx", kReadWrite, nullptr}, {"dy", kRead, nullptr}, {"w", kRead, nullptr}}, 5, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}, {"accumulate", false}}, check_gemm_nn, resolve_gemm_nn, flops_gemm_nn},
+    {"gemm_nt", "gemm", sizeof(rlv_op_gemm_nt), sizeof(args::GemmNt), 4, {{"y", kWrite, nullptr}, {"x", kRead, nullptr}, {"w", kRead, nullptr}, {"bias", kRead, nullptr}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}, {"ydt", false}, {"accumulate", false}}, check_gemm_nt, resolve_gemm_nt, flops_gemm_nt},
+    {"gemm_tn", "gemm", sizeof(rlv_op_gemm_tn), sizeof(args::GemmTn), 3, {{"dw", kReadWrite, nullptr}, {"dy", kRead, nullptr}, {"x", kRead, nullptr}}, 5, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}, {"gdt", false}}, check_gemm_tn, resolve_gemm_tn, flops_gemm_tn},
+    {"qk_norm_rope_bwd", "norm", sizeof(rlv_op_qk_norm_rope_bwd), sizeof(args::QkNormRopeBwd), 8, {{"dx", kWrite, nullptr}, {"dweight", kReadWrite, nullptr}, {"dy", kRead, nullptr}, {"x", kRead, nullptr}, {"weight", kRead, nullptr}, {"positions", kRead, nullptr}, {"rope", kRead, nullptr}, {"partial", kScratch, nullptr}}, 6, {{"rows", false}, {"heads", false}, {"head_dim", false}, {"max_pos", false}, {"eps", true}, {"dt", false}}, check_qk_norm_rope_bwd, resolve_qk_norm_rope_bwd, flops_qk_norm_rope_bwd},
+    {"qk_norm_rope_fwd", "norm", sizeof(rlv_op_qk_norm_rope_fwd), sizeof(args::QkNormRopeFwd), 5, {{"y", kWrite, nullptr}, {"x", kRead, nullptr}, {"weight", kRead, nullptr}, {"positions", kRead, nullptr}, {"rope", kRead, nullptr}}, 6, {{"rows", false}, {"heads", false}, {"head_dim", false}, {"max_pos", false}, {"eps", true}, {"dt", false}}, check_qk_norm_rope_fwd, resolve_qk_norm_rope_fwd, flops_qk_norm_rope_fwd},
+    {"rms_norm_bwd", "norm", sizeof(rlv_op_rms_norm_bwd), sizeof(args::RmsNormBwd), 7, {{"dx", kWrite, nullptr}, {"dweight", kReadWrite, nullptr}, {"dy", kRead, nullptr}, {"h", kRead, nullptr}, {"weight", kRead, nullptr}, {"dres", kRead, nullptr}, {"partial", kScratch, nullptr}}, 4, {{"rows", false}, {"cols", false}, {"eps", true}, {"dt", false}}, check_rms_norm_bwd, resolve_rms_norm_bwd, flops_rms_norm_bwd},
+    {"rms_norm_fwd", "norm", sizeof(rlv_op_rms_norm_fwd), sizeof(args::RmsNormFwd), 5, {{"y", kWrite, nullptr}, {"h", kWrite, nullptr}, {"x", kRead, nullptr}, {"delta", kRead, nullptr}, {"weight", kRead, nullptr}}, 4, {{"rows", false}, {"cols", false}, {"eps", true}, {"dt", false}}, check_rms_norm_fwd, resolve_rms_norm_fwd, flops_rms_norm_fwd},
+    {"attn_bwd", "attention", sizeof(rlv_op_attn_bwd), sizeof(args::AttnBwd), 10, {{"dq", kWrite, nullptr}, {"dk", kWrite, nullptr}, {"dv", kWrite, nullptr}, {"dout", kRead, nullptr}, {"o", kRead, nullptr}, {"lse", kRead, nullptr}, {"q", kRead, nullptr}, {"k", kRead, nullptr}, {"v", kRead, nullptr}, {"segs", kRead, nullptr}}, 8, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"n_segs", false}, {"pairs", false}, {"scale", true}, {"dt", false}}, check_attn_bwd, resolve_attn_bwd, flops_attn_bwd},
+    {"attn_decode", "attention", sizeof(rlv_op_attn_decode), sizeof(args::AttnDecode), 5, {{"o", kWrite, nullptr}, {"q", kRead, nullptr}, {"kv", kRead, nullptr}, {"table", kRead, nullptr}, {"lens", kRead, nullptr}}, 9, {{"batch", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"max_pages", false}, {"kv_pages", false}, {"pairs", false}, {"scale", true}, {"dt", false}}, check_attn_decode, resolve_attn_decode, flops_attn_decode},
+    {"attn_fwd", "attention", sizeof(rlv_op_attn_fwd), sizeof(args::AttnFwd), 8, {{"o", kWrite, nullptr}, {"lse", kWrite, nullptr}, {"q", kRead, nullptr}, {"k", kRead, nullptr}, {"v", kRead, nullptr}, {"segs", kRead, nullptr}, {"kv", kRead, nullptr}, {"pages", kRead, nullptr}}, 10, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"n_segs", false}, {"n_pages", false}, {"kv_pages", false}, {"pairs", false}, {"scale", true}, {"dt", false}}, check_attn_fwd, resolve_attn_fwd, flops_attn_fwd},
+    {"kv_append", "attention", sizeof(rlv_op_kv_append), sizeof(args::KvAppend), 4, {{"kv", kReadWrite, nullptr}, {"k", kRead, nullptr}, {"v", kRead, nullptr}, {"slots", kRead, nullptr}}, 5, {{"rows", false}, {"kv_heads", false}, {"head_dim", false}, {"kv_pages", false}, {"dt", false}}, check_kv_append, resolve_kv_append, flops_kv_append},
+    {"kv_copy", "attention", sizeof(rlv_op_kv_copy), sizeof(args::KvCopy), 2, {{"kv", kReadWrite, nullptr}, {"pairs", kRead, nullptr}}, 5, {{"count", false}, {"kv_heads", false}, {"head_dim", false}, {"kv_pages", false}, {"dt", false}}, check_kv_copy, resolve_kv_copy, flops_kv_copy},
+    {"swiglu_bwd", "mlp", sizeof(rlv_op_swiglu_bwd), sizeof(args::SwigluBwd), 5, {{"dgate", kWrite, nullptr}, {"dup", kWrite, nullptr}, {"dy", kRead, nullptr}, {"gate", kRead, nullptr}, {"up", kRead, nullptr}}, 2, {{"n", false}, {"dt", false}}, check_swiglu_bwd, resolve_swiglu_bwd, flops_swiglu_bwd},
+    {"swiglu_fwd", "mlp", sizeof(rlv_op_swiglu_fwd), sizeof(args::SwigluFwd), 3, {{"y", kWrite, nullptr}, {"gate", kRead, nullptr}, {"up", kRead, nullptr}}, 2, {{"n", false}, {"dt", false}}, check_swiglu_fwd, resolve_swiglu_fwd, flops_swiglu_fwd},
+    {"embed_bwd", "embedding", sizeof(rlv_op_embed_bwd), sizeof(args::EmbedBwd), 3, {{"dtable", kReadWrite, nullptr}, {"ids", kRead, nullptr}, {"dy", kRead, nullptr}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"dt", false}, {"wdt", false}}, check_embed_bwd, resolve_embed_bwd, flops_embed_bwd},
+    {"embed_fwd", "embedding", sizeof(rlv_op_embed_fwd), sizeof(args::EmbedFwd), 3, {{"y", kWrite, nullptr}, {"ids", kRead, nullptr}, {"table", kRead, nullptr}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"dt", false}, {"wdt", false}}, check_embed_fwd, resolve_embed_fwd, flops_embed_fwd},
+    {"gather_rows", "embedding", sizeof(rlv_op_gather_rows), sizeof(args::GatherRows), 3, {{"y", kWrite, nullptr}, {"x", kRead, nullptr}, {"index", kRead, nullptr}}, 4, {{"rows", false}, {"src_rows", false}, {"cols", false}, {"dt", false}}, check_gather_rows, resolve_gather_rows, flops_gather_rows},
+    {"gather_rows_bwd", "embedding", sizeof(rlv_op_gather_rows_bwd), sizeof(args::GatherRowsBwd), 3, {{"dx", kWrite, nullptr}, {"dy", kRead, nullptr}, {"index", kRead, nullptr}}, 4, {{"rows", false}, {"src_rows", false}, {"cols", false}, {"dt", false}}, check_gather_rows_bwd, resolve_gather_rows_bwd, flops_gather_rows_bwd},
+    {"logprob_bwd", "head", sizeof(rlv_op_logprob_bwd), sizeof(args::LogprobBwd), 11, {{"dx", kWrite, nullptr}, {"dw", kReadWrite, nullptr}, {"x", kRead, nullptr}, {"w", kRead, nullptr}, {"targets", kRead, nullptr}, {"lse", kRead, nullptr}, {"entropy", kRead, "dentropy"}, {"dlogprob", kRead, nullptr}, {"dentropy", kRead, nullptr}, {"work", kScratch, nullptr}, {"logprob", kWrite, nullptr}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_bwd, resolve_logprob_bwd, flops_logprob_bwd},
+    {"logprob_fwd", "head", sizeof(rlv_op_logprob_fwd), sizeof(args::LogprobFwd), 8, {{"logprob", kWrite, nullptr}, {"lse", kWrite, nullptr}, {"entropy", kWrite, nullptr}, {"x", kRead, nullptr}, {"w", kRead, nullptr}, {"targets", kRead, nullptr}, {"partial", kScratch, nullptr}, {"again", kWrite, nullptr}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"inv_temp", true}, {"dt", false}}, check_logprob_fwd, resolve_logprob_fwd, flops_logprob_fwd},
+    {"sample", "head", sizeof(rlv_op_sample), sizeof(args::Sample), 7, {{"ids", kWrite, nullptr}, {"logprob", kWrite, nullptr}, {"logits", kRead, nullptr}, {"counters", kRead, nullptr}, {"work", kScratch, nullptr}, {"lse", kWrite, nullptr}, {"entropy", kWrite, nullptr}}, 9, {{"batch", false}, {"vocab", false}, {"seed", false}, {"purpose", false}, {"inv_temp", true}, {"top_k", false}, {"top_p", true}, {"min_p", true}, {"greedy", false}}, check_sample, resolve_sample, flops_sample},
+    {"adamw", "optimizer", sizeof(rlv_op_adamw), sizeof(args::Adamw), 8, {{"p", kReadWrite, nullptr}, {"lo", kReadWrite, nullptr}, {"g", kRead, nullptr}, {"m", kReadWrite, nullptr}, {"v", kReadWrite, nullptr}, {"m_scale", kReadWrite, nullptr}, {"v_scale", kReadWrite, nullptr}, {"result", kRead, nullptr}}, 14, {{"n", false}, {"wdt", false}, {"gdt", false}, {"mdt", false}, {"lr", true}, {"beta1", true}, {"beta2", true}, {"eps", true}, {"weight_decay", true}, {"c1", true}, {"c2", true}, {"seed", false}, {"tensor", false}, {"step", false}}, check_adamw, resolve_adamw, flops_adamw},
+    {"clip_coef", "optimizer", sizeof(rlv_op_clip_coef), sizeof(args::ClipCoef), 2, {{"result", kWrite, nullptr}, {"sums", kRead, nullptr}}, 2, {{"slots", false}, {"max_norm", true}}, check_clip_coef, resolve_clip_coef, flops_clip_coef},
+    {"sq_norm", "optimizer", sizeof(rlv_op_sq_norm), sizeof(args::SqNorm), 3, {{"sums", kReadWrite, nullptr}, {"g", kRead, nullptr}, {"partial", kScratch, nullptr}}, 4, {{"n", false}, {"gdt", false}, {"slots", false}, {"slot", false}}, check_sq_norm, resolve_sq_norm, flops_sq_norm},
+    {"add", "elementwise", sizeof(rlv_op_add), sizeof(args::Add), 3, {{"y", kWrite, nullptr}, {"a", kRead, nullptr}, {"b", kRead, nullptr}}, 2, {{"n", false}, {"dt", false}}, check_add, resolve_add, flops_add},
+    {"cast", "elementwise", sizeof(rlv_op_cast), sizeof(args::Cast), 2, {{"y", kWrite, nullptr}, {"x", kRead, nullptr}}, 3, {{"n", false}, {"dt", false}, {"ydt", false}}, check_cast, resolve_cast, flops_cast},
+    {"copy", "elementwise", sizeof(rlv_op_copy), sizeof(args::Copy), 2, {{"y", kWrite, nullptr}, {"x", kRead, nullptr}}, 1, {{"n", false}}, check_copy, resolve_copy, flops_copy},
+    {"fill", "elementwise", sizeof(rlv_op_fill), sizeof(args::Fill), 1, {{"y", kWrite, nullptr}}, 2, {{"n", false}, {"value", true}}, check_fill, resolve_fill, flops_fill},
+    {"pack_weight", "elementwise", sizeof(rlv_op_pack_weight), sizeof(args::PackWeight), 3, {{"w", kWrite, nullptr}, {"lo", kWrite, nullptr}, {"src", kRead, nullptr}}, 4, {{"n", false}, {"k", false}, {"dt", false}, {"sdt", false}}, check_pack_weight, resolve_pack_weight, flops_pack_weight},
+    {"unpack_weight", "elementwise", sizeof(rlv_op_unpack_weight), sizeof(args::UnpackWeight), 3, {{"dst", kWrite, nullptr}, {"w", kRead, nullptr}, {"lo", kRead, nullptr}}, 5, {{"n", false}, {"k", false}, {"dt", false}, {"edt", false}, {"ddt", false}}, check_unpack_weight, resolve_unpack_weight, flops_unpack_weight},
+    {"linear_residual", "decode", sizeof(rlv_op_linear_residual), sizeof(args::LinearResidual), 5, {{"y", kWrite, nullptr}, {"residual", kRead, nullptr}, {"x", kRead, nullptr}, {"w", kRead, nullptr}, {"work", kScratch, nullptr}}, 4, {{"m", false}, {"n", false}, {"k", false}, {"dt", false}}, check_linear_residual, resolve_linear_residual, flops_linear_residual},
+    {"norm_qkv", "decode", sizeof(rlv_op_norm_qkv), sizeof(args::NormQkv), 12, {{"q", kWrite, nullptr}, {"k", kWrite, nullptr}, {"v", kWrite, nullptr}, {"h", kRead, nullptr}, {"weight", kRead, nullptr}, {"wq", kRead, nullptr}, {"wk", kRead, nullptr}, {"wv", kRead, nullptr}, {"bq", kRead, nullptr}, {"bk", kRead, nullptr}, {"bv", kRead, nullptr}, {"work", kScratch, nullptr}}, 6, {{"m", false}, {"cols", false}, {"nq", false}, {"nkv", false}, {"eps", true}, {"dt", false}}, check_norm_qkv, resolve_norm_qkv, flops_norm_qkv},
+    {"norm_swiglu", "decode", sizeof(rlv_op_norm_swiglu), sizeof(args::NormSwiglu), 6, {{"y", kWrite, nullptr}, {"h", kRead, nullptr}, {"weight", kRead, nullptr}, {"wgate", kRead, nullptr}, {"wup", kRead, nullptr}, {"work", kScratch, nullptr}}, 5, {{"m", false}, {"cols", false}, {"n", false}, {"eps", true}, {"dt", false}}, check_norm_swiglu, resolve_norm_swiglu, flops_norm_swiglu},
+    {"rope_append", "decode", sizeof(rlv_op_rope_append), sizeof(args::RopeAppend), 11, {{"y", kWrite, nullptr}, {"kv", kReadWrite, nullptr}, {"q", kRead, nullptr}, {"k", kRead, nullptr}, {"v", kRead, nullptr}, {"qweight", kRead, nullptr}, {"kweight", kRead, nullptr}, {"positions", kRead, nullptr}, {"rope", kRead, nullptr}, {"slots", kRead, nullptr}, {"work", kScratch, nullptr}}, 8, {{"rows", false}, {"heads", false}, {"kv_heads", false}, {"head_dim", false}, {"max_pos", false}, {"kv_pages", false}, {"eps", true}, {"dt", false}}, check_rope_append, resolve_rope_append, flops_rope_append},
+    {"lora_bwd", "lora", sizeof(rlv_op_lora_bwd), sizeof(args::LoraBwd), 11, {{"dx", kReadWrite, nullptr}, {"da", kReadWrite, nullptr}, {"db", kReadWrite, nullptr}, {"du", kScratch, nullptr}, {"dy", kRead, nullptr}, {"x", kRead, nullptr}, {"u", kRead, nullptr}, {"a", kRead, nullptr}, {"b", kRead, nullptr}, {"routes", kRead, nullptr}, {"masked", kScratch, "routes"}}, 9, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"split", false}, {"scale", true}, {"scale2", true}, {"dt", false}, {"accumulate", false}}, check_lora_bwd, resolve_lora_bwd, flops_lora_bwd},
+    {"lora_fwd", "lora", sizeof(rlv_op_lora_fwd), sizeof(args::LoraFwd), 7, {{"y", kWrite, nullptr}, {"u", kWrite, nullptr}, {"base", kRead, nullptr}, {"x", kRead, nullptr}, {"a", kRead, nullptr}, {"b", kRead, nullptr}, {"routes", kRead, nullptr}}, 8, {{"m", false}, {"n", false}, {"k", false}, {"r", false}, {"split", false}, {"scale", true}, {"scale2", true}, {"dt", false}}, check_lora_fwd, resolve_lora_fwd, flops_lora_fwd},
+    {"dropout", "dropout", sizeof(rlv_op_dropout), sizeof(args::Dropout), 2, {{"y", kWrite, nullptr}, {"x", kRead, nullptr}}, 9, {{"n", false}, {"seed", false}, {"purpose", false}, {"site", false}, {"step", false}, {"part", false}, {"threshold", false}, {"scale", true}, {"dt", false}}, check_dropout, resolve_dropout, flops_dropout},
+    {"dequantize_weight", "quant", sizeof(rlv_op_dequantize_weight), sizeof(args::DequantizeWeight), 3, {{"dst", kWrite, nullptr}, {"codes", kRead, nullptr}, {"scales", kRead, nullptr}}, 3, {{"n", false}, {"k", false}, {"qt", false}}, check_dequantize_weight, resolve_dequantize_weight, flops_dequantize_weight},
+    {"quant_embed", "quant", sizeof(rlv_op_quant_embed), sizeof(args::QuantEmbed), 4, {{"y", kWrite, nullptr}, {"ids", kRead, nullptr}, {"codes", kRead, nullptr}, {"scales", kRead, nullptr}}, 5, {{"rows", false}, {"cols", false}, {"vocab", false}, {"qt", false}, {"dt", false}}, check_quant_embed, resolve_quant_embed, flops_quant_embed},
+    {"quant_linear", "quant", sizeof(rlv_op_quant_linear), sizeof(args::QuantLinear), 5, {{"y", kWrite, nullptr}, {"x", kRead, nullptr}, {"codes", kRead, nullptr}, {"scales", kRead, nullptr}, {"bias", kRead, nullptr}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"qt", false}, {"dt", false}, {"ydt", false}}, check_quant_linear, resolve_quant_linear, flops_quant_linear},
+    {"quant_linear_bwd", "quant", sizeof(rlv_op_quant_linear_bwd), sizeof(args::QuantLinearBwd), 4, {{"dx", kReadWrite, nullptr}, {"dy", kRead, nullptr}, {"codes", kRead, nullptr}, {"scales", kRead, nullptr}}, 6, {{"m", false}, {"n", false}, {"k", false}, {"qt", false}, {"dt", false}, {"accumulate", false}}, check_quant_linear_bwd, resolve_quant_linear_bwd, flops_quant_linear_bwd},
+    {"quantize_weight", "quant", sizeof(rlv_op_quantize_weight), sizeof(args::QuantizeWeight), 3, {{"codes", kWrite, nullptr}, {"scales", kWrite, nullptr}, {"src", kRead, nullptr}}, 4, {{"n", false}, {"k", false}, {"qt", false}, {"sdt", false}}, check_quantize_weight, resolve_quantize_weight, flops_quantize_weight},
   };
   return table[id];
 }

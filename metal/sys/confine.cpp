@@ -8,6 +8,8 @@
 #include <cstring>
 #include <string>
 #include <vector>
+#include "../core/guard.h"
+#include "../core/text.h"
 #include "rlv.h"
 
 #if defined(__linux__)
@@ -273,12 +275,12 @@ Failure become(const char* words, uint32_t arguments, uint32_t variables, uint32
 
 uint32_t rlv_exec_confined(const char* words, uint32_t arguments, uint32_t variables, uint32_t parent,
                            uint32_t cpu_seconds, double memory, char* error, uint32_t capacity) {
-  const Failure f = become(words, arguments, variables, parent, cpu_seconds, memory);
-  const std::string text = std::string(f.step) + ": " + std::strerror(f.code);
-  if (capacity > 0) {
-    const size_t length = text.size() < capacity - 1 ? text.size() : capacity - 1;
-    std::memcpy(error, text.data(), length);
-    error[length] = 0;
-  }
-  return uint32_t(text.size());
+  uint32_t length = 0;
+  const auto tell = [&](std::string_view text) { length = rlv::copy_text(text, error, capacity); };
+  rlv::guarded("starting a confined program", false, tell, [&] {
+    const Failure f = become(words, arguments, variables, parent, cpu_seconds, memory);
+    tell(std::string(f.step) + ": " + std::strerror(f.code));
+    return false;
+  });
+  return length;
 }

@@ -80,7 +80,13 @@ export class Device {
   ) {
     this.handle = handle;
     this.library = library;
-    this.info = JSON.parse(readText((out, n) => library.rlv_info(handle, out, n)));
+    const info = readText((out, n) => library.rlv_info(handle, out, n));
+    try {
+      this.info = info === "" ? this.throwError() : JSON.parse(info);
+    } catch (error) {
+      library.rlv_close(handle);
+      throw error;
+    }
   }
 
   /** Whether this is a Mac with Apple silicon. */
@@ -109,11 +115,7 @@ export class Device {
     const wanted = threadCount(threads);
     const library = lib(name === "soft" ? "soft" : "native");
     const handle = library.rlv_open(cString(name), wanted);
-    if (handle === 0)
-      throw new DeviceError(
-        readText((out, n) => library.rlv_error(0, out, n)),
-        `device ${name}`,
-      );
+    if (handle === 0) throw new DeviceError(readText((out, n) => library.rlv_error(0, out, n)));
     return new Device(name, handle, library);
   }
 
@@ -221,7 +223,11 @@ export class Device {
 
   /** Measured limit: float32 or bfloat16 GFLOP/s, or GB/s of streaming reads, with all threads. */
   measure(what: "f32" | "bf16" | "read", seconds = 0.2): number {
-    return this.library.rlv_measure(this.handle, { f32: 0, bf16: 1, read: 2 }[what], seconds);
+    const measured = this.library.rlv_measure(this.handle, { f32: 0, bf16: 1, read: 2 }[what], seconds);
+    // Devices that compute nothing have no limit, and no error.
+    const text = measured === 0 ? this.#takeError() : "";
+    if (text !== "") throw new DeviceError(text);
+    return measured;
   }
 
   /** Bytes of the process that `measure("read")` keeps from its first run on; 0 if it gives them back. */
@@ -267,8 +273,12 @@ export class Device {
 
   /** Takes the device's first error and throws it. */
   throwError(): never {
-    const text = readText((out, n) => this.library.rlv_error(this.handle, out, n));
+    const text = this.#takeError();
     throw text.includes("stale handle") ? new Stale(text) : new DeviceError(text || "the device failed");
+  }
+
+  #takeError(): string {
+    return readText((out, n) => this.library.rlv_error(this.handle, out, n));
   }
 
   #open(): void {

@@ -43,6 +43,8 @@ export interface TensorField {
   /** Bytes needed, as an expression over the parameters. */
   readonly bytes: string;
   readonly optional: boolean;
+  /** Of an optional tensor: it must be there where the tensor of this name is. */
+  readonly beside?: string;
 }
 
 export type ParamType = "u32" | "f32";
@@ -56,10 +58,11 @@ const field =
   });
 const optionalField =
   <A extends Access>(access: A) =>
-  (bytes: string): TensorField & { readonly access: A; readonly optional: true } => ({
+  (bytes: string, beside?: string): TensorField & { readonly access: A; readonly optional: true } => ({
     access,
     bytes,
     optional: true,
+    ...(beside === undefined ? {} : { beside }),
   });
 
 export const input = field("in");
@@ -79,6 +82,19 @@ export interface View {
   readonly offset: number;
   readonly length: number;
 }
+
+/**
+ * Parameters that no valid record has as 0: a row without columns takes no byte, so that no length would say how many
+ * rows there are, and kernels divide by them.
+ */
+export const NEVER_ZERO: ReadonlySet<string> = new Set([
+  "cols",
+  "k",
+  "head_dim",
+  "heads",
+  "kv_heads",
+  "vocab",
+]);
 
 export type Tensors = Readonly<Record<string, TensorField>>;
 export type Params = Readonly<Record<string, ParamType>>;

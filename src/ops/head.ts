@@ -20,7 +20,7 @@ export const logprobBwd = defineOp("logprob_bwd", "backward", {
     w: input("packed_len(vocab,cols,dt)*size(dt)"),
     targets: input("rows*4"),
     lse: input("rows*4"),
-    entropy: optional.input("rows*4"),
+    entropy: optional.input("rows*4", "dentropy"),
     dlogprob: input("rows*4"),
     dentropy: optional.input("rows*4"),
     work: scratch("rows*cols*4 + min(rows,256)*min(ceil_div(vocab,512)*512,4096)*4"),

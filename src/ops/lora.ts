@@ -20,7 +20,7 @@ export const loraBwd = defineOp("lora_bwd", "backward", {
     a: input("packed_len(r,k,dt)*size(dt)"),
     b: input("packed_len(n,r,dt)*size(dt)"),
     routes: optional.input("m*4"),
-    masked: optional.scratch("2*m*r*size(dt)"),
+    masked: optional.scratch("2*m*r*size(dt)", "routes"),
   },
   params: {
     m: "u32",

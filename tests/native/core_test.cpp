@@ -158,7 +158,14 @@ void test_validation() {
   lora.a = lora.b = ref(buffer, 0, 64);
   lora.m = lora.n = lora.k = lora.r = 1;
   append(w, RLV_OP_LORA_BWD, lora);
-  refuse(w, "[lora_bwd] masked: missing, and there are routes");
+  refuse(w, "[lora_bwd] masked: missing, and there is routes");
+  w.clear();
+  rlv_op_logprob_bwd head{};
+  head.dx = head.x = head.targets = head.lse = head.dlogprob = head.dentropy = y;
+  head.w = ref(buffer, 0, 64);
+  head.rows = head.cols = head.vocab = 1;
+  append(w, RLV_OP_LOGPROB_BWD, head);
+  refuse(w, "[logprob_bwd] entropy: missing, and there is dentropy");
   w.clear();
   rlv_op_add typed = add_op(y, a, b, 16);
   typed.dt = 7;
@@ -319,6 +326,15 @@ void test_mapped_files() {
         }
     }
   check(same, "matrices are packed from the last bytes of a file");
+  const uint32_t pages = rlv_map_file(device, fd, 0, page, "pages");
+  std::vector<uint32_t> written;
+  append(written, RLV_OP_ADD, add_op(ref(pages, 0, 4), ref(target, 0, 4), ref(target, 0, 4), 16));
+  check(submit(device, written) == 0 && contains(error_of(device), "[add] y: 'pages' is a mapped file"),
+        "operations do not write to files");
+  check(rlv_buffer_clear(device, pages) != 0 && contains(error_of(device), "it can only be read"),
+        "nor are they cleared");
+  check(rlv_buffer_clear(device, 12345) != 0 && contains(error_of(device), "unknown buffer"),
+        "no clearing of an unknown buffer");
   check(rlv_map_file(device, fd, 4.0 * page - 1, 2, "beyond") == 0 && error_of(device).empty(),
         "no mapping beyond the end, and no error left");
   close(fd);

@@ -1,9 +1,10 @@
 import { describe, expect, test } from "bun:test";
-import { OutOfMemory, Stale } from "../../src/core/errors.ts";
+import { DeviceError, errorLine, exitCodeOf, OutOfMemory, Stale } from "../../src/core/errors.ts";
 import { Device } from "../../src/device/device.ts";
 import { lib } from "../../src/device/lib.ts";
 import { Transformer } from "../../src/nn/transformer.ts";
 import { Dtype } from "../../src/ops/define.ts";
+import { sample } from "../../src/ops/head.ts";
 import { packGroups } from "../../src/rollout/pack.ts";
 import { forwardRow } from "../../src/rollout/score.ts";
 import type { PolicyStep } from "../../src/run/policy-step.ts";
@@ -91,6 +92,41 @@ describe("memory", () => {
     const g = new Graph(memory, false);
     expect(() => g.empty([1 << 20], 0, "too large")).toThrow("out of memory");
     memory.dispose();
+    device.close();
+  });
+
+  test("a thread that gets no memory ends its operation by one line; the device goes on", () => {
+    const device = Device.open("cpu", 2);
+    const [batch, vocab] = [4, 600];
+    const buffer = device.buffer(1 << 16, "everything");
+    const args = {
+      ids: buffer.range(0, 16),
+      logprob: buffer.range(1024, 16),
+      logits: buffer.range(2048, batch * vocab * 4),
+      counters: buffer.range(16384, batch * 16),
+      work: buffer.range(32768, 1024),
+      lse: null,
+      entropy: null,
+      ...{ batch, vocab, seed: 1, purpose: 2, inv_temp: 1, top_k: 0, top_p: 1, min_p: 0, greedy: 0 },
+    };
+    const logprobs = () => {
+      device.emit(sample, args);
+      device.finish();
+      return [...new Float32Array(buffer.view(1024, 16))];
+    };
+    lib().rlv_fail_allocation(1);
+    let error: unknown = null;
+    try {
+      logprobs();
+    } catch (thrown) {
+      error = thrown;
+    }
+    expect(error).toBeInstanceOf(DeviceError);
+    expect([exitCodeOf(error), errorLine(error)]).toEqual([
+      1,
+      "rlv: error: out of memory: sample: lower --batch_size or --micro_batch_tokens, or end other programs",
+    ]);
+    for (const value of logprobs()) expect(value).toBeCloseTo(-Math.log(vocab), 5);
     device.close();
   });
 

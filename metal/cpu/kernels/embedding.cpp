@@ -145,7 +145,8 @@ void gather_rows(Ctx& c, const args::GatherRows& a) {
       c.fail("gather_rows: index beyond the rows", index[r]);
       continue;
     }
-    std::memcpy(static_cast<char*>(a.y) + r * bytes, static_cast<const char*>(a.x) + index[r] * bytes, bytes);
+    std::memmove(static_cast<char*>(a.y) + r * bytes, static_cast<const char*>(a.x) + index[r] * bytes,
+                 bytes);
   }
 }
 

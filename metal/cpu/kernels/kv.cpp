@@ -40,7 +40,7 @@ void append(Ctx& c, const args::KvAppend& a) {
       if (next != RLV_NONE && next / RLV_PAGE < a.kv_pages)
         fetch_keys(kv + (size_t(next / RLV_PAGE) * K + (h + 1) % K) * per_head, D);
       for (uint32_t d = 0; d < D; d++) head[size_t(d) * RLV_PAGE + at] = k[from + d];
-      std::memcpy(head + size_t(D) * RLV_PAGE + size_t(at) * D, v + from, D * sizeof(T));
+      std::memmove(head + size_t(D) * RLV_PAGE + size_t(at) * D, v + from, D * sizeof(T));
     }
   }
 }
@@ -61,7 +61,7 @@ void kv_copy(Ctx& c, const args::KvCopy& a) {
       c.fail("kv_copy: page outside the store", from >= a.kv_pages ? from : to);
       return;
     }
-    std::memcpy(static_cast<char*>(a.kv) + to * bytes, static_cast<const char*>(a.kv) + from * bytes, bytes);
+    std::memmove(static_cast<char*>(a.kv) + to * bytes, static_cast<const char*>(a.kv) + from * bytes, bytes);
   }
 }
 

@@ -115,14 +115,16 @@ export class EmptyRoot implements Disposable {
   }
 
   run(script: string, path: string, seconds: number): { code: number | null; out: string; err: string } {
-    const { exitCode, stdout, stderr } = Bun.spawnSync(
+    const { exitCode, exitedDueToTimeout, stdout, stderr } = Bun.spawnSync(
       [
         ...unshare(this.#emulator !== ""),
         ...["sh", "-c", ENTER, "enter", this.#emulator, this.path, path, script],
       ],
-      { stdin: "ignore", stdout: "pipe", stderr: "pipe", timeout: 1000 * seconds },
+      // Asked to end, rlv would save and end well.
+      { stdin: "ignore", stdout: "pipe", stderr: "pipe", timeout: 1000 * seconds, killSignal: "SIGKILL" },
     );
-    return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
+    const err = `${stderr}${exitedDueToTimeout === true ? `\nkilled after ${seconds} s` : ""}`;
+    return { code: exitedDueToTimeout === true ? null : exitCode, out: stdout.toString(), err };
   }
 
   [Symbol.dispose](): void {

@@ -381,7 +381,7 @@ ls runs/smoke/checkpoints/final`;
   test.skipIf(noArmRoot !== null)(
     "the program for Linux on arm64, under emulation: train, chat, quantize, serve",
     () => {
-      const few = "--batch_size 2 --num_generations 4 --eval_num_prompts 4";
+      const few = "--batch_size 2 --group_size 4 --eval_num_prompts 4 --threads 1";
       const { libc, doctor } = smoke("linux-arm64", arm, few, 570);
       expect(doctor).toMatch(/^ok {3}device cpu +name cpu, isa neon, /m);
       if (typeof oldArm !== "string") expect(libc).toBe("2.31");

@@ -5,6 +5,7 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import {
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -232,6 +233,51 @@ describe.skipIf(built.missing !== null)("a release", () => {
       expect(readdirSync(home)).toEqual([]);
     });
 
+    test("where there is no program for the machine it says so and fetches nothing", async () => {
+      const home = join(scratch, "foreign");
+      const bin = join(scratch, "foreign-bin");
+      mkdirSync(home);
+      mkdirSync(bin);
+      const machines = [
+        ["Linux", "riscv64", "no program for riscv64: uname: x86-64 and arm64 have one"],
+        ["FreeBSD", "x86_64", "no program for FreeBSD: uname: Linux and macOS have one"],
+        ["Darwin", "x86_64", "no program for darwin-x64 in this release: uname: build it from source"],
+      ] as const;
+      for (const [system, processor, says] of machines) {
+        const text = `#!/bin/sh\ncase $1 in -s) echo ${system} ;; -m) echo ${processor} ;; esac\n`;
+        writeFileSync(join(bin, "uname"), text, { mode: 0o755 });
+        const asked = { PATH: `${bin}:/usr/bin:/bin`, HOME: home, RLV_URL: "http://127.0.0.1:9" };
+        const { code, err } = await installed(file("install.sh"), asked);
+        expect([code, err]).toEqual([1, `rlv: error: ${says}\n`]);
+      }
+      expect(readdirSync(home)).toEqual([]);
+    });
+
+    test("a download that breaks off leaves nothing behind", async () => {
+      const home = join(scratch, "broken-off");
+      const temporary = join(scratch, "broken-off-tmp");
+      mkdirSync(home);
+      mkdirSync(temporary);
+      const start = readFileSync(archiveOf("linux-x64")).subarray(0, 100_000);
+      const size = statSync(archiveOf("linux-x64")).size;
+      const lines = ["HTTP/1.1 200 OK", `Content-Length: ${size}`, "Connection: close", "", ""];
+      using cut = Bun.listen({
+        hostname: "127.0.0.1",
+        port: 0,
+        socket: {
+          data(socket) {
+            socket.write(lines.join("\r\n"));
+            socket.end(start);
+          },
+        },
+      });
+      const asked = { ...env(home), TMPDIR: temporary, RLV_URL: `http://127.0.0.1:${cut.port}` };
+      const { code, err } = await installed(file("install.sh"), asked);
+      expect(code).toBe(1);
+      expect(err).toMatch(/^rlv: error: cannot fetch: http:.*linux-x64\.tar\.gz: check the network$/m);
+      expect([...readdirSync(home), ...readdirSync(temporary)]).toEqual([]);
+    });
+
     test("a script that was cut off does nothing", () => {
       const text = readFileSync(file("install.sh"), "utf8");
       const home = join(scratch, "cut");
@@ -289,6 +335,26 @@ describe.skipIf(built.missing !== null)("a release", () => {
     child.kill("SIGTERM");
     expect(await child.exited).toBe(0);
   });
+
+  test.skipIf(Bun.which("npm") === null)(
+    "npm installs the packages without a network and without scripts",
+    () => {
+      const folder = join(scratch, "npm-install");
+      mkdirSync(folder);
+      writeFileSync(join(folder, "package.json"), '{ "private": true }\n');
+      const files = [`rlv-${version}.tgz`, `rlv-linux-x64-${version}.tgz`].map(file);
+      const env = { PATH: process.env.PATH!, HOME: scratch, npm_config_cache: join(scratch, "npm-cache") };
+      const installing = must(["npm", "install", "--offline", "--no-audit", "--no-fund", ...files], {
+        cwd: folder,
+        env,
+      });
+      expect(installing.code, installing.err).toBe(0);
+      expect(readdirSync(join(folder, "node_modules/@rlv"))).toEqual(["linux-x64"]);
+      const said = must(["npx", "--no", "--offline", "--", "rlv", "--version"], { cwd: folder, env });
+      expect([said.code, said.out]).toEqual([0, `rlv ${version}\n`]);
+      rmSync(folder, { recursive: true });
+    },
+  );
 
   /**
    * In a root of its own: trains with the flags `train`, chats, quantizes, serves the page; within `seconds`. Returns
@@ -397,13 +463,29 @@ ls runs/smoke/checkpoints/final`;
   });
 
   test.skipIf(!LONG)(
-    "made again, it has the same bytes",
+    "made again from nothing, in a clone elsewhere, it has the same bytes",
     () => {
+      const clone = join(scratch, "elsewhere");
+      expect(must(["git", "clone", "--quiet", root, clone]).code).toBe(0);
+      // What is not committed belongs to it too, or the two would differ by that.
+      for (const name of must(["git", "ls-files", "--modified", "--others", "--exclude-standard"], {
+        cwd: root,
+      })
+        .out.split("\n")
+        .filter((each) => each !== "" && existsSync(join(root, each))))
+        cpSync(join(root, name), join(clone, name));
+      cpSync(join(root, "node_modules"), join(clone, "node_modules"), {
+        recursive: true,
+        verbatimSymlinks: true,
+      });
       const again = join(scratch, "again");
-      const { code, said } = release(again, TARGETS);
-      expect(code, said).toBe(0);
+      const words = ["--out", again, "--url", URL_OF_FILES];
+      const env = { ...(process.env as Record<string, string>), TZ: "Asia/Tokyo", LC_ALL: "C" };
+      const command = ["sh", "-c", 'umask 077 && exec scripts/release "$@"', "release", ...words];
+      const { code, err } = must(command, { cwd: clone, env });
+      expect(code, err).toBe(0);
       expect(readFileSync(join(again, "SHA256SUMS"), "utf8")).toBe(readFileSync(file("SHA256SUMS"), "utf8"));
     },
-    600_000,
+    3_600_000,
   );
 });

@@ -10,7 +10,7 @@
  *                    (scripts/cross-darwin.ts), and on a Mac it is the host's program
  */
 import { createHash } from "node:crypto";
-import { chmodSync, copyFileSync, mkdirSync, readFileSync, renameSync, statSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 import { join, relative } from "node:path";
 import type { BunPlugin } from "bun";
 import { version as bunVersion } from "bun/package.json";
@@ -82,9 +82,13 @@ function embeddingPage(): BunPlugin {
 
 async function compile(target: Target): Promise<void> {
   const outfile = join(dist, target.file);
-  const temporary = `${outfile}.tmp-${process.pid}`;
+  // In a folder of its own, since Bun writes the name of the file into it.
+  const scratch = join(dist, `.tmp-${target.file}-${process.pid}`);
+  const temporary = join(scratch, "rlv");
   const host = target.platform === process.platform && target.arch === process.arch;
   const executablePath = host ? process.execPath : foreignBun(target.name);
+  mkdirSync(scratch, { recursive: true });
+  process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
   const result = await Bun.build({
     entrypoints: [join(root, "src/cli/main.ts")],
     target: "bun",

@@ -336,7 +336,7 @@ describe.skipIf(built.missing !== null)("a release", () => {
     expect(await child.exited).toBe(0);
   });
 
-  test.skipIf(Bun.which("npm") === null)(
+  test.skipIf(!LONG || Bun.which("npm") === null)(
     "npm installs the packages without a network and without scripts",
     () => {
       const folder = join(scratch, "npm-install");

@@ -10,16 +10,7 @@
  *                    (scripts/cross-darwin.ts), and on a Mac it is the host's program
  */
 import { createHash } from "node:crypto";
-import {
-  chmodSync,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-} from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 import { join, relative } from "node:path";
 import type { BunPlugin } from "bun";
 import { version as bunVersion } from "bun/package.json";
@@ -27,6 +18,7 @@ import type { AssetEntry } from "../src/web/assets.ts";
 import { buildDarwinLibrary } from "./cross-darwin.ts";
 import { buildLinuxLibrary, GLIBC, type LinuxArch, newerThan } from "./cross-linux.ts";
 import { readElf } from "./elf.ts";
+import { foreignBun } from "./foreign-bun.ts";
 import { readMachO } from "./mach-o.ts";
 import { metalCppLicence } from "./metal-cpp.ts";
 import { fail, root } from "./objects.ts";
@@ -88,39 +80,15 @@ function embeddingPage(): BunPlugin {
   };
 }
 
-/** The Bun program of another platform, from the package that package-lock.json pins by its hash. */
-async function foreignBun(name: string): Promise<string> {
-  const lock = JSON.parse(readFileSync(join(root, "package-lock.json"), "utf8"));
-  const integrity: string | undefined = lock.packages[`node_modules/${name}`]?.integrity;
-  if (integrity === undefined)
-    fail(`${name} is not pinned: package-lock.json: add it to the dependencies of bun`);
-  const folder = join(root, "build/bun", `${name.replaceAll("/", "-")}-${bunVersion}`);
-  const program = join(folder, "package/bin/bun");
-  if (existsSync(program)) return program;
-  const scratch = `${folder}.tmp-${process.pid}`;
-  mkdirSync(scratch, { recursive: true });
-  const packed = Bun.spawnSync(["npm", "pack", `${name}@${bunVersion}`, "--silent"], {
-    cwd: scratch,
-    stderr: "inherit",
-  });
-  if (packed.exitCode !== 0) fail(`cannot fetch ${name}@${bunVersion}: npm pack: check the network`);
-  const archive = join(scratch, packed.stdout.toString().trim().split("\n").at(-1)!);
-  const digest = `sha512-${createHash("sha512").update(readFileSync(archive)).digest("base64")}`;
-  if (digest !== integrity)
-    fail(`${name}@${bunVersion} is not the pinned one: ${archive}: expected ${integrity}, got ${digest}`);
-  if (Bun.spawnSync(["tar", "-xzf", archive], { cwd: scratch }).exitCode !== 0)
-    fail(`cannot unpack: ${archive}`);
-  rmSync(archive);
-  rmSync(folder, { recursive: true, force: true });
-  renameSync(scratch, folder);
-  return program;
-}
-
 async function compile(target: Target): Promise<void> {
   const outfile = join(dist, target.file);
-  const temporary = `${outfile}.tmp-${process.pid}`;
+  // In a folder of its own, since Bun writes the name of the file into it.
+  const scratch = join(dist, `.tmp-${target.file}-${process.pid}`);
+  const temporary = join(scratch, "rlv");
   const host = target.platform === process.platform && target.arch === process.arch;
-  const executablePath = host ? process.execPath : await foreignBun(target.name);
+  const executablePath = host ? process.execPath : foreignBun(target.name);
+  mkdirSync(scratch, { recursive: true });
+  process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
   const result = await Bun.build({
     entrypoints: [join(root, "src/cli/main.ts")],
     target: "bun",

@@ -1,15 +1,16 @@
 /**
  * Builds the native library of releases for Linux with Zig, whose stubs of glibc reach back to old systems:
  *
- *   bun scripts/cross-linux.ts x64|arm64     writes build/linux-ARCH/librlv.so and checks it (scripts/elf.ts)
+ *   bun scripts/cross-linux.ts x64|arm64 [--tests]     writes build/linux-ARCH/librlv.so and checks it (scripts/elf.ts);
+ *                                                      with --tests also build/linux-ARCH/native-tests
  *
  * The C++ library is in it; of the system it needs glibc alone.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { readElf } from "./elf.ts";
-import { interfaceNames, LANGUAGE, libraryParts, unitOf } from "./native-sources.ts";
-import { fail, Objects, root } from "./objects.ts";
+import { interfaceNames, LANGUAGE, libraryParts, nativeTests, type Part, unitOf } from "./native-sources.ts";
+import { fail, Objects, root, type Unit } from "./objects.ts";
 import { writeZigCompiler } from "./zig.ts";
 
 export type LinuxArch = "x64" | "arm64";
@@ -58,27 +59,33 @@ export function linuxProblems(path: string, arch: LinuxArch): string[] {
   return problems;
 }
 
-/** Returns the path of the library. */
-export async function buildLinuxLibrary(arch: LinuxArch, quiet = false): Promise<string> {
+/** What builds for a processor, and the objects of the library. */
+function build(arch: LinuxArch) {
   const out = join(root, `build/linux-${arch}`);
   const compiler = join(out, "c++");
   writeZigCompiler(compiler);
-  const target = ["-target", `${MACHINE[arch]}-linux-gnu.${GLIBC}`];
-  const cache = new Objects(join(out, "objects"));
-  const units = libraryParts(arch).map((part) =>
-    unitOf(part, arch, join(out, "objects"), [compiler, ...target, "-O3", "-g0", "-pthread", ...LANGUAGE]),
-  );
+  const command = [compiler, "-target", `${MACHINE[arch]}-linux-gnu.${GLIBC}`];
+  const objects = join(out, "objects");
+  const unit = (part: Part) =>
+    unitOf(part, arch, objects, [...command, "-O3", "-g0", "-pthread", ...LANGUAGE]);
+  return { out, command, unit, cache: new Objects(objects), units: libraryParts(arch).map(unit) };
+}
+
+const objectsOf = (units: readonly Unit[]) => units.map((each) => each.object);
+
+/** Returns the path of the library. */
+export async function buildLinuxLibrary(arch: LinuxArch, quiet = false): Promise<string> {
+  const { out, command, cache, units } = build(arch);
   const changed = await cache.compile(units, `objects for Linux on ${arch}`);
   // What the C++ library inside exports must not meet another one of the process.
   const names = join(out, "exports.map");
-  mkdirSync(out, { recursive: true });
   writeFileSync(names, `{ global: ${interfaceNames().join("; ")}; local: *; };\n`);
   const library = join(out, "librlv.so");
   const linked = cache.link(
     library,
-    units.map((each) => each.object),
+    objectsOf(units),
     [
-      ...[compiler, ...target, "-shared", "-s", "-pthread", "-ldl"],
+      ...[...command, "-shared", "-s", "-pthread", "-ldl"],
       ...["-Wl,-soname,librlv.so", `-Wl,--version-script=${names}`, "-Wl,--no-undefined"],
     ],
     [names],
@@ -91,8 +98,25 @@ export async function buildLinuxLibrary(arch: LinuxArch, quiet = false): Promise
   return library;
 }
 
+/** The programs of tests/native; returns their paths. */
+export async function buildLinuxTests(arch: LinuxArch): Promise<string[]> {
+  const { out, command, unit, cache, units } = build(arch);
+  const tests = nativeTests(arch).map((test) => ({ ...test, unit: unit(test) }));
+  await cache.compile([...units, ...tests.map((test) => test.unit)], `objects for Linux on ${arch}`);
+  const programs = join(out, "native-tests");
+  mkdirSync(programs, { recursive: true });
+  return tests.map((test) => {
+    const program = join(programs, test.name);
+    const parts = objectsOf(test.alone ? [test.unit] : [test.unit, ...units]);
+    cache.link(program, parts, [...command, "-pthread", "-ldl"]);
+    return program;
+  });
+}
+
 if (import.meta.main) {
-  const [arch] = process.argv.slice(2);
-  if (arch !== "x64" && arch !== "arm64") fail(`no such processor: ${arch}: cross-linux.ts x64|arm64`);
+  const [arch, option, ...others] = process.argv.slice(2);
+  if ((arch !== "x64" && arch !== "arm64") || (option ?? "--tests") !== "--tests" || others.length > 0)
+    fail(`not understood: ${process.argv.slice(2).join(" ")}: cross-linux.ts x64|arm64 [--tests]`);
   await buildLinuxLibrary(arch);
+  if (option !== undefined) await buildLinuxTests(arch);
 }

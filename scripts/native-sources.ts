@@ -1,6 +1,6 @@
 /** What the native library is made of, whoever compiles it: files, instruction sets, flags that decide results. */
 import { readdirSync, readFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { basename, join, relative } from "node:path";
 import { embedKernels } from "./embed-kernels.ts";
 import { root, type Unit } from "./objects.ts";
 
@@ -70,6 +70,23 @@ export function libraryParts(arch: string): Part[] {
       ? Object.keys(isaFlags(arch)).map((isa) => ({ source, isa }))
       : [{ source }],
   );
+}
+
+export interface NativeTest extends Part {
+  readonly name: string;
+  /** It has kernels of its own and is not linked with the library's objects. */
+  readonly alone: boolean;
+}
+
+/** The programs of tests/native: one that includes kernels is built for each instruction set. */
+export function nativeTests(arch: string): NativeTest[] {
+  const files = sources(join(root, "tests/native")).filter((path) => path.endsWith("_test.cpp"));
+  return files.flatMap((source): NativeTest[] => {
+    const name = basename(source, ".cpp");
+    const alone = readFileSync(source, "utf8").includes("metal/cpu/kernels/");
+    if (!alone) return [{ source, name, alone }];
+    return Object.keys(isaFlags(arch)).map((isa) => ({ source, isa, name: `${name}.${isa}`, alone }));
+  });
 }
 
 /** The Metal device; the table of kernel sources is written here. */

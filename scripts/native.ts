@@ -9,7 +9,7 @@
  * instruction set (NAME.ISA) from that file alone, any other one is linked with the library's objects.
  * --soft also builds build/librlv-soft.so, the Metal device on software Metal (scripts/soft.ts).
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync, utimesSync } from "node:fs";
 import { basename, join, relative } from "node:path";
 import { metalCpp } from "./metal-cpp.ts";
 import {
@@ -20,8 +20,8 @@ import {
   METAL_LIBRARIES,
   metalFlags,
   metalParts,
+  nativeTests,
   type Part,
-  sources,
 } from "./native-sources.ts";
 import { fail, Objects, root, type Unit } from "./objects.ts";
 
@@ -120,28 +120,20 @@ if (!quiet && changed === 0 && !linked)
   process.stderr.write(`rlv: ${relative(root, library)} is up to date\n`);
 
 if (withTests) {
-  const folder = join(root, "tests/native");
   const programs = join(out, "native-tests");
-  const files = existsSync(folder) ? sources(folder).filter((path) => path.endsWith("_test.cpp")) : [];
-  const tests = files.flatMap((path) => {
-    const ofKernels = readFileSync(path, "utf8").includes("metal/cpu/kernels/");
-    return ofKernels
-      ? Object.keys(ISA_FLAGS).map((isa) => unit({ source: path, isa }))
-      : [unit({ source: path })];
-  });
-  await objectCache.compile(tests, "native tests");
+  const tests = nativeTests(process.arch).map((test) => ({ ...test, unit: unit(test) }));
+  await objectCache.compile(
+    tests.map((test) => test.unit),
+    "native tests",
+  );
   mkdirSync(programs, { recursive: true });
-  const names = new Set<string>();
-  for (const test of tests) {
-    const name =
-      basename(test.source, ".cpp") + (test.rank < 0 ? "" : `.${Object.keys(ISA_FLAGS)[test.rank]}`);
-    names.add(name);
+  for (const test of tests)
     objectCache.link(
-      join(programs, name),
-      objectsOf(test.rank < 0 ? [test, ...units] : [test]),
+      join(programs, test.name),
+      objectsOf(test.alone ? [test.unit] : [test.unit, ...units]),
       linkCommand(mac ? METAL_LIBRARIES : []),
     );
-  }
+  const names = new Set(tests.map(({ name }) => name));
   for (const old of readdirSync(programs)) if (!names.has(old)) rmSync(join(programs, old));
 }
 

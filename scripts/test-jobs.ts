@@ -158,12 +158,12 @@ export function checkJob(title: string, command: readonly string[]): Job {
   };
 }
 
-/** A native test program, which ends with the same line as the whole suite. */
-export function nativeJob(title: string, program: string): Job {
+/** A native test program, which ends with the same line as the whole suite; `emulator` goes before it. */
+export function nativeJob(title: string, program: string, emulator: readonly string[] = []): Job {
   return {
     title,
     env: { ASAN_OPTIONS: "detect_leaks=1", UBSAN_OPTIONS: "print_stacktrace=1" },
-    command: () => [program],
+    command: () => [...emulator, program],
     read: ({ ok, how, text }) => {
       // A sanitizer's report comes on the other stream, before or behind the count.
       const line = /^(\d+) passed, (\d+) failed$/m.exec(text);
@@ -202,8 +202,13 @@ function remarks(text: string): string {
   return lines.filter((line, i) => !line.startsWith("(skip)") || lines.indexOf(line) === i).join("\n");
 }
 
-/** A file of tests; counts come from its JUnit report, which a crash leaves unwritten. */
-export function testJob(file: string, variant = "", env: Readonly<Record<string, string>> = {}): Job {
+/** A file of tests, run by `bun`; counts come from its JUnit report, which a crash leaves unwritten. */
+export function testJob(
+  file: string,
+  variant = "",
+  env: Readonly<Record<string, string>> = {},
+  bun: readonly string[] = [process.execPath],
+): Job {
   const path = relative(root, file);
   const title = variant === "" ? path : `${path} on ${variant}`;
   const reportOf = (folder: string) => join(folder, "report.xml");
@@ -212,7 +217,7 @@ export function testJob(file: string, variant = "", env: Readonly<Record<string,
     env,
     alone: /^(\/\*\*| \*|\/\/) Runs alone: /m.test(readFileSync(file, "utf8")),
     command: (folder) => [
-      ...[process.execPath, "test", `./${path}`],
+      ...[...bun, "test", `./${path}`],
       // Whole training runs are tests here; the default limit of 5 s is for unit tests.
       ...["--timeout=240000", "--reporter=junit", `--reporter-outfile=${reportOf(folder)}`],
     ],

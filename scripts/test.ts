@@ -18,8 +18,11 @@
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, relative } from "node:path";
+import { basename, join, relative } from "node:path";
 import { browserProgram } from "../tests/web/browser.ts";
+import { buildLinuxTests, type LinuxArch } from "./cross-linux.ts";
+import { armCommand, noArm } from "./emulator.ts";
+import { foreignBun } from "./foreign-bun.ts";
 import { softCompiler } from "./soft.ts";
 import { checkJob, type Job, nativeJob, Results, root, runJobs, testJob } from "./test-jobs.ts";
 
@@ -246,16 +249,40 @@ async function longSuite(): Promise<void> {
   else await runJobs([testJob(join(root, "tests/run/flat.test.ts"), "", { RLV_TEST_LONG: "1" })], results);
 }
 
+/** What Zig built must compute what it computes when g++ builds it; for arm64 under emulation. */
+async function releaseJobs(): Promise<Job[]> {
+  const on = (arch: LinuxArch, names: readonly string[], env: Record<string, string>, bun?: string[]) => {
+    const library = { ...env, RLV_LIB_PATH: join(root, `build/linux-${arch}/librlv.so`) };
+    const what = [`the release's library for ${arch}`, ...Object.values(env)].join(", ");
+    return names.map((name) => testJob(join(root, `tests/${name}.test.ts`), what, library, bun));
+  };
+  const native = async (arch: LinuxArch, emulator: string[], wanted: (name: string) => boolean) =>
+    (await buildLinuxTests(arch))
+      .filter((path) => wanted(basename(path)))
+      .map((path) => nativeJob(`native ${basename(path)} of the release for ${arch}`, path, emulator));
+  const jobs = [
+    ...on("x64", ["ops/table", "ops/invariance", "golden/models", "golden/quant", "run/sampler"], {}),
+    ...(await native("x64", [], (name) => !unsupported(name.split(".")[1] ?? ""))),
+  ];
+  const missing = noArm();
+  if (missing !== null) {
+    results.skip(`operations of the release for arm64, under emulation: ${missing}`);
+    return jobs;
+  }
+  const emulator = armCommand();
+  const bun = [...emulator, foreignBun("@oven/bun-linux-aarch64")];
+  return [
+    ...jobs,
+    ...["neon", "portable"].flatMap((isa) => on("arm64", ["ops/table"], { RLV_ISA: isa }, bun)),
+    // The table has the portable kernels already.
+    ...(await native("arm64", emulator, (name) => !name.endsWith(".portable"))),
+  ];
+}
+
 async function releaseSuite(): Promise<void> {
   if (!buildNative()) return results.fail("native library");
-  // What another compiler made must compute the same.
-  const others = ["ops/table", "ops/invariance", "golden/models", "golden/quant", "run/sampler"];
-  const library = { RLV_LIB_PATH: join(root, "build/linux-x64/librlv.so") };
   await runJobs([testJob(join(root, "tests/release/release.test.ts"), "", { RLV_TEST_LONG: "1" })], results);
-  await runJobs(
-    others.map((name) => testJob(join(root, `tests/${name}.test.ts`), "the library of a release", library)),
-    results,
-  );
+  await runJobs(await releaseJobs(), results);
 }
 
 /** RLV_TORTURE=N: how many rounds; 10 are all calls to the file system of a run, in hours. */

@@ -5,6 +5,7 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import {
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -19,8 +20,10 @@ import { join, resolve } from "node:path";
 import { version } from "../../package.json";
 import { GLIBC, linuxProblems, newerThan } from "../../scripts/cross-linux.ts";
 import { readElf } from "../../scripts/elf.ts";
+import { noArm } from "../../scripts/emulator.ts";
 import { readMachO } from "../../scripts/mach-o.ts";
 import { EmptyRoot, noEmptyRoot } from "./empty-root.ts";
+import { CROSS_ARM, oldDebian, type System } from "./systems.ts";
 
 const root = resolve(import.meta.dir, "../..");
 const LONG = process.env.RLV_TEST_LONG === "1";
@@ -66,8 +69,14 @@ function made(): { code: number | null; said: string; missing: string | null } {
   return { ...result, missing: missing?.[0] ?? null };
 }
 
+/** Where RLV_REQUIRE_RELEASE=1 nothing is to be missing. */
+function skip(what: string, why: string): void {
+  if (process.env.RLV_REQUIRE_RELEASE === "1") throw new Error(`${what}: ${why}`);
+  process.stdout.write(`skip ${what}: ${why}\n`);
+}
+
 const built = made();
-if (built.missing !== null) process.stdout.write(`skip the release: ${built.missing}\n`);
+if (built.missing !== null) skip("the release", built.missing);
 
 const file = (name: string) => join(out, name);
 const archiveOf = (target: string) => file(`rlv-${version}-${target}.tar.gz`);
@@ -224,6 +233,51 @@ describe.skipIf(built.missing !== null)("a release", () => {
       expect(readdirSync(home)).toEqual([]);
     });
 
+    test("where there is no program for the machine it says so and fetches nothing", async () => {
+      const home = join(scratch, "foreign");
+      const bin = join(scratch, "foreign-bin");
+      mkdirSync(home);
+      mkdirSync(bin);
+      const machines = [
+        ["Linux", "riscv64", "no program for riscv64: uname: x86-64 and arm64 have one"],
+        ["FreeBSD", "x86_64", "no program for FreeBSD: uname: Linux and macOS have one"],
+        ["Darwin", "x86_64", "no program for darwin-x64 in this release: uname: build it from source"],
+      ] as const;
+      for (const [system, processor, says] of machines) {
+        const text = `#!/bin/sh\ncase $1 in -s) echo ${system} ;; -m) echo ${processor} ;; esac\n`;
+        writeFileSync(join(bin, "uname"), text, { mode: 0o755 });
+        const asked = { PATH: `${bin}:/usr/bin:/bin`, HOME: home, RLV_URL: "http://127.0.0.1:9" };
+        const { code, err } = await installed(file("install.sh"), asked);
+        expect([code, err]).toEqual([1, `rlv: error: ${says}\n`]);
+      }
+      expect(readdirSync(home)).toEqual([]);
+    });
+
+    test("a download that breaks off leaves nothing behind", async () => {
+      const home = join(scratch, "broken-off");
+      const temporary = join(scratch, "broken-off-tmp");
+      mkdirSync(home);
+      mkdirSync(temporary);
+      const start = readFileSync(archiveOf("linux-x64")).subarray(0, 100_000);
+      const size = statSync(archiveOf("linux-x64")).size;
+      const lines = ["HTTP/1.1 200 OK", `Content-Length: ${size}`, "Connection: close", "", ""];
+      using cut = Bun.listen({
+        hostname: "127.0.0.1",
+        port: 0,
+        socket: {
+          data(socket) {
+            socket.write(lines.join("\r\n"));
+            socket.end(start);
+          },
+        },
+      });
+      const asked = { ...env(home), TMPDIR: temporary, RLV_URL: `http://127.0.0.1:${cut.port}` };
+      const { code, err } = await installed(file("install.sh"), asked);
+      expect(code).toBe(1);
+      expect(err).toMatch(/^rlv: error: cannot fetch: http:.*linux-x64\.tar\.gz: check the network$/m);
+      expect([...readdirSync(home), ...readdirSync(temporary)]).toEqual([]);
+    });
+
     test("a script that was cut off does nothing", () => {
       const text = readFileSync(file("install.sh"), "utf8");
       const home = join(scratch, "cut");
@@ -282,21 +336,40 @@ describe.skipIf(built.missing !== null)("a release", () => {
     expect(await child.exited).toBe(0);
   });
 
-  const noRoot = built.missing ?? noEmptyRoot();
-  if (noRoot !== null) process.stdout.write(`skip the release in an empty root: ${noRoot}\n`);
-
-  test.skipIf(noRoot !== null)(
-    "where nothing else is installed, offline: train, chat, quantize, serve",
+  test.skipIf(!LONG || Bun.which("npm") === null)(
+    "npm installs the packages without a network and without scripts",
     () => {
-      const name = `rlv-${version}-linux-x64`;
-      const folder = unpack(archiveOf("linux-x64"), join(scratch, "smoke"));
-      using place = new EmptyRoot(join(folder, name, "rlv"));
-      unpack(archiveOf("linux-x64"), join(place.path, "opt"));
-      const script = `set -e
+      const folder = join(scratch, "npm-install");
+      mkdirSync(folder);
+      writeFileSync(join(folder, "package.json"), '{ "private": true }\n');
+      const files = [`rlv-${version}.tgz`, `rlv-linux-x64-${version}.tgz`].map(file);
+      const env = { PATH: process.env.PATH!, HOME: scratch, npm_config_cache: join(scratch, "npm-cache") };
+      const installing = must(["npm", "install", "--offline", "--no-audit", "--no-fund", ...files], {
+        cwd: folder,
+        env,
+      });
+      expect(installing.code, installing.err).toBe(0);
+      expect(readdirSync(join(folder, "node_modules/@rlv"))).toEqual(["linux-x64"]);
+      const said = must(["npx", "--no", "--offline", "--", "rlv", "--version"], { cwd: folder, env });
+      expect([said.code, said.out]).toEqual([0, `rlv ${version}\n`]);
+      rmSync(folder, { recursive: true });
+    },
+  );
+
+  /**
+   * In a root of its own: trains with the flags `train`, chats, quantizes, serves the page; within `seconds`. Returns
+   * what the C library there says of itself and what rlv doctor says.
+   */
+  function smoke(target: "linux-x64" | "linux-arm64", system: System | null, train: string, seconds: number) {
+    const name = `rlv-${version}-${target}`;
+    const folder = unpack(archiveOf(target), join(scratch, `smoke-${target}`));
+    using place = new EmptyRoot(join(folder, name, "rlv"), system);
+    unpack(archiveOf(target), join(place.path, "opt"));
+    const script = `set -e
 cd /home
 for tool in bun node npm gcc cc c++ python3; do if command -v $tool; then exit 9; fi; done
 rlv version
-rlv train --num_train_steps 3 --run_name smoke --device cpu --log_every 1
+rlv train --num_train_steps 3 --run_name smoke --device cpu --log_every 1 ${train}
 echo "-- chat"
 echo "What is 2 + 3? Answer with an integer." | rlv chat runs/smoke/checkpoints/final --temperature 0
 echo "-- quantize"
@@ -307,7 +380,7 @@ HF_HUB_OFFLINE=1 rlv doctor
 ip link set lo up
 rlv serve --no_open --port 8500 --json >served &
 server=$!
-for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do if [ -s served ]; then break; fi; sleep 0.5; done
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do if [ -s served ]; then break; fi; sleep 1; done
 token=$(sed 's/.*"token":"\\([^"]*\\)".*/\\1/' served)
 echo "-- page"
 wget -q -O - --header "Authorization: Bearer $token" http://127.0.0.1:8500/
@@ -317,52 +390,67 @@ echo "-- stranger"
 if wget -q -O - http://127.0.0.1:8500/; then exit 8; fi
 kill $server
 wait $server
+echo "-- metrics"
+cat runs/smoke/metrics.jsonl
+echo "-- libc"
+$(ls /lib/libc.so.6 /lib/*/libc.so.6 2>/dev/null | head -n 1)
 echo "-- end"
-ls /home/runs/smoke/checkpoints/final`;
-      const { code, out: said, err } = place.run(script, `/bin:/opt/${name}`);
-      expect(code, `${said}\n${err}`).toBe(0);
-      const part = (title: string) => said.split(`-- ${title}\n`)[1]!.split("\n-- ")[0]!;
-      expect(said).toStartWith(`rlv ${version}\n`);
-      expect(part("chat").trim()).not.toBe("");
-      const quantized = JSON.parse(part("quantize"));
-      expect(existsSync(join(place.path, resolve("/home", quantized.output), "model.safetensors"))).toBe(
-        true,
-      );
-      expect(part("doctor")).toMatch(/^ok {3}native library +\/home\/\.cache\/rlv\/lib\//m);
-      expect(part("page")).toMatch(/<!doctype html>/i);
-      expect(part("runs")).toContain('"smoke"');
-      expect(part("stranger")).not.toMatch(/<html/i);
-      expect(part("end")).toContain("model.safetensors");
+ls runs/smoke/checkpoints/final`;
+    const { code, out: said, err } = place.run(script, `/bin:/opt/${name}`, seconds);
+    expect(code, `${said}\n${err}`).toBe(0);
+    const part = (title: string) => said.split(`-- ${title}\n`)[1]!.split("\n-- ")[0]!;
+    expect(said).toStartWith(`rlv ${version}\n`);
+    expect(part("chat").trim()).not.toBe("");
+    const quantized = JSON.parse(part("quantize"));
+    expect(existsSync(join(place.path, resolve("/home", quantized.output), "model.safetensors"))).toBe(true);
+    expect(part("doctor")).toMatch(/^ok {3}native library +\/home\/\.cache\/rlv\/lib\//m);
+    expect(part("page")).toMatch(/<!doctype html>/i);
+    expect(part("runs")).toContain('"smoke"');
+    expect(part("stranger")).not.toMatch(/<html/i);
+    // On this processor too the sampler is the trainer.
+    const differences = [...part("metrics").matchAll(/"train\/sampler_logp_diff_max":([^,}]+)/g)];
+    expect(differences.map((match) => match[1])).toEqual(["0", "0", "0"]);
+    expect(part("end")).toContain("model.safetensors");
+    return { libc: /GNU C Library .* version (\d+\.\d+)/.exec(part("libc"))?.[1], doctor: part("doctor") };
+  }
+
+  const noRoot = built.missing ?? noEmptyRoot();
+  if (noRoot !== null) skip("the release in an empty root", noRoot);
+
+  test.skipIf(noRoot !== null)(
+    "where nothing else is installed, offline: train, chat, quantize, serve",
+    () => {
+      expect(smoke("linux-x64", null, "", 100).libc).toBeDefined();
     },
   );
 
-  const emulator = Bun.which("qemu-aarch64-static") ?? Bun.which("qemu-aarch64");
-  const libraries = "/usr/aarch64-linux-gnu";
-  const noArm = !LONG
-    ? "scripts/test release does it"
-    : emulator === null || !existsSync(libraries)
-      ? "apt install qemu-user-static libc6-arm64-cross"
-      : null;
-  if (noArm !== null) process.stdout.write(`skip the program for Linux on arm64 under emulation: ${noArm}\n`);
+  const old = (["x64", "arm64"] as const).map((arch) =>
+    !LONG || noRoot !== null
+      ? "scripts/test release does it"
+      : oldDebian(arch, join(scratch, `debian-${arch}`)),
+  );
+  const [oldX64, oldArm] = old as [System | string, System | string];
+  if (typeof oldX64 === "string") skip("the release with an old C library", oldX64);
 
-  test.skipIf(noArm !== null)(
-    "the program for Linux on arm64 trains under emulation",
+  test.skipIf(typeof oldX64 === "string")(
+    "with the C library of an old Debian: train, chat, quantize, serve",
     () => {
-      const program = join(scratch, `linux-arm64/rlv-${version}-linux-arm64/rlv`);
-      // The engine is a child process of the same program, which the kernel alone cannot start.
-      const env = { PATH: "/usr/bin:/bin", HOME: scratch, QEMU_LD_PREFIX: libraries };
-      const said = must([emulator!, "-L", libraries, program, "version"], { cwd: scratch, env });
-      expect(said).toMatchObject({ code: 0, out: `rlv ${version}\n` });
-      const prompts = join(scratch, "prompts.jsonl");
-      writeFileSync(prompts, `${JSON.stringify({ prompt: "What is 2 + 3? Answer with an integer." })}\n`);
-      const words = ["generate", "--model", "builtin:arithmetic", "--in", prompts, "--temperature", "0"];
-      const answers = join(scratch, "arm64.jsonl");
-      const generated = must([emulator!, "-L", libraries, program, ...words, "--out", answers], {
-        cwd: scratch,
-        env,
-      });
-      expect(generated.code, generated.err).toBe(0);
-      expect(JSON.parse(readFileSync(answers, "utf8")).completions[0].text).toBe("5");
+      expect(smoke("linux-x64", oldX64 as System, "", 100).libc).toBe("2.31");
+    },
+  );
+
+  // Where the old one cannot be had, the one for cross compilers.
+  const arm = typeof oldArm === "string" ? CROSS_ARM : oldArm;
+  const noArmRoot = !LONG ? "scripts/test release does it" : (built.missing ?? noArm() ?? noEmptyRoot(true));
+  if (noArmRoot !== null) skip("the program for Linux on arm64 under emulation", noArmRoot);
+
+  test.skipIf(noArmRoot !== null)(
+    "the program for Linux on arm64, under emulation: train, chat, quantize, serve",
+    () => {
+      const few = "--batch_size 2 --group_size 4 --eval_num_prompts 4 --threads 1";
+      const { libc, doctor } = smoke("linux-arm64", arm, few, 570);
+      expect(doctor).toMatch(/^ok {3}device cpu +name cpu, isa neon, /m);
+      if (typeof oldArm !== "string") expect(libc).toBe("2.31");
     },
     600_000,
   );
@@ -375,13 +463,29 @@ ls /home/runs/smoke/checkpoints/final`;
   });
 
   test.skipIf(!LONG)(
-    "made again, it has the same bytes",
+    "made again from nothing, in a clone elsewhere, it has the same bytes",
     () => {
+      const clone = join(scratch, "elsewhere");
+      expect(must(["git", "clone", "--quiet", root, clone]).code).toBe(0);
+      // What is not committed belongs to it too, or the two would differ by that.
+      for (const name of must(["git", "ls-files", "--modified", "--others", "--exclude-standard"], {
+        cwd: root,
+      })
+        .out.split("\n")
+        .filter((each) => each !== "" && existsSync(join(root, each))))
+        cpSync(join(root, name), join(clone, name));
+      cpSync(join(root, "node_modules"), join(clone, "node_modules"), {
+        recursive: true,
+        verbatimSymlinks: true,
+      });
       const again = join(scratch, "again");
-      const { code, said } = release(again, TARGETS);
-      expect(code, said).toBe(0);
+      const words = ["--out", again, "--url", URL_OF_FILES];
+      const env = { ...(process.env as Record<string, string>), TZ: "Asia/Tokyo", LC_ALL: "C" };
+      const command = ["sh", "-c", 'umask 077 && exec scripts/release "$@"', "release", ...words];
+      const { code, err } = must(command, { cwd: clone, env });
+      expect(code, err).toBe(0);
       expect(readFileSync(join(again, "SHA256SUMS"), "utf8")).toBe(readFileSync(file("SHA256SUMS"), "utf8"));
     },
-    600_000,
+    3_600_000,
   );
 });

@@ -8,7 +8,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { noSmallDisk, SmallDisk, smallDiskNote } from "../io/small-disk.ts";
-import { type Ended, rlv, rlvUnder, start } from "../run/program.ts";
+import { type Ended, processesOf, rlv, rlvUnder, start } from "../run/program.ts";
 import { Ledger, LONG_LIMIT, long, ROUNDS, SEED } from "./ledger.ts";
 import { faultOf, killAll, Subjects } from "./subjects.ts";
 
@@ -36,6 +36,9 @@ const CALLS: Readonly<Record<string, readonly string[]>> = {
 const strace = spawnSync("strace", ["-V"]).status === 0;
 const noTrace = strace ? "" : " (skipped: needs strace)";
 
+/** A whole run takes two or three. Where the fault hits the runtime's own wake-ups, it may sleep for ever. */
+const HANG_SECONDS = 60;
+
 /** A call of a traced run: the n-th of its kind in its thread. */
 interface Call {
   readonly name: string;
@@ -61,7 +64,12 @@ function callsOn(run: string, log: string): Call[] {
 async function traced(args: readonly string[], log: string, inject?: string): Promise<Ended> {
   const options = ["-f", "-y", "-qq", "--seccomp-bpf", "-o", log, "-e", `trace=${Object.keys(CALLS)}`];
   if (inject !== undefined) options.push("-e", `inject=${inject}`);
-  return rlvUnder(["strace", ...options], args);
+  return rlvUnder(["timeout", "-s", "KILL", String(HANG_SECONDS), "strace", ...options], args);
+}
+
+/** What is left of a run that was ended. */
+function end(run: string): void {
+  for (const pid of processesOf(run)) process.kill(pid, "SIGKILL");
 }
 
 test.skipIf(!strace)(
@@ -84,6 +92,7 @@ test.skipIf(!strace)(
         log,
         `${name}:error=${error}:when=${ordinal}`,
       );
+      end(join(subjects.root, run));
       const injected = readFileSync(log, "utf8")
         .split("\n")
         .filter((line) => line.includes("(INJECTED)"));

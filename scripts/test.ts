@@ -297,9 +297,18 @@ async function tortureSuite(): Promise<void> {
     results,
   );
   const lines = existsSync(report) ? readFileSync(report, "utf8").trimEnd().split("\n") : [];
-  const rows = lines.map((line) => JSON.parse(line) as { fault: string; tried: number; lost: number });
+  const rows = new Map<string, { tried: number; lost: number }>();
+  for (const line of lines) {
+    const {
+      fault,
+      tried = 0,
+      lost = 0,
+    } = JSON.parse(line) as { fault: string; tried?: number; lost?: number };
+    const row = rows.get(fault) ?? { tried: 0, lost: 0 };
+    rows.set(fault, { tried: row.tried + tried, lost: row.lost + lost });
+  }
   process.stdout.write("| fault | tried | lost |\n|---|---|---|\n");
-  for (const { fault, tried, lost } of rows.toSorted((a, b) => (a.fault < b.fault ? -1 : 1)))
+  for (const [fault, { tried, lost }] of [...rows].toSorted(([a], [b]) => (a < b ? -1 : 1)))
     process.stdout.write(`| ${fault} | ${tried} | ${lost} |\n`);
   rmSync(scratch, { recursive: true, force: true });
 }

@@ -2,6 +2,7 @@
 
 import { expect } from "bun:test";
 import { appendFileSync } from "node:fs";
+import { jsonLines } from "../../src/io/jsonl.ts";
 
 /** RLV_TORTURE: rounds of the long form (`scripts/test torture`); the ordinary suite makes one short one. */
 export const ROUNDS = Number(process.env.RLV_TORTURE ?? 0);
@@ -19,17 +20,20 @@ export class Ledger {
 
   enter(what: string, lost: string | null): void {
     this.tried += 1;
-    if (lost !== null) this.#lost.push(`${what}: ${lost}`);
+    if (lost === null) return;
+    this.#lost.push(`${what}: ${lost}`);
+    // At once: a long form that is stopped has said what it lost.
+    this.#report({ lost: 1, what, why: lost });
+  }
+
+  #report(row: object): void {
+    const path = process.env.RLV_TORTURE_REPORT;
+    if (path !== undefined) appendFileSync(path, jsonLines([{ fault: this.fault, ...row }]));
   }
 
   /** Writes the line of the table and fails where something was lost or nothing was tried. */
   close(): void {
-    const path = process.env.RLV_TORTURE_REPORT;
-    if (path !== undefined)
-      appendFileSync(
-        path,
-        `${JSON.stringify({ fault: this.fault, tried: this.tried, lost: this.#lost.length })}\n`,
-      );
+    this.#report({ tried: this.tried });
     expect(this.#lost).toEqual([]);
     expect(this.tried).toBeGreaterThan(0);
   }

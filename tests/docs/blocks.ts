@@ -4,6 +4,8 @@
  * How a block is run, by HTML comments on the lines before it:
  *
  *   <!-- test: skip WHY -->               not at all; the reason is printed
+ *   <!-- test: needs COMMAND: TEXT -->    only where COMMAND prints TEXT; elsewhere it is skipped by name
+ *   <!-- test: replace TEXT: OTHER -->    with OTHER in the place of TEXT
  *   <!-- test: leave out TEXT: WHY -->    without the lines that contain TEXT; the reason is printed
  *   <!-- test: append NAME FLAGS -->      flags (with values) behind every `rlv NAME …`, or behind a script of
  *                                         that name, in the place of the same ones that it has
@@ -16,6 +18,8 @@ export interface Block {
   readonly line: number;
   readonly text: string;
   readonly skip: string | null;
+  readonly needs: { readonly command: string; readonly text: string } | null;
+  readonly replace: ReadonlyMap<string, string>;
   readonly leaveOut: readonly { readonly text: string; readonly why: string }[];
   readonly append: ReadonlyMap<string, string>;
   readonly stdin: string;
@@ -53,27 +57,37 @@ function directives(
   fence: number,
 ): Omit<Block, "file" | "line" | "text"> {
   let skip: string | null = null;
+  let needs: Block["needs"] = null;
   let until: string | null = null;
   let stdin = "";
   const leaveOut: { text: string; why: string }[] = [];
   const append = new Map<string, string>();
+  const replace = new Map<string, string>();
   for (let at = fence - 1; at >= 0 && lines[at]!.startsWith("<!-- test:"); at--) {
     const [, word, rest = ""] = /^<!-- test: (\w+)\s*(.*?) -->$/.exec(lines[at]!) ?? [];
     const left = /^out (.+?): (.+)$/.exec(rest);
+    const pair = /^(.+?): (.+)$/.exec(rest);
     const more = /^(\S+) (.+)$/.exec(rest);
     if (word === "skip" && rest !== "") skip = rest;
+    else if (word === "needs" && pair !== null) needs = { command: pair[1]!, text: pair[2]! };
+    else if (word === "replace" && pair !== null) replace.set(pair[1]!, pair[2]!);
     else if (word === "leave" && left !== null) leaveOut.push({ text: left[1]!, why: left[2]! });
     else if (word === "append" && more !== null) append.set(more[1]!, more[2]!);
     else if (word === "stdin" && rest !== "") stdin = `${rest}\n`;
     else if (word === "until" && rest !== "") until = rest;
     else throw new Error(`not a directive: ${file}:${at + 1}: ${lines[at]}`);
   }
-  return { skip, leaveOut, append, stdin, until };
+  return { skip, needs, replace, leaveOut, append, stdin, until };
 }
 
-/** The commands of a block; throws if a line that is to be left out is not there. */
+/** The commands of a block; throws if what is to be left out or replaced is not there. */
 export function commandsOf(block: Block): string {
-  let lines = block.text.split("\n");
+  let { text: all } = block;
+  for (const [text, other] of block.replace) {
+    if (!all.includes(text)) throw new Error(`nothing to replace: ${block.file}:${block.line}: ${text}`);
+    all = all.replaceAll(text, other);
+  }
+  let lines = all.split("\n");
   for (const { text } of block.leaveOut) {
     const kept = lines.filter((line) => !line.includes(text));
     if (kept.length === lines.length)

@@ -29,6 +29,9 @@ const env = (folder: string) => {
   return {
     ...rest,
     PATH: `${folder}:${join(folder, "node_modules/.bin")}:${process.env.PATH}`,
+    // In a container tests are root.
+    OMPI_ALLOW_RUN_AS_ROOT: "1",
+    OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1",
     HF_HUB_OFFLINE: "0",
     HF_ENDPOINT: hub.endpoint,
     HF_HUB_CACHE: join(scratch, "hub"),
@@ -66,6 +69,13 @@ async function run(commands: string, folder: string, { stdin, until }: Block): P
   return { code: await child.exited, said };
 }
 
+/** What a block needs and this machine lacks. */
+function lacks({ needs }: Block): string | null {
+  if (needs === null) return null;
+  const { stdout } = Bun.spawnSync(["sh", "-c", needs.command], { stderr: "ignore" });
+  return stdout.toString().includes(needs.text) ? null : `${needs.command} does not say ${needs.text}`;
+}
+
 async function runBlock(block: Block, folder: string): Promise<void> {
   writePrograms(folder, block.append);
   const text = commandsOf(block);
@@ -95,10 +105,11 @@ for (const file of documents) {
   describe(file, () => {
     for (const block of blocks) {
       const title = `${block.file}:${block.line}: ${block.text.split("\n")[0]}`;
-      if (block.skip !== null) process.stdout.write(`skip ${title}: ${block.skip}\n`);
+      const skip = block.skip ?? lacks(block);
+      if (skip !== null) process.stdout.write(`skip ${title}: ${skip}\n`);
       for (const { text, why } of block.leaveOut)
         process.stdout.write(`skip ${block.file}:${block.line}: ${text}: ${why}\n`);
-      test.skipIf(block.skip !== null)(title, () => runBlock(block, folder));
+      test.skipIf(skip !== null)(title, () => runBlock(block, folder));
     }
   });
 }
@@ -124,6 +135,10 @@ describe("directives", () => {
       ["train", "--num_train_steps 2"],
     ]);
     expect(commandsOf(block)).toBe("rlv train");
+    expect(commandsOf({ ...block, replace: new Map([["train", "eval"]]) })).toBe("rlv eval");
+    expect(() => commandsOf({ ...block, replace: new Map([["chat", "eval"]]) })).toThrow(
+      "nothing to replace",
+    );
     expect(() => commandsOf({ ...block, text: "rlv train" })).toThrow("nothing to leave out");
     expect(() => one("<!-- test: slip it -->", "```sh", "x", "```")).toThrow("not a directive: a.md:1");
     expect(() => one("<!-- test: skip -->", "```sh", "x", "```")).toThrow("not a directive");

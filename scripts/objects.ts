@@ -29,7 +29,11 @@ interface Made {
 }
 
 /** A path or flag as it reads from the root: a checkout that is moved or copied keeps what it has made. */
-const fromRoot = (text: string) => text.replaceAll(`${root}/`, "").replaceAll(root, ".");
+function fromRoot(text: string): string {
+  const [, flag = "", path = ""] = /^(-[\w-]*=?)?(\/.*)$/.exec(text) ?? [];
+  if (path === root) return `${flag}.`;
+  return path.startsWith(`${root}/`) ? flag + path.slice(root.length + 1) : text;
+}
 
 const hash = (parts: readonly string[]) => Bun.hash(parts.join("\0")).toString(16);
 

@@ -4,6 +4,7 @@ import { asyncBufferFromFile, type Compressors, parquetMetadataAsync, parquetRea
 import { UsageError } from "../core/errors.ts";
 import { fileError } from "./atomic.ts";
 import type { JsonRow } from "./jsonl.ts";
+import { checkPages } from "./parquet-pages.ts";
 import type { RowFile } from "./row-file.ts";
 
 /** Codecs beside Snappy, which hyparquet has. */
@@ -32,8 +33,9 @@ export async function readParquet(
     const present = new Set(metadata.schema.map(({ name }) => name));
     const wanted = columns.filter((name) => present.has(name));
     let rowStart = 0;
-    for (const group of wanted.length === 0 ? [] : metadata.row_groups) {
+    for (const [i, group] of wanted.length === 0 ? [] : metadata.row_groups.entries()) {
       if (rowStart >= most) break;
+      await checkPages(file, metadata, i, wanted);
       const rowEnd = rowStart + Number(group.num_rows);
       const options = { file, metadata, columns: wanted, compressors, rowStart, rowEnd };
       for (const row of await parquetReadObjects(options)) rows.push(row);

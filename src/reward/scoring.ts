@@ -202,7 +202,11 @@ function failed(reward: string, rollouts: readonly Rollout[], error: unknown): R
 function checked(reward: string, rollout: Rollout, result: RewardResult): RewardResult {
   const where = placeOf(rollout);
   if (typeof result !== "object" || result === null || Array.isArray(result) || !("reward" in result))
-    throw new RlvError(`reward ${reward} returned ${shown(result)}`, where, "return { reward, components }");
+    throw new RlvError(
+      `reward ${reward} returned ${result === undefined ? "nothing" : shown(result)}`,
+      where,
+      "return { reward, components }",
+    );
   const components = result.components ?? {};
   const bad = Object.entries({ ...components, reward: result.reward }).find(
     ([key, value]) => !Number.isFinite(value) && !(key === "reward" && value === null),

@@ -292,7 +292,7 @@ describe("batch rewards", () => {
     );
     expect(await fails([one, one, one, one])).toContain("gave 4 results for 3");
     expect(await fails(7)).toContain("reward b gave 7 for 3 completions: prompt 5");
-    expect(await fails([one, undefined, one])).toContain("returned undefined: prompt 5, completion 2");
+    expect(await fails([one, undefined, one])).toContain("returned nothing: prompt 5, completion 2");
     expect(await fails([one, one, { reward: Number.NaN, components: {} }])).toContain(
       "gave NaN as reward: prompt 6",
     );

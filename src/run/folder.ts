@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { UsageError } from "../core/errors.ts";
-import { MANIFEST, newestCheckpoint } from "../io/checkpoint-folder.ts";
+import { cleanTemporary, MANIFEST, newestCheckpoint } from "../io/checkpoint-folder.ts";
 import { holderAlive, LOCK, lockHolders, type RunLock, takeLock } from "../io/run-lock.ts";
 import { clearOutcome, OUTCOME } from "../io/run-outcome.ts";
 
@@ -176,6 +176,7 @@ function hold(dir: string, fresh: boolean): RunFolder {
       "wait for it, or choose another --run_name",
     );
   clearOutcome(dir);
+  cleanTemporary(dir);
   const { add, release } = lock;
   return {
     dir,

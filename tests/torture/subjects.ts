@@ -112,15 +112,19 @@ export class Subjects implements Disposable {
    */
   async recover(recipe: Recipe, name: string, at = this.root): Promise<string | null> {
     const run = join(at, name);
-    if (!existsSync(join(run, "checkpoints/final"))) {
+    const temporary = () =>
+      existsSync(run)
+        ? readdirSync(run, { recursive: true }).filter((path) => String(path).includes(".tmp-"))
+        : [];
+    // Whoever is killed behind its last checkpoint leaves what the next to open the run puts away.
+    if (!existsSync(join(run, "checkpoints/final")) || temporary().length > 0) {
       const begun = existsSync(join(run, "train_config.json"));
       if (!begun) rmSync(run, { recursive: true, force: true });
       const again = begun ? ["train", "--resume_from", run] : await this.command(recipe, name, at);
       const { code, err } = await rlv(again);
       if (code !== 0) return `it does not go on: ${err.trim()}`;
     }
-    const temporary = readdirSync(run, { recursive: true }).filter((path) => String(path).includes(".tmp-"));
-    if (temporary.length > 0) return `left behind: ${temporary.join(", ")}`;
+    if (temporary().length > 0) return `left behind: ${temporary().join(", ")}`;
     const [want, got] = [(await this.whole(recipe)).left, left(run)];
     for (const part of ["files", "metrics", "rollouts"] as const)
       if (!Bun.deepEquals(want[part], got[part])) return `${part} differ from the unbroken run's`;

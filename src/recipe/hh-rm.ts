@@ -102,8 +102,8 @@ export async function trainHhRm(given: HhRmSettings, reporter: Reporter, control
       get consistent() {
         return !step.updating;
       },
-      save: (parent, name, n, unevaluated) =>
-        saveTrained(trained, settings, control, parent, name, { step: n, cursor, unevaluated }),
+      save: (parent, name, n, unrecorded) =>
+        saveTrained(trained, settings, control, parent, name, { step: n, cursor, unrecorded }),
     };
     await runLoop(task, loopOptions(settings, totalSteps, state), reporter, control);
   } finally {

@@ -205,13 +205,13 @@ export function openTrained(
 export function loopOptions(
   settings: ScheduleSettings,
   totalSteps: number,
-  { step, unevaluated }: Pick<TrainState, "step" | "unevaluated">,
+  { step, unrecorded }: Pick<TrainState, "step" | "unrecorded">,
   saveRollouts = false,
 ): LoopOptions {
   return {
     totalSteps,
     startStep: step,
-    ...(unevaluated && { unevaluated }),
+    ...(unrecorded && { unrecorded }),
     evalEvery: settings.eval_every,
     saveEvery: settings.save_every,
     keepCheckpoints: settings.keep_checkpoints,
@@ -228,17 +228,17 @@ export function saveTrained(
   { checkpointConfig }: RunControl,
   parent: string,
   name: string,
-  at: Pick<TrainState, "step" | "cursor" | "unevaluated">,
+  at: Pick<TrainState, "step" | "cursor" | "unrecorded">,
 ): string {
   const { initial_sha256 } = state;
-  const { step, cursor, unevaluated } = at;
+  const { step, cursor, unrecorded } = at;
   const next = {
     step,
     recipe,
     initial_sha256,
     cursor,
     generation: null,
-    ...(unevaluated && { unevaluated }),
+    ...(unrecorded && { unrecorded }),
   };
   return saveCheckpoint(parent, name, model, tokenizer, next, checkpointConfig);
 }

@@ -107,11 +107,11 @@ export async function trainSft(
       get consistent() {
         return !step.updating;
       },
-      save: (parent, name, n, unevaluated) =>
+      save: (parent, name, n, unrecorded) =>
         saveTrained(trained, settings, control, parent, name, {
           step: n,
           cursor: cursorAfter(n),
-          unevaluated,
+          unrecorded,
         }),
     };
     await runLoop(task, loopOptions(settings, totalSteps, state), reporter, control);

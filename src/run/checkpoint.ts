@@ -27,8 +27,8 @@ export interface TrainState {
   readonly cursor: DataCursor;
   /** A generated batch from which steps are still to be made. */
   readonly generation: SavedGeneration | null;
-  /** Metrics of `step` that are not yet in metrics.jsonl, since the evaluation that belongs to them was cut short. */
-  readonly unevaluated?: Metrics;
+  /** Metrics of `step` that are not yet in metrics.jsonl: its evaluation was cut short, or the file could not be written. */
+  readonly unrecorded?: Metrics;
 }
 
 type Metrics = Readonly<Record<string, number>>;
@@ -163,12 +163,12 @@ export function readTrainState(dir: string): TrainState {
       dir,
       "resume it with that version",
     );
-  if (state.unevaluated === undefined) return state;
-  const numbers = Object.entries(state.unevaluated).map(([name, value]) => [
+  if (state.unrecorded === undefined) return state;
+  const numbers = Object.entries(state.unrecorded).map(([name, value]) => [
     name,
     jsonNumber(value) ?? Number.NaN,
   ]);
-  return { ...state, unevaluated: Object.fromEntries(numbers) };
+  return { ...state, unrecorded: Object.fromEntries(numbers) };
 }
 
 /** Puts moments and exact masters back; the model's own weights have been loaded from the same folder. */

@@ -32,14 +32,14 @@ export interface Task {
   /** Whether the state is that of the end of a step. */
   readonly consistent: boolean;
   /** Writes a checkpoint of the state after `step` steps and returns its path. */
-  save(parent: string, name: string, step: number, unevaluated?: Metrics): string;
+  save(parent: string, name: string, step: number, unrecorded?: Metrics): string;
 }
 
 export interface LoopOptions {
   readonly totalSteps: number;
   readonly startStep: number;
-  /** Metrics of `startStep` whose evaluation is still to come. */
-  readonly unevaluated?: Metrics;
+  /** Metrics of `startStep` that are still to be written, after its evaluation if one is due. */
+  readonly unrecorded?: Metrics;
   readonly evalEvery: number;
   readonly saveEvery: number;
   readonly keepCheckpoints: number;
@@ -66,7 +66,7 @@ export async function runLoop(
     // Under the name that the run's folder has, whether it was given or made of date and time.
     logDir: options.logDir === undefined ? null : join(options.logDir, basename(control.runDir)),
     step: startStep,
-    unevaluated: options.unevaluated !== undefined,
+    unrecorded: options.unrecorded !== undefined,
     saveRollouts: options.saveRollouts,
     silent: !ranks.root,
   });
@@ -74,37 +74,36 @@ export async function runLoop(
   const last: Record<string, number> = {};
   let done = startStep;
   let saved = false;
-  /** Those of the step just done, as long as its evaluation goes on. */
-  let unevaluated = options.unevaluated;
+  /** Those of the step just done, until they are written: its evaluation may be cut short, the disk may fail. */
+  let unrecorded = options.unrecorded;
+  const evaluationDue = (step: number) =>
+    options.evalEvery > 0 && (step === totalSteps || due(step, options.evalEvery));
 
   const record = (step: number, metrics: Record<string, number>) => {
     Object.assign(last, metrics);
     sinks.write(step, metrics, task.examples ?? null);
+    unrecorded = undefined;
   };
-  /** Evaluates after `step` steps and records what it says together with what is known of that step. */
-  const evaluate = async (step: number, known: Metrics) => {
-    unevaluated = known;
-    const metrics = await task.evaluate(step, sinks);
+  /** Records what is known of `step` together with what its evaluation says, if one is due. */
+  const conclude = async (step: number, known: Metrics) => {
+    const metrics = evaluationDue(step) ? await task.evaluate(step, sinks) : null;
     if (metrics) reporter.evaluation({ step, metrics });
     record(step, { ...known, ...metrics });
-    unevaluated = undefined;
   };
   const save = (name: string, reason: "schedule" | "final" | "interrupt" | "crash" | "diverged") => {
     if (!ranks.root) return join(parent, name);
     // After a failure the model is worth more than the rows that may have been the failure.
     if (reason !== "crash" && reason !== "diverged") sinks.flush();
-    const path = task.save(parent, name, done, done === 0 ? undefined : unevaluated);
+    const path = task.save(parent, name, done, unrecorded);
     reporter.checkpoint({ step: done, path, reason });
     return path;
   };
 
   try {
     await ranks.mustAgree(task.model, startStep, true);
-    // A run that goes on has its evaluation of that step already, unless that was cut short.
-    const first = startStep === 0 ? {} : unevaluated;
-    if (first && options.evalEvery > 0) await evaluate(startStep, first);
-    else if (unevaluated) record(startStep, unevaluated);
-    unevaluated = undefined;
+    // A run that goes on has recorded its last step already, unless that was cut short.
+    if (unrecorded) await conclude(startStep, unrecorded);
+    else if (startStep === 0 && options.evalEvery > 0) await conclude(0, {});
     for (let step = startStep + 1; step <= totalSteps; step++) {
       const stop = await ranks.stop(control.stopRequested());
       if (stop === "now")
@@ -118,6 +117,7 @@ export async function runLoop(
       }
       const metrics = await meter.step(() => task.step(step, sinks));
       done = step;
+      unrecorded = metrics;
       if (due(step, COMPARE_EVERY)) await ranks.mustAgree(task.model, step, false);
       const print = due(step, options.logEvery) || step === totalSteps;
       reporter.step({ step, metrics, print });
@@ -126,10 +126,8 @@ export async function runLoop(
         reporter.sample({ step, ...sample });
         sinks.text("sample_text", `${sample.prompt} -> ${sample.completion}`, step);
       }
-      const final = step === totalSteps;
-      if (options.evalEvery > 0 && (final || due(step, options.evalEvery))) await evaluate(step, metrics);
-      else record(step, metrics);
-      if (!final && due(step, options.saveEvery)) {
+      await conclude(step, metrics);
+      if (step < totalSteps && due(step, options.saveEvery)) {
         save(`step-${step}`, "schedule");
         if (ranks.root) pruneCheckpoints(parent, options.keepCheckpoints);
       }

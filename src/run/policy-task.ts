@@ -145,7 +145,7 @@ export class PolicyTask implements Task {
     return s && { prompt: s.prompt.text, completion: s.text, reward: s.reward };
   }
 
-  save(parent: string, name: string, step: number, unevaluated?: Readonly<Record<string, number>>): string {
+  save(parent: string, name: string, step: number, unrecorded?: Readonly<Record<string, number>>): string {
     const { policy, options } = this;
     const { generation } = policy;
     const unfinished = generation !== null && step < policy.lastStep && step >= generation.step;
@@ -155,7 +155,7 @@ export class PolicyTask implements Task {
       initial_sha256: options.initialHash,
       cursor: this.#cursor,
       generation: unfinished ? saveGeneration(generation, this.#drawnAt) : null,
-      ...(unevaluated && { unevaluated }),
+      ...(unrecorded && { unrecorded }),
     };
     return saveCheckpoint(parent, name, this.model, this.tokenizer, state, options.checkpointConfig);
   }

@@ -10,8 +10,8 @@ export interface SinkOptions {
   readonly logDir: string | null;
   /** Steps done: what lies beyond is dropped first. */
   readonly step: number;
-  /** The evaluation after the last of them was cut short: what it has written is dropped too. */
-  readonly unevaluated?: boolean;
+  /** The last of them was not recorded to its end: what it has written of metrics and evaluation is dropped too. */
+  readonly unrecorded?: boolean;
   readonly saveRollouts: boolean;
   /** Nothing is opened and everything dropped: another rank writes. */
   readonly silent?: boolean;
@@ -23,7 +23,7 @@ export class Sinks implements Disposable {
   readonly #metrics: JsonlWriter | null;
   readonly #events: readonly EventWriter[];
 
-  constructor({ runDir, logDir, step, unevaluated = false, saveRollouts, silent = false }: SinkOptions) {
+  constructor({ runDir, logDir, step, unrecorded = false, saveRollouts, silent = false }: SinkOptions) {
     if (silent) {
       this.rollouts = null;
       this.#metrics = null;
@@ -33,16 +33,17 @@ export class Sinks implements Disposable {
     const path = join(runDir, "metrics.jsonl");
     // A run that starts over evaluates step 0 again.
     const kept = step === 0 ? -1 : step;
-    truncateAfterStep(path, kept);
-    const history = kept >= 0 && existsSync(path) ? [...jsonlRows(path)].map(({ row }) => row) : [];
+    const recorded = unrecorded ? kept - 1 : kept;
+    truncateAfterStep(path, recorded);
+    const history = recorded >= 0 && existsSync(path) ? [...jsonlRows(path)].map(({ row }) => row) : [];
     this.#metrics = new JsonlWriter(path);
     this.#events = [runDir, ...(logDir === null ? [] : [logDir])].map(
-      (dir) => new EventWriter(dir, hasEvents(dir) ? { purgeFromStep: kept + 1 } : {}),
+      (dir) => new EventWriter(dir, hasEvents(dir) ? { purgeFromStep: recorded + 1 } : {}),
     );
     // The purge is by number, whatever an axis counts: what it takes from those by examples is said again.
-    for (const row of history) if (Number(row.examples) > kept) this.#byExamples(row);
+    for (const row of history) if (Number(row.examples) > recorded) this.#byExamples(row);
     this.rollouts = saveRollouts ? new RolloutsDb(join(runDir, "rollouts.sqlite")) : null;
-    this.rollouts?.deleteAfterStep(kept, unevaluated ? kept - 1 : kept);
+    this.rollouts?.deleteAfterStep(kept, recorded);
   }
 
   /** `examples` trained on so far: every figure again, under NAME_by_examples, along them. */

@@ -34,6 +34,8 @@ export async function runCases<T>(
   const kinds = new Set<string>();
   let tried = 0;
   for (let block = 0; tried < cases && lost.length < MOST_LOST; block++) {
+    // What counts is the memory of a case, not what the collector has not yet looked at.
+    Bun.gc(true);
     for (const value of fc.sample(arbitrary, { numRuns: Math.min(200, cases - tried), seed: seed + block })) {
       writeSync(progress, `${tried} (block ${block})\n`, 0);
       tried += 1;

@@ -45,8 +45,5 @@ export interface TokenRows {
   readonly offsets: Int32Array;
 }
 
-/** What one optimizer step reports: metric name (TensorBoard spelling) to value. */
-export interface StepResult {
-  readonly step: number;
-  readonly metrics: Readonly<Record<string, number>>;
-}
+/** Metric name (TensorBoard spelling) to value. */
+export type Metrics = Readonly<Record<string, number>>;

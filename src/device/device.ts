@@ -184,7 +184,7 @@ export class Device {
   }
 
   /** Waits at most `milliseconds` for what a ticket stands for; whether it is done. */
-  reached(ticket: number, milliseconds: number): boolean {
+  reached(ticket: number, milliseconds = SLICE_MS): boolean {
     if (ticket === 0) return true;
     const state = this.library.rlv_wait(this.handle, ticket, milliseconds);
     if (state === 2) this.throwError();
@@ -194,7 +194,7 @@ export class Device {
   /** Submits and waits until everything is done, in slices so that signals are not lost. */
   finish(): void {
     const ticket = this.submit();
-    while (!this.reached(ticket, SLICE_MS));
+    while (!this.reached(ticket));
   }
 
   stats(): DeviceStats {

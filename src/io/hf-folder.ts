@@ -180,7 +180,7 @@ function readIndex(index: string): Map<string, string> {
   for (const [name, shard] of map) {
     if (typeof shard !== "string" || !/^[^/\\\0]+\.safetensors$/.test(shard))
       throw new UsageError(
-        `tensor ${shown(name)} lies in ${typeof shard === "string" ? JSON.stringify(shard) : "no file"}`,
+        `tensor ${shown(name)} lies in ${typeof shard === "string" ? shown(shard) : "no file"}`,
         index,
         "shards are .safetensors files of the same folder",
       );

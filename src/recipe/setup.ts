@@ -211,7 +211,7 @@ export function loopOptions(
   return {
     totalSteps,
     startStep: step,
-    ...(unrecorded && { unrecorded }),
+    unrecorded,
     evalEvery: settings.eval_every,
     saveEvery: settings.save_every,
     keepCheckpoints: settings.keep_checkpoints,
@@ -228,18 +228,10 @@ export function saveTrained(
   { checkpointConfig }: RunControl,
   parent: string,
   name: string,
-  at: Pick<TrainState, "step" | "cursor" | "unrecorded">,
+  { step, cursor, unrecorded }: Pick<TrainState, "step" | "cursor" | "unrecorded">,
 ): string {
   const { initial_sha256 } = state;
-  const { step, cursor, unrecorded } = at;
-  const next = {
-    step,
-    recipe,
-    initial_sha256,
-    cursor,
-    generation: null,
-    ...(unrecorded && { unrecorded }),
-  };
+  const next = { step, recipe, initial_sha256, cursor, generation: null, unrecorded };
   return saveCheckpoint(parent, name, model, tokenizer, next, checkpointConfig);
 }
 

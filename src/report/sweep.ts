@@ -1,5 +1,4 @@
 /** Sweep folders as they lie on the disk, and what their runs say together. Nothing here writes. */
-
 import { readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { UsageError } from "../core/errors.ts";

@@ -139,7 +139,7 @@ async function readUpTo(
 }
 
 /** Bytes of a process in memory; 0 when it is gone. */
-function memoryOf(pid: number): number {
+export function memoryOf(pid: number): number {
   if (process.platform === "linux") {
     try {
       // size resident …, in pages of 4 KiB or what the system has.

@@ -5,7 +5,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UsageError } from "../core/errors.ts";
-import type { Finish, Prompt, Scored } from "../core/records.ts";
+import type { Finish, Metrics, Prompt, Scored } from "../core/records.ts";
 import { TRAIN_STATE, verifyCheckpoint, writeCheckpoint } from "../io/checkpoint-folder.ts";
 import { jsonLine, jsonNumber } from "../io/jsonl.ts";
 import { openSafetensors, type TensorSource, writeSafetensors } from "../io/safetensors.ts";
@@ -30,8 +30,6 @@ export interface TrainState {
   /** Metrics of `step` that are not yet in metrics.jsonl: its evaluation was cut short, or the file could not be written. */
   readonly unrecorded?: Metrics;
 }
-
-type Metrics = Readonly<Record<string, number>>;
 
 export interface DataCursor {
   /** Of the shuffled passes over all rows, those passed over included. */

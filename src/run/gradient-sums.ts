@@ -4,8 +4,6 @@ import type { GradientBucket, GradientPiece } from "../nn/parameters.ts";
 import type { Tensor } from "../tape/tensor.ts";
 import type { GradientSums } from "./ranks.ts";
 
-const SLICE_MS = 50;
-
 /**
  * All ranks go through the same buckets in the same order, whatever each of them computes. A rank that fails goes through
  * them too, with what its gradients hold by then: all meet afterwards where the error is one of all, and nobody waits.
@@ -61,7 +59,7 @@ export class BucketSums implements GradientSums {
         const ticket = i < buckets.length - 1 ? (this.#tickets[i] ?? all) : all;
         // Signals and messages are served in between.
         do await Bun.sleep(0);
-        while (!device.reached(ticket, SLICE_MS));
+        while (!device.reached(ticket));
         if (device.reached(all, 0)) done = Math.min(done, performance.now());
       });
       for (const piece of bucket.pieces()) await this.sum(piece);

@@ -3,14 +3,13 @@
  */
 import { basename, join } from "node:path";
 import { Diverged, Interrupted, RanksError } from "../core/errors.ts";
+import type { Metrics } from "../core/records.ts";
 import { cleanTemporary, pruneCheckpoints } from "../io/checkpoint-folder.ts";
 import type { Transformer } from "../nn/transformer.ts";
 import { DeviceMeter } from "./meter.ts";
 import { COMPARE_EVERY } from "./ranks.ts";
 import type { Reporter, RunControl } from "./reporter.ts";
 import { Sinks } from "./sinks.ts";
-
-type Metrics = Readonly<Record<string, number>>;
 
 export interface TaskSample {
   readonly prompt: string;

@@ -16,7 +16,7 @@ import type { MaskedRows } from "../loss/rows.ts";
 import { dualGradientNorms } from "../nn/adapters.ts";
 import type { SampledScores } from "../nn/functional.ts";
 import type { AdamW } from "../nn/optimizer.ts";
-import type { Transformer } from "../nn/transformer.ts";
+import type { Decoder, Transformer } from "../nn/transformer.ts";
 import { judgeMetrics } from "../report/judge.ts";
 import { asRollouts, type DrawKey, RolloutEngine, type Sampling } from "../rollout/engine.ts";
 import { type Group, packGroups, selectGroups } from "../rollout/pack.ts";
@@ -329,26 +329,28 @@ export class PolicyStep {
   }
 
   async #referenceLogprobs(groups: readonly Group[]): Promise<Float32Array[]> {
-    const { sampling, microBatchTokens, sharePrefix } = this.options;
     const { reference } = this;
     assert(reference, "a divergence needs a reference model");
-    const parts = await this.#ranks.gather("reference", () => {
-      const own = groups.slice(...this.#ranks.share(groups.length));
-      return reference.use((model) =>
-        scoreGroups(this.memory, model, own, sampling.temperature, microBatchTokens, sharePrefix),
-      ).logprobs;
-    });
+    const parts = await this.#ranks.gather(
+      "reference",
+      () => reference.use((model) => this.#scoreShare(model, groups)).logprobs,
+    );
     return parts.flat(2);
+  }
+
+  /** What a model says of this rank's share of the groups. */
+  #scoreShare(model: Decoder, groups: readonly Group[]) {
+    const { sampling, microBatchTokens, sharePrefix } = this.options;
+    const own = groups.slice(...this.#ranks.share(groups.length));
+    return scoreGroups(this.memory, model, own, sampling.temperature, microBatchTokens, sharePrefix);
   }
 
   /** Entropies of the policy as it is, by group and completion. */
   async #entropies(groups: readonly Group[]): Promise<Float32Array[][]> {
-    const { sampling, microBatchTokens, sharePrefix } = this.options;
-    const shares = await this.#ranks.gather("entropies", () => {
-      const own = groups.slice(...this.#ranks.share(groups.length));
-      return scoreGroups(this.memory, this.model, own, sampling.temperature, microBatchTokens, sharePrefix)
-        .entropies;
-    });
+    const shares = await this.#ranks.gather(
+      "entropies",
+      () => this.#scoreShare(this.model, groups).entropies,
+    );
     return shares.flat();
   }
 

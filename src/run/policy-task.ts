@@ -1,6 +1,6 @@
 /** A GRPO recipe as the training loop sees it: which prompts, when to generate, evaluation, checkpoints. */
 import { mean } from "../core/lists.ts";
-import type { Prompt, Scored } from "../core/records.ts";
+import type { Metrics, Prompt, Scored } from "../core/records.ts";
 import { Purpose } from "../core/rng.ts";
 import { drawItems, type ItemSource } from "../data/prompts.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
@@ -145,7 +145,7 @@ export class PolicyTask implements Task {
     return s && { prompt: s.prompt.text, completion: s.text, reward: s.reward };
   }
 
-  save(parent: string, name: string, step: number, unrecorded?: Readonly<Record<string, number>>): string {
+  save(parent: string, name: string, step: number, unrecorded?: Metrics): string {
     const { policy, options } = this;
     const { generation } = policy;
     const unfinished = generation !== null && step < policy.lastStep && step >= generation.step;
@@ -155,7 +155,7 @@ export class PolicyTask implements Task {
       initial_sha256: options.initialHash,
       cursor: this.#cursor,
       generation: unfinished ? saveGeneration(generation, this.#drawnAt) : null,
-      ...(unrecorded && { unrecorded }),
+      unrecorded,
     };
     return saveCheckpoint(parent, name, this.model, this.tokenizer, state, options.checkpointConfig);
   }

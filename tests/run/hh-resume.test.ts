@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { readEvents } from "../../src/io/tensorboard.ts";
 import { makeWorld, SMALL, type World } from "./preference-world.ts";
-import { digest, metrics, processesOf, rlv, rolloutRows, start, timeless } from "./program.ts";
+import { digest, killProcessesOf, metrics, rlv, rolloutRows, start, timeless } from "./program.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-hh-resume-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -101,7 +101,7 @@ test.each([
       await Bun.sleep(random.below(120));
       if (child.exitCode === null) process.kill(-child.pid, "SIGKILL");
       await child.exited;
-      for (const pid of processesOf(run)) process.kill(pid, "SIGKILL");
+      killProcessesOf(run);
       const fresh = !existsSync(join(run, "train_config.json"));
       if (fresh) rmSync(run, { recursive: true, force: true });
       if (!existsSync(join(run, "checkpoints/final"))) {

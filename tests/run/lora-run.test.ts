@@ -21,7 +21,7 @@ import { Dtype } from "../../src/ops/define.ts";
 import { saveModel } from "../../src/run/open-model.ts";
 import { rewardSource } from "../../src/run/reward-model.ts";
 import { openTestDevice } from "../test-device.ts";
-import { digest, metrics, processesOf, rlv, start } from "./program.ts";
+import { digest, killProcessesOf, metrics, rlv, start } from "./program.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-lora-run-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -91,7 +91,7 @@ test("killed and resumed: the bytes of the unbroken run, its records whole", asy
     await Bun.sleep(500 + random.below(1500));
     if (child.exitCode === null) process.kill(-child.pid, "SIGKILL");
     await child.exited;
-    for (const pid of processesOf(run)) process.kill(pid, "SIGKILL");
+    killProcessesOf(run);
     if (existsSync(join(run, "checkpoints/final"))) continue;
     const fresh = !existsSync(join(run, "train_config.json"));
     if (fresh) rmSync(run, { recursive: true, force: true });

@@ -61,6 +61,16 @@ export function processesOf(run: string): number[] {
   return out === "" ? [] : out.split("\n").map(Number);
 }
 
+/** Ends them at once; some may have ended by themselves. */
+export function killProcessesOf(run: string): void {
+  for (const pid of processesOf(run))
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    }
+}
+
 export type Row = Record<string, number>;
 
 export function metrics(run: string): Row[] {

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
-import { digest, metrics, processesOf, rlv, start } from "./program.ts";
+import { digest, killProcessesOf, metrics, processesOf, rlv, start } from "./program.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-resume-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -60,7 +60,7 @@ test(`killed at ${KILLS} random moments and resumed: the bytes of the unbroken r
     // It may have ended by itself.
     if (child.exitCode === null) process.kill(-child.pid, "SIGKILL");
     await child.exited;
-    for (const pid of processesOf(run)) process.kill(pid, "SIGKILL");
+    killProcessesOf(run);
     if (existsSync(join(run, "checkpoints/final"))) continue;
     const fresh = !existsSync(join(run, "train_config.json"));
     if (fresh) rmSync(run, { recursive: true, force: true });

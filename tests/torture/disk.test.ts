@@ -8,7 +8,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { noSmallDisk, SmallDisk, smallDiskNote } from "../io/small-disk.ts";
-import { type Ended, processesOf, rlv, rlvUnder, start } from "../run/program.ts";
+import { type Ended, killProcessesOf, rlv, rlvUnder, start } from "../run/program.ts";
 import { Ledger, LONG_LIMIT, long, ROUNDS, SEED } from "./ledger.ts";
 import { faultOf, killAll, Subjects } from "./subjects.ts";
 
@@ -67,11 +67,6 @@ async function traced(args: readonly string[], log: string, inject?: string): Pr
   return rlvUnder(["timeout", "-s", "KILL", String(HANG_SECONDS), "strace", ...options], args);
 }
 
-/** What is left of a run that was ended. */
-function end(run: string): void {
-  for (const pid of processesOf(run)) process.kill(pid, "SIGKILL");
-}
-
 test.skipIf(!strace)(
   `every call to the file system fails in turn, seed ${SEED}${noTrace}`,
   async () => {
@@ -92,7 +87,7 @@ test.skipIf(!strace)(
         log,
         `${name}:error=${error}:when=${ordinal}`,
       );
-      end(join(subjects.root, run));
+      killProcessesOf(join(subjects.root, run));
       const injected = readFileSync(log, "utf8")
         .split("\n")
         .filter((line) => line.includes("(INJECTED)"));

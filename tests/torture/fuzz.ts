@@ -5,6 +5,7 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { memoryOf } from "../../src/reward/sandbox.ts";
 import { Ledger, long, SEED } from "./ledger.ts";
 
 /** Cases of the long form, of each subject. */
@@ -46,7 +47,7 @@ export async function fuzz(program: string, subject: string, short: number): Pro
     if (now !== last) [last, since] = [now, performance.now()];
     hang = performance.now() - since > 1000 * HANG_SECONDS;
     // Before it takes what others on this machine need.
-    swollen = residentBytes(child.pid) > 2 * MEMORY;
+    swollen = memoryOf(child.pid) > 2 * MEMORY;
     if (hang || swollen) child.kill("SIGKILL");
   }, 500);
   const code = await child.exited;
@@ -64,15 +65,6 @@ export async function fuzz(program: string, subject: string, short: number): Pro
   }
   rmSync(scratch, { recursive: true, force: true });
   ledger.close();
-}
-
-/** 0 where the system does not say. */
-function residentBytes(pid: number): number {
-  try {
-    return 1024 * Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0);
-  } catch {
-    return 0;
-  }
 }
 
 function readProgress(path: string): string {

@@ -5,7 +5,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeJudgeModel } from "../../scripts/make-judge-model.ts";
 import { makeWorld } from "../run/preference-world.ts";
-import { digest, type Ended, processesOf, rlv, rolloutRows, type start, timeless } from "../run/program.ts";
+import {
+  digest,
+  type Ended,
+  killProcessesOf,
+  rlv,
+  rolloutRows,
+  type start,
+  timeless,
+} from "../run/program.ts";
 import { StoryWorld } from "../run/stories-world.ts";
 
 type Flags = Readonly<Record<string, string | number | boolean>>;
@@ -238,10 +246,5 @@ export class Subjects implements Disposable {
 export async function killAll(child: ReturnType<typeof start>, run: string): Promise<void> {
   if (child.exitCode === null) process.kill(-child.pid, "SIGKILL");
   await child.exited;
-  for (const pid of processesOf(run))
-    try {
-      process.kill(pid, "SIGKILL");
-    } catch {
-      // It ended in the meantime.
-    }
+  killProcessesOf(run);
 }

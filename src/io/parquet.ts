@@ -1,17 +1,17 @@
 import { stat } from "node:fs/promises";
-import { brotliDecompressSync } from "node:zlib";
+import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
 import { asyncBufferFromFile, type Compressors, parquetMetadataAsync, parquetReadObjects } from "hyparquet";
 import { UsageError } from "../core/errors.ts";
 import { fileError } from "./atomic.ts";
 import type { JsonRow } from "./jsonl.ts";
-import { checkPages } from "./parquet-pages.ts";
+import { PageCheck } from "./parquet-pages.ts";
 import type { RowFile } from "./row-file.ts";
 
-/** Codecs beside Snappy, which hyparquet has. */
+/** Codecs beside Snappy, which hyparquet has; none makes more than the page says. */
 const compressors: Compressors = {
-  GZIP: (data) => Bun.gunzipSync(data as Uint8Array<ArrayBuffer>),
-  ZSTD: (data) => Bun.zstdDecompressSync(data as Uint8Array<ArrayBuffer>),
-  BROTLI: (data) => brotliDecompressSync(data),
+  GZIP: (data, size) => gunzipSync(data, { maxOutputLength: Math.max(1, size) }),
+  ZSTD: (data, size) => zstdDecompressSync(data, { maxOutputLength: Math.max(1, size) }),
+  BROTLI: (data, size) => brotliDecompressSync(data, { maxOutputLength: Math.max(1, size) }),
 };
 
 /**
@@ -32,16 +32,20 @@ export async function readParquet(
     const metadata = await parquetMetadataAsync(file);
     const present = new Set(metadata.schema.map(({ name }) => name));
     const wanted = columns.filter((name) => present.has(name));
+    const check = new PageCheck(file, metadata, compressors);
     let rowStart = 0;
     for (const [i, group] of wanted.length === 0 ? [] : metadata.row_groups.entries()) {
       if (rowStart >= most) break;
-      await checkPages(file, metadata, i, wanted);
+      await check.group(i, wanted);
       const rowEnd = rowStart + Number(group.num_rows);
       const options = { file, metadata, columns: wanted, compressors, rowStart, rowEnd };
       for (const row of await parquetReadObjects(options)) rows.push(row);
       rowStart = rowEnd;
     }
-    if (wanted.length === 0) rows.length = Number(metadata.num_rows);
+    if (wanted.length === 0) {
+      rows.length = Number(metadata.num_rows);
+      check.spendValues(rows.length);
+    }
   } catch (error) {
     const reason = (error as Error).message.split("\n")[0];
     throw new UsageError(

@@ -50,6 +50,10 @@ function readTokenizer(dir: string): void {
   tokenizer.decode(ids);
 }
 
+const PARQUET = ["none", "gzip", "messages", "delta-1", "delta-2", "dictionary-1", "dictionary-2"].map(
+  (name) => `${name}.parquet`,
+);
+
 const READERS: Readonly<Record<string, Reader>> = {
   safetensors: {
     make: (dir) =>
@@ -135,23 +139,20 @@ const READERS: Readonly<Record<string, Reader>> = {
   },
   parquet: {
     make: (dir) => {
-      for (const name of ["gzip", "none", "messages"])
-        cpSync(join(import.meta.dir, `../io/parquet/${name}.parquet`), join(dir, `${name}.parquet`));
+      for (const name of PARQUET) cpSync(join(import.meta.dir, `../io/parquet/${name}`), join(dir, name));
     },
     read: async (dir) => {
-      for (const name of ["gzip", "none", "messages"]) {
+      const errors = new Set<unknown>();
+      for (const name of PARQUET) {
+        const columns = ["text", "prompt", "messages", "chosen", "flag", "number", "big", "score"];
         try {
-          const file = await openRowFile(join(dir, `${name}.parquet`), [
-            "text",
-            "prompt",
-            "messages",
-            "chosen",
-          ]);
+          const file = await openRowFile(join(dir, name), columns);
           for (let i = 0; i < Math.min(file.length, 1000); i++) file.row(i);
         } catch (error) {
-          if (name === "messages") throw error;
+          errors.add(error);
         }
       }
+      for (const error of errors) throw error;
     },
   },
   checkpoint: {

@@ -245,6 +245,7 @@ long sweep(const char* name, const Work& work, bool all_that_follow) {
   plain.close();
   Use use(work), next(work);
   for (long n = 1;; n++) {
+    const std::string which = what + ", allocation " + std::to_string(n);
     const long before = live;
     lasting = all_that_follow;
     countdown = n;
@@ -253,20 +254,18 @@ long sweep(const char* name, const Work& work, bool all_that_follow) {
     const bool over = countdown > 0;
     countdown = 0;
     exhausted = false;
-    const std::string which = what + ", allocation " + std::to_string(n);
     if (over) {
       check(done, which + ": all were made: " + use.text);
       use.close();
       return n - 1;
     }
     bool ok = !done && (use.refused_a_buffer || one_line(use.text));
-    // The texts above are the test's own.
     if (opened) {
       ok = ok && use.run() && use.results() == plain.results();
       use.close();
     }
     if (!ok) check(false, which + ": " + use.text);
-    const long left = live - before - long(which.capacity() > 15);
+    const long left = live - before;
     if (left != 0) check(false, which + ": left behind: " + std::to_string(left));
     if (!(next.open(name) && next.run() && next.results() == plain.results()))
       check(false, which + ": a new device: " + next.text);

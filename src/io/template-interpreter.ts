@@ -90,6 +90,9 @@ interface TestNode extends Node {
 /** Units of one round of a loop: its variables. */
 const ROUND = 4;
 
+/** Calls within calls: where they never end, a deep stack makes every collection of garbage slow. Python ends at some 300. */
+const DEEPEST_CALLS = 200;
+
 /** `break` or `continue` on its way to the loop, with what the blocks it left had printed. */
 class LoopSignal {
   text = "";
@@ -198,6 +201,8 @@ function range(args: Value[]): Value {
  * arithmetic, methods, filters, tests, slices and the scope of loops.
  */
 class PythonInterpreter extends Interpreter {
+  #calls = 0;
+
   override evaluate(statement: Statement, environment: Environment): RuntimeValue {
     return this.#evaluate(statement as Node | undefined, environment) as RuntimeValue;
   }
@@ -384,7 +389,15 @@ class PythonInterpreter extends Interpreter {
       const what = describe(node.callee);
       throw new Error(isUndefined(callee) ? `${what} is undefined` : `${what} is not callable`);
     }
-    return callee.value(this.#arguments(node.args, scope), scope);
+    const args = this.#arguments(node.args, scope);
+    if (this.#calls === DEEPEST_CALLS)
+      throw new Error(`it calls more than ${DEEPEST_CALLS} macros in macros`);
+    this.#calls += 1;
+    try {
+      return callee.value(args, scope);
+    } finally {
+      this.#calls -= 1;
+    }
   }
 
   #filter(operand: Value, { filter: node }: FilterNode, scope: Environment): Value {

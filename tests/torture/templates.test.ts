@@ -25,6 +25,11 @@ test.each([
   ["such a list as JSON", `{% set x = 1 %}${"{% set x = [x, x] %}".repeat(60)}{{ x | tojson }}`],
   ["such a list compared", `${"{% set x = [x, x] %}{% set y = [y, y] %}".repeat(60)}{{ x == y }}`],
   ["a macro without end", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"],
+  [
+    "such a macro in loops",
+    "{% macro f(x) %}{% for a in x %}{% for b in range(40) %}{% set y = x %}{% endfor %}{{ f([x, x]) }}{% endfor %}" +
+      "{% endmacro %}{{ f([1, 2]) }}",
+  ],
   ["a namespace in itself", "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns | tojson }}"],
   ["text times a number", "{{ 'abc' * 4000000000 }}"],
   ["a list times a number", "{{ ([0] * 4000000000) | length }}"],
@@ -38,7 +43,7 @@ test.each([
 ])("%s: a typed error within seconds", (_, template) => {
   const since = performance.now();
   expect(() => renderChat({ template }, [{ role: "user", content: "a" }])).toThrow(UsageError);
-  expect(performance.now() - since).toBeLessThan(20_000);
+  expect(performance.now() - since).toBeLessThan(10_000);
 });
 
 test("a chat of five thousand messages stays within the budget", () => {

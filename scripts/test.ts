@@ -101,13 +101,18 @@ function walksGoldens(path: string): boolean {
 
 /** Every operation, the goldens and rollouts through the instrumented library; Bun itself is not instrumented. */
 function underAsan(): Job[] {
-  const runtime = Bun.spawnSync(["g++", "-print-file-name=libasan.so"]).stdout.toString().trim();
-  if (!existsSync(runtime)) {
+  // libasan looks for __cxa_throw as it starts: Bun has none of its own to show.
+  const runtime = ["libasan.so", "libstdc++.so.6"].map((name) =>
+    Bun.spawnSync(["g++", `-print-file-name=${name}`])
+      .stdout.toString()
+      .trim(),
+  );
+  if (!runtime.every(existsSync)) {
     results.skip("TypeScript tests under asan: g++ has no libasan.so");
     return [];
   }
   const env = {
-    LD_PRELOAD: runtime,
+    LD_PRELOAD: runtime.join(":"),
     ASAN_OPTIONS: "detect_leaks=0:handle_segv=0",
     RLV_LIB_PATH: join(root, "build/asan/librlv.so"),
   };

@@ -1,10 +1,11 @@
 /** The shim over libmpi against an MPI of its own (fake-mpi.c), which mirrors messages and fails where it is told to. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 
 const cc = ["cc", "gcc", "clang"].find((name) => Bun.which(name) !== null);
+const withoutMemory = resolve(import.meta.dir, "../../build/native-tests/alloc_test");
 const scratch = mkdtempSync(join(tmpdir(), "rlv-mpi-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
@@ -70,4 +71,13 @@ describe.skipIf(cc === undefined)("libmpi loaded at run time (needs a C compiler
     const thrown = use(compile("refuse"), {}, "refuse");
     expect(thrown).toEqual({ message: "no: here", class: "RanksError", everywhere: true });
   });
+
+  test.skipIf(!existsSync(withoutMemory)).each([["-DOPEN_MPI"], ["-DMPICH"]])(
+    "every allocation of an exchange fails in turn, %s (needs scripts/build-native --tests)",
+    (flag) => {
+      const { exitCode, stdout } = Bun.spawnSync([withoutMemory, compile(`memory${flag}`, flag)]);
+      expect(stdout.toString()).not.toContain("FAIL");
+      expect(exitCode).toBe(0);
+    },
+  );
 });

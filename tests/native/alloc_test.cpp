@@ -1,14 +1,15 @@
 // Every allocation of the native library fails in turn, and every start of a thread: alone, then with all
 // that follow it. Each time an error is told, nothing is left behind, and the same device, where there is
 // one, and a new one compute the same bits. Operations of every kind, sized by the checks of their own
-// records.
+// records. With the path of tests/dist/fake-mpi.c's library, those of exchanges between ranks instead.
 #if defined(__linux__)
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 #endif
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -310,10 +311,114 @@ void test_measure() {
   rlv_close(device);
 }
 
+constexpr uint32_t kValues = 64;
+
+struct Exchanged {
+  uint32_t rank_and_size[2];
+  uint32_t bits[2] = {0x80000000, 0x7fc00000}, sizes[2] = {8, 8}, given[4];
+  float floats[kValues];
+  uint16_t bfloats[kValues];
+};
+
+bool wait_for_ranks() {
+  uint32_t state = 1;
+  while (state == 1) state = rlv_mpi_wait(50);
+  return state == 0;
+}
+
+// Everything that a rank does, `step` by step; 0 where it went well.
+uint32_t exchange(int step, const char* library, Exchanged& e) {
+  switch (step) {
+    case 0:
+      return rlv_mpi_load(library, uint32_t(std::strlen(library) + 1));
+    case 1: {
+      char info[512];
+      return rlv_mpi_info(info, sizeof info) == 0;
+    }
+    case 2:
+      return rlv_mpi_start(e.rank_and_size, 2);
+    case 3:
+      return rlv_mpi_gather(e.bits, 8, e.sizes, 2) || !wait_for_ranks() || rlv_mpi_take(e.given, 0, 16);
+    case 4:
+      return rlv_mpi_sum(e.floats, sizeof e.floats, RLV_F32) || !wait_for_ranks();
+    case 5:
+      return rlv_mpi_sum(e.bfloats, sizeof e.bfloats, RLV_BF16) || !wait_for_ranks();
+    default:
+      return rlv_mpi_stop();
+  }
+}
+constexpr int kSteps = 7;
+
+// Rank 0 sums the first half, to which the mirror of the library adds the second.
+bool exchanged(const Exchanged& e) {
+  bool ok = std::memcmp(e.given, e.bits, 8) == 0 && std::memcmp(e.given + 2, e.bits, 8) == 0;
+  for (uint32_t i = 0; i < kValues; i++) {
+    const uint32_t half = i % (kValues / 2);
+    ok = ok && e.floats[i] == 2.f * float(half) + 32.5f && e.bfloats[i] == 0x4381;
+  }
+  return ok;
+}
+
+enum Ended : int { kFine, kAllMade, kWrong };
+
+// One process of its own, for MPI starts once: allocation n fails. What fails says so, and can be done again,
+// or the exchange has broken off and nothing follows it.
+Ended exchange_without(long n, const char* library) {
+  Exchanged e;
+  for (uint32_t i = 0; i < kValues; i++) {
+    e.floats[i] = float(i) + 0.25f;
+    e.bfloats[i] = i < kValues / 2 ? 0x4380 : 0x3f81;
+  }
+  smallest = 0;
+  countdown = n;
+  for (int step = 0; step < kSteps; step++) {
+    if (exchange(step, library, e) == 0) continue;
+    const bool over = countdown > 0;
+    countdown = 0;
+    char text[kTextBytes];
+    rlv_mpi_error(text, sizeof text);
+    if (over || !one_line(text) || std::strncmp(text, "out of memory: ", 15) != 0) {
+      std::printf("FAIL rank, allocation %ld, step %d: %s\n", n, step, text);
+      return kWrong;
+    }
+    if (exchange(step, library, e) == 0) continue;
+    rlv_mpi_error(text, sizeof text);
+    if (std::strcmp(text, "an exchange has failed") == 0) return kFine;
+    std::printf("FAIL rank, allocation %ld, step %d again: %s\n", n, step, text);
+    return kWrong;
+  }
+  if (!exchanged(e)) {
+    std::printf("FAIL rank, allocation %ld: other sums\n", n);
+    return kWrong;
+  }
+  return countdown > 0 ? kAllMade : kFine;
+}
+
+int ranks_without_memory(const char* library) {
+  for (long n = 1;; n++) {
+    std::fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+      const Ended ended = exchange_without(n, library);
+      std::fflush(stdout);
+      _exit(ended);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    const int ended = WIFEXITED(status) ? WEXITSTATUS(status) : int(kWrong);
+    check(ended != kWrong, "rank, allocation " + std::to_string(n));
+    if (ended == kFine && n < 1000) continue;
+    check(ended == kAllMade && n > 10, "allocations of a rank were found");
+    std::printf("%ld allocations failed\n%d passed, %d failed\n", n - 1, g_passed, g_failed);
+    return g_failed ? 1 : 0;
+  }
+}
+
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (argc > 1) return ranks_without_memory(argv[1]);
   long failures = 0;
   const auto sweeps = [&](const char* device, uint32_t dt, const std::set<uint32_t>& ids, bool both) {
     const Work work = operations(device, dt, ids);

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { readEvents } from "../../src/io/tensorboard.ts";
 import { makeWorld, SMALL, type World } from "./preference-world.ts";
-import { digest, killProcessesOf, metrics, rlv, rolloutRows, start, timeless } from "./program.ts";
+import { digest, finishRun, killRun, metrics, rlv, rolloutRows, start, timeless } from "./program.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-hh-resume-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -99,15 +99,9 @@ test.each([
       while (least > 0 && !existsSync(join(run, `checkpoints/step-${least}`)) && child.exitCode === null)
         await Bun.sleep(5);
       await Bun.sleep(random.below(120));
-      if (child.exitCode === null) process.kill(-child.pid, "SIGKILL");
-      await child.exited;
-      killProcessesOf(run);
-      const fresh = !existsSync(join(run, "train_config.json"));
-      if (fresh) rmSync(run, { recursive: true, force: true });
-      if (!existsSync(join(run, "checkpoints/final"))) {
-        const resumed = await rlv(fresh ? job(name, lora) : ["train", "--resume_from", run]);
-        expect([resumed.err, resumed.code]).toEqual(["", 0]);
-      }
+      await killRun(child, run);
+      const ended = await finishRun(run, job(name, lora));
+      if (ended !== null) expect([ended.err, ended.code]).toEqual(["", 0]);
       expect(digest(join(run, "checkpoints/final"))).toEqual(digest(join(whole, "checkpoints/final")));
       expect(timeless(run)).toEqual(timeless(whole));
       expect(rolloutRows(run)).toEqual(rolloutRows(whole));

@@ -1,15 +1,6 @@
 /** Runs that train adapters, from the command line: what they leave, resume, refuse, and what other commands do with it. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import {
-  cpSync,
-  existsSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
@@ -21,7 +12,7 @@ import { Dtype } from "../../src/ops/define.ts";
 import { saveModel } from "../../src/run/open-model.ts";
 import { rewardSource } from "../../src/run/reward-model.ts";
 import { openTestDevice } from "../test-device.ts";
-import { digest, killProcessesOf, metrics, rlv, start } from "./program.ts";
+import { digest, finishRun, killRun, metrics, rlv, start } from "./program.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-lora-run-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -89,13 +80,10 @@ test("killed and resumed: the bytes of the unbroken run, its records whole", asy
     const run = join(scratch, name);
     const child = start(job(name));
     await Bun.sleep(500 + random.below(1500));
-    if (child.exitCode === null) process.kill(-child.pid, "SIGKILL");
-    await child.exited;
-    killProcessesOf(run);
-    if (existsSync(join(run, "checkpoints/final"))) continue;
-    const fresh = !existsSync(join(run, "train_config.json"));
-    if (fresh) rmSync(run, { recursive: true, force: true });
-    await succeed(fresh ? job(name) : ["train", "--resume_from", run]);
+    await killRun(child, run);
+    const ended = await finishRun(run, job(name));
+    if (ended === null) continue;
+    expect([ended.err, ended.code]).toEqual(["", 0]);
     const got = digest(final(name));
     // The name of the run stands in its config.
     for (const file of Object.keys(whole).filter((f) => !/^(train_config|manifest)/.test(f)))

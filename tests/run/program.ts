@@ -1,6 +1,6 @@
 import { Database } from "bun:sqlite";
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 
 const main = resolve(import.meta.dir, "../../src/cli/main.ts");
@@ -69,6 +69,26 @@ export function killProcessesOf(run: string): void {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
     }
+}
+
+/** Kills a started run, its parent and its engine, at once. */
+export async function killRun(child: ReturnType<typeof start>, run: string): Promise<void> {
+  // It may have ended by itself.
+  if (child.exitCode === null) process.kill(-child.pid, "SIGKILL");
+  await child.exited;
+  killProcessesOf(run);
+}
+
+/** Goes on with a run that was ended: it is resumed, or made by `job` again where it had not begun. */
+export function goOn(run: string, job: readonly string[]): Promise<Ended> {
+  if (existsSync(join(run, "train_config.json"))) return rlv(["train", "--resume_from", run]);
+  rmSync(run, { recursive: true, force: true });
+  return rlv(job);
+}
+
+/** The same where it is not at its end; else null. */
+export async function finishRun(run: string, job: readonly string[]): Promise<Ended | null> {
+  return existsSync(join(run, "checkpoints/final")) ? null : goOn(run, job);
 }
 
 export type Row = Record<string, number>;

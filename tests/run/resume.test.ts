@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
-import { digest, killProcessesOf, metrics, processesOf, rlv, start } from "./program.ts";
+import { digest, finishRun, killRun, metrics, processesOf, rlv, start } from "./program.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-resume-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -57,15 +57,10 @@ test(`killed at ${KILLS} random moments and resumed: the bytes of the unbroken r
     const child = start(job(name));
     // Anywhere from before the run folder exists to near the end; a run may be killed twice.
     await Bun.sleep(150 + random.below(2600));
-    // It may have ended by itself.
-    if (child.exitCode === null) process.kill(-child.pid, "SIGKILL");
-    await child.exited;
-    killProcessesOf(run);
-    if (existsSync(join(run, "checkpoints/final"))) continue;
-    const fresh = !existsSync(join(run, "train_config.json"));
-    if (fresh) rmSync(run, { recursive: true, force: true });
-    const { code, err } = await rlv(fresh ? job(name) : ["train", "--resume_from", run]);
-    expect([err, code]).toEqual(["", 0]);
+    await killRun(child, run);
+    const ended = await finishRun(run, job(name));
+    if (ended === null) continue;
+    expect([ended.err, ended.code]).toEqual(["", 0]);
     expect(digest(join(run, "checkpoints/final"))).toEqual(want);
     checkRecords(run);
     expect(readdirSync(join(run, "checkpoints")).filter((n) => n.startsWith(".tmp-"))).toEqual([]);

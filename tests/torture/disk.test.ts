@@ -8,9 +8,9 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
 import { noSmallDisk, SmallDisk, smallDiskNote } from "../io/small-disk.ts";
-import { type Ended, killProcessesOf, rlv, rlvUnder, start } from "../run/program.ts";
+import { type Ended, killProcessesOf, killRun, rlv, rlvUnder, start } from "../run/program.ts";
 import { Ledger, LONG_LIMIT, long, ROUNDS, SEED } from "./ledger.ts";
-import { faultOf, killAll, Subjects } from "./subjects.ts";
+import { faultOf, Subjects } from "./subjects.ts";
 
 const subjects = new Subjects();
 afterAll(() => subjects[Symbol.dispose]());
@@ -155,7 +155,7 @@ test.skipIf(noSmallDisk !== null)(
       const options = ["-o", "remount,ro", disk.path];
       if (spawnSync("mount", options).status !== 0) spawnSync("chattr", ["-R", "+i", disk.path]);
       const code = await Promise.race([child.exited, Bun.sleep(60_000).then(() => null)]);
-      if (code === null) await killAll(child, run);
+      if (code === null) await killRun(child, run);
       spawnSync("chattr", ["-R", "-i", disk.path]);
       spawnSync("mount", ["-o", "remount,rw", disk.path]);
       const fault = code === null ? "it hangs" : faultOf({ code, out: "", err: await err });

@@ -2,9 +2,9 @@
 import { afterAll, test } from "bun:test";
 import { join } from "node:path";
 import { Purpose, Random } from "../../src/core/rng.ts";
-import { start } from "../run/program.ts";
+import { killRun, start } from "../run/program.ts";
 import { Ledger, LONG_LIMIT, long, ROUNDS, SEED } from "./ledger.ts";
-import { killAll, RECIPES, Subjects } from "./subjects.ts";
+import { RECIPES, Subjects } from "./subjects.ts";
 
 const subjects = new Subjects();
 afterAll(() => subjects[Symbol.dispose]());
@@ -27,7 +27,7 @@ test.each([...chosen])(
         const child = start(args);
         const moment = random.uniform() * seconds;
         await Bun.sleep(1000 * moment);
-        await killAll(child, run);
+        await killRun(child, run);
         if (!(await Bun.file(join(run, "train_config.json")).exists())) break;
         args = ["train", "--resume_from", run];
       }

@@ -5,15 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeJudgeModel } from "../../scripts/make-judge-model.ts";
 import { makeWorld } from "../run/preference-world.ts";
-import {
-  digest,
-  type Ended,
-  killProcessesOf,
-  rlv,
-  rolloutRows,
-  type start,
-  timeless,
-} from "../run/program.ts";
+import { digest, type Ended, goOn, rlv, rolloutRows, timeless } from "../run/program.ts";
 import { StoryWorld } from "../run/stories-world.ts";
 
 type Flags = Readonly<Record<string, string | number | boolean>>;
@@ -126,10 +118,7 @@ export class Subjects implements Disposable {
         : [];
     // Whoever is killed behind its last checkpoint leaves what the next to open the run puts away.
     if (!existsSync(join(run, "checkpoints/final")) || temporary().length > 0) {
-      const begun = existsSync(join(run, "train_config.json"));
-      if (!begun) rmSync(run, { recursive: true, force: true });
-      const again = begun ? ["train", "--resume_from", run] : await this.command(recipe, name, at);
-      const { code, err } = await rlv(again);
+      const { code, err } = await goOn(run, await this.command(recipe, name, at));
       if (code !== 0) return `it does not go on: ${err.trim()}`;
     }
     if (temporary().length > 0) return `left behind: ${temporary().join(", ")}`;
@@ -240,11 +229,4 @@ export class Subjects implements Disposable {
     this.#stories?.[Symbol.dispose]();
     rmSync(this.root, { recursive: true, force: true });
   }
-}
-
-/** Kills a started run, its parent and its engine, at once. */
-export async function killAll(child: ReturnType<typeof start>, run: string): Promise<void> {
-  if (child.exitCode === null) process.kill(-child.pid, "SIGKILL");
-  await child.exited;
-  killProcessesOf(run);
 }

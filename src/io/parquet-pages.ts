@@ -258,3 +258,38 @@ function unpackDelta(reader: Reader, values: number): Int32Array {
   deltaBinaryUnpack(reader, values, unpacked);
   return unpacked;
 }
+
+/**
+ * Throws where Snappy's elements are not those of `size` bytes: hyparquet reads lengths of 32 bits as signed and then goes
+ * back by up to 2^31. https://github.com/google/snappy/blob/main/format_description.txt
+ */
+export function checkSnappy(data: Uint8Array, size: number): void {
+  const header = { view: readerOf(data).view, offset: 0 };
+  demand(readVarInt(header) >>> 0 === size, "it is not as long as its page");
+  const littleEndian = (at: number, bytes: number): number => {
+    let value = 0;
+    for (let i = 0; i < bytes; i++) value += data[at + i]! * 2 ** (8 * i);
+    return value;
+  };
+  let made = 0;
+  for (let at = header.offset; at < data.length; ) {
+    const tag = data[at++]!;
+    const kind = tag & 3;
+    let length = (tag >>> 2) + 1;
+    if (kind === 0) {
+      const bytes = Math.max(0, length - 60);
+      if (bytes > 0) length = littleEndian(at, bytes) + 1;
+      at += bytes + length;
+    } else {
+      const bytes = kind === 3 ? 4 : kind;
+      const offset = kind === 1 ? (tag >>> 5) * 256 + data[at]! : littleEndian(at, bytes);
+      if (kind === 1) length = ((tag >>> 2) & 7) + 4;
+      demand(offset > 0 && offset <= made, "it copies from before its beginning");
+      at += bytes;
+    }
+    made += length;
+    // Where bytes are missing, lengths and offsets are no numbers.
+    demand(at <= data.length && made <= size, "it ends in the middle");
+  }
+  demand(made === size, "bytes are missing");
+}

@@ -34,17 +34,17 @@ test.each(["delta-1", "delta-2", "dictionary-1", "dictionary-2"])("%s", async (n
   for (let i = 0; i < file.length; i++) expect(plain(file.row(i))).toEqual(encodings[i]!);
 });
 
-test.each(["none", "delta-1", "delta-2"])(
+test.each(["none", "delta-1", "delta-2", "dictionary-1"])(
   "a count of 2^31 at each place of %s: soon refused, or what is no count",
   async (name) => {
     const data = readFileSync(join(import.meta.dir, `parquet/${name}.parquet`));
     const path = join(scratch, "count.parquet");
     const columns = ["chosen", "rejected", "margin", ...Object.keys(encodings[0]!)];
-    // A run of 2^31 - 1 equal values, or of as many packed ones, and no more than a file of this size may have.
-    for (const last of [0xfe, 0xff])
-      for (let at = last - 0xfa; at < data.length - 5; at += 7) {
+    // A run of 2^31 - 1 equal values, or of as many packed ones, or as many bytes of Snappy's.
+    for (const last of [0xfe, 0xff, 0xfc])
+      for (let at = last - 0xf8; at < data.length - 5; at += 7) {
         const broken = Buffer.from(data);
-        broken.set([last, 0xff, 0xff, 0xff, 0x0f], at);
+        broken.set([last, 0xff, 0xff, 0xff, last === 0xfc ? 0xff : 0x0f], at);
         writeFileSync(path, broken);
         const since = performance.now();
         const error = await readParquet(path, columns).catch((error: unknown) => error);

@@ -1,6 +1,6 @@
 /** Which processes hold a run's folder: the file `.lock` names the parent, then its engine. */
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { closeSync, fstatSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 
 export const LOCK = ".lock";
 
@@ -55,25 +55,86 @@ export interface RunLock {
   release(): void;
 }
 
+/** A lock that its maker has not yet written into is empty; one that stays so was abandoned. */
+const WRITING_MS = 1000;
+
+interface Found {
+  readonly text: string;
+  /** Tells this lock from one that another process made in its place. */
+  readonly instance: string;
+}
+
+function find(path: string): Found | undefined {
+  let fd: number;
+  try {
+    fd = openSync(path, "r");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+  try {
+    const { ino, mtimeNs } = fstatSync(fd, { bigint: true });
+    const text = readFileSync(fd, "utf8");
+    return { text, instance: `${ino} ${mtimeNs} ${text}` };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Puts `text` in the place of a lock, whole at once. */
+function replace(path: string, text: string): void {
+  const temporary = join(dirname(path), `.tmp-lock-${process.pid}`);
+  writeFileSync(temporary, text);
+  renameSync(temporary, path);
+}
+
+/**
+ * Makes the lock `path`; the number of a living holder if there is one. Of those who find the same dead lock one alone may
+ * replace it: who has a lock on it, named by that very instance, and still finds it there.
+ */
+function acquire(path: string, own: string): number | null {
+  for (let since = performance.now(); ; ) {
+    try {
+      writeFileSync(path, own, { flag: "wx" });
+      // Whoever is held up for so long may have been taken for dead.
+      if (find(path)?.text === own) return null;
+      continue;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    }
+    const found = find(path);
+    if (found === undefined) continue;
+    const holder = found.text.split("\n").find(holderAlive);
+    if (holder !== undefined) return Number.parseInt(holder, 10);
+    if (found.text === "" && performance.now() - since < WRITING_MS) {
+      Bun.sleepSync(2);
+      continue;
+    }
+    const claim = `${path}-${Bun.hash(found.instance).toString(16)}`;
+    const other = acquire(claim, own);
+    if (other !== null) return other;
+    try {
+      if (find(path)?.instance === found.instance) {
+        replace(path, own);
+        return null;
+      }
+    } finally {
+      rmSync(claim, { force: true });
+    }
+    since = performance.now();
+  }
+}
+
 /** Takes a run's lock, over from dead processes too; the number of a living holder if there is one. */
 export function takeLock(dir: string): RunLock | number {
   const path = join(dir, LOCK);
   const own = identity(process.pid)!;
-  for (;;) {
-    try {
-      writeFileSync(path, `${own}\n`, { flag: "wx" });
-      break;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-      const [holder] = liveHolders(dir);
-      if (holder !== undefined) return holder;
-      rmSync(path, { force: true });
-    }
-  }
+  const holder = acquire(path, `${own}\n`);
+  if (holder !== null) return holder;
   return {
     add: (pid) => {
       const second = identity(pid);
-      if (second !== undefined) writeFileSync(path, `${own}\n${second}\n`);
+      if (second !== undefined) replace(path, `${own}\n${second}\n`);
     },
     release() {
       try {

@@ -62,8 +62,9 @@ export function openRunFolder(request: RunFolderRequest): RunFolder {
   if (runName === null) return hold(freshDir(root, `${request.recipe}-${stamp(request.now)}`), true);
   const dir = join(root, runName);
   const fresh = makeDir(dir) !== undefined;
-  refuseUsed(dir, runName);
-  return hold(dir, fresh);
+  const refuse = () => refuseUsed(dir, runName);
+  refuse();
+  return hold(dir, fresh, refuse);
 }
 
 function refuseUsed(dir: string, name: string): void {
@@ -161,7 +162,8 @@ export function writeRunConfig(dir: string, text: string): void {
 /** An engine whose parent was killed saves and ends; whoever resumes its run waits this long for it. */
 const ORPHAN_MS = 120_000;
 
-function hold(dir: string, fresh: boolean): RunFolder {
+/** `refuse` looks again at what lies there now that nobody else writes. */
+function hold(dir: string, fresh: boolean, refuse?: () => void): RunFolder {
   waitForOrphan(dir);
   let lock: RunLock | number;
   try {
@@ -175,9 +177,15 @@ function hold(dir: string, fresh: boolean): RunFolder {
       dir,
       "wait for it, or choose another --run_name",
     );
+  const { add, release } = lock;
+  try {
+    refuse?.();
+  } catch (error) {
+    release();
+    throw error;
+  }
   clearOutcome(dir);
   cleanTemporary(dir);
-  const { add, release } = lock;
   return {
     dir,
     name: basename(dir),

@@ -12,6 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UsageError } from "../../src/core/errors.ts";
 import { writeCheckpoint } from "../../src/io/checkpoint-folder.ts";
+import { LOCK } from "../../src/io/run-lock.ts";
 import { newestOf, openRunFolder, resumePoint, writeRunConfig } from "../../src/run/folder.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "rlv-folder-"));
@@ -103,6 +104,27 @@ describe("one process a run", () => {
     }
   });
 });
+
+test("many that want one lock, whose holders release it or die: one has it at a time", async () => {
+  const dir = mkdtempSync(join(scratch, "wanted-"));
+  const fixture = join(import.meta.dir, "lock-fixture.ts");
+  const ended = await Promise.all(
+    Array.from({ length: 4 }, async (_, seed) => {
+      const child = Bun.spawn([process.execPath, fixture, dir, "400", String(seed)], { stderr: "pipe" });
+      const [out, err] = await Promise.all([
+        new Response(child.stdout).text(),
+        new Response(child.stderr).text(),
+        child.exited,
+      ]);
+      return { had: Number(out), err };
+    }),
+  );
+  for (const { had, err } of ended) {
+    expect(err).toBe("");
+    expect(had).toBeGreaterThan(0);
+  }
+  expect(readdirSync(dir).filter((name) => name !== LOCK)).toEqual([]);
+}, 60_000);
 
 describe("resuming", () => {
   test("the newest whole checkpoint: by number, final last, without a manifest never", () => {

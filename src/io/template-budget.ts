@@ -1,29 +1,39 @@
 /**
  * What a chat template may do while it renders: it comes from elsewhere, and loops in loops, text that doubles, or lists
  * that hold themselves twice would take all time and memory. One unit is about the work of one expression, 64 characters
- * of text or four items of a list; a chat of five thousand messages takes a million or two.
+ * of text or four items of a list; a chat takes some hundred for each message.
  */
-const UNITS = 4_000_000;
+const UNITS = 1_000_000;
+/** More for each value of what is rendered, and for four characters of text. */
+const UNITS_PER_VALUE = 500;
 /** Characters of one text. */
 const MOST_TEXT = 1 << 26;
 
-let left = Number.POSITIVE_INFINITY;
+let all = Number.POSITIVE_INFINITY;
+let left = all;
 
-/** Runs `body` with all units of one rendering. */
-export function withBudget<T>(body: () => T): T {
-  const before = left;
-  left = UNITS;
+/** Runs `body` with all units that rendering `input` may take. */
+export function withBudget<T>(input: unknown, body: () => T): T {
+  const before = [all, left] as const;
+  all = UNITS + unitsOf(input);
+  left = all;
   try {
     return body();
   } finally {
-    left = before;
+    [all, left] = before;
   }
+}
+
+function unitsOf(input: unknown): number {
+  if (typeof input === "string") return UNITS_PER_VALUE + (input.length >> 2);
+  if (typeof input !== "object" || input === null) return UNITS_PER_VALUE;
+  return Object.values(input).reduce((sum: number, value) => sum + unitsOf(value), UNITS_PER_VALUE);
 }
 
 /** Takes units; throws where there are none left. */
 export function spend(units: number): void {
   left -= units;
-  if (left < 0) throw new Error(`it does more than ${UNITS} steps`);
+  if (left < 0) throw new Error(`it does more than ${all} steps`);
 }
 
 /** Asked before a text of `characters` is made. */

@@ -174,7 +174,7 @@ export function renderProgram(
     fn((args) => str(strftime(now(), toStr(bind(args, "format")[0] ?? NONE)))),
   );
   for (const [name, value] of Object.entries(variables)) define(name, fromPlain(value));
-  return withBudget(() => toStr(new PythonInterpreter(environment).run(program)));
+  return withBudget(variables, () => toStr(new PythonInterpreter(environment).run(program)));
 }
 
 const CONSTANTS: readonly (readonly [readonly string[], Value])[] = [

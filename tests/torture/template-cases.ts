@@ -149,5 +149,5 @@ await runCases(
     });
   },
   // All units of a budget.
-  8000,
+  4000,
 );

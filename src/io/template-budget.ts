@@ -6,8 +6,9 @@
 const UNITS = 1_000_000;
 /** More for each value of what is rendered, and for four characters of text. */
 const UNITS_PER_VALUE = 500;
-/** Characters of one text. */
-const MOST_TEXT = 1 << 26;
+/** Characters of one text, and more for each unit that the input adds. */
+const MOST_TEXT = 1 << 24;
+const TEXT_PER_UNIT = 64;
 
 let all = Number.POSITIVE_INFINITY;
 let left = all;
@@ -38,6 +39,7 @@ export function spend(units: number): void {
 
 /** Asked before a text of `characters` is made. */
 export function spendText(characters: number): void {
-  if (characters > MOST_TEXT) throw new Error(`it makes a text of more than ${MOST_TEXT} characters`);
+  const most = MOST_TEXT + TEXT_PER_UNIT * (all - UNITS);
+  if (characters > most) throw new Error(`it makes a text of more than ${most} characters`);
   spend(1 + (characters >> 6));
 }

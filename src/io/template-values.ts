@@ -150,6 +150,8 @@ const NAMED_ESCAPES: Record<string, string> = { "\n": "\\n", "\r": "\\r", "\t": 
 
 function reprString(text: string): string {
   spendText(text.length);
+  // Looking at every character costs more than copying it.
+  spend(text.length >> 4);
   const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
   const escaped = text.replace(/[\\\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu, (char) => {
     const code = char.codePointAt(0)!;

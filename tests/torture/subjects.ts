@@ -169,7 +169,8 @@ export class Subjects implements Disposable {
         const judge = await this.#world("reward model");
         const sizes = { max_prompt_length: 40, max_new_tokens: 12, batch_size: 2, group_size: 4 };
         const steps = { num_train_steps: 6, save_steps: 1, eval_steps: 3, eval_num_prompts: 4 };
-        return ["hh-grpo", { ...(await this.#world("preferences")), ...judge, ...sizes, ...steps }];
+        const log_dir = join(this.root, "logs");
+        return ["hh-grpo", { ...(await this.#world("preferences")), ...judge, ...sizes, ...steps, log_dir }];
       }
       case "stories, routed": {
         const world = await this.#world("stories");
@@ -191,7 +192,7 @@ export class Subjects implements Disposable {
 
   readonly #pairs = {
     ...{ max_length: 48, batch_size: 4, grad_accum: 2, eval_num_batches: 2, lr: 1e-3 },
-    ...{ num_train_steps: 6, save_steps: 1, eval_steps: 3 },
+    ...{ num_train_steps: 6, save_steps: 1, eval_steps: 3, log_dir: join(this.root, "logs") },
   };
 
   #world(name: "preferences" | "reward model" | "judge" | "stories"): Promise<Flags> {

@@ -13,6 +13,12 @@ import type { JsonRow } from "./jsonl.ts";
 import { checkSnappy, PageCheck } from "./parquet-pages.ts";
 import type { RowFile } from "./row-file.ts";
 
+/** A decompressor that ends where more comes out than the page says. */
+const bounded =
+  (decompress: (data: Uint8Array, options: { maxOutputLength: number }) => Uint8Array) =>
+  (data: Uint8Array, size: number): Uint8Array =>
+    decompress(data, { maxOutputLength: Math.max(1, size) });
+
 /** None makes more than the page says. */
 const compressors: Compressors = {
   SNAPPY: (data, size) => {
@@ -21,9 +27,9 @@ const compressors: Compressors = {
     snappyUncompress(data, made);
     return made;
   },
-  GZIP: (data, size) => gunzipSync(data, { maxOutputLength: Math.max(1, size) }),
-  ZSTD: (data, size) => zstdDecompressSync(data, { maxOutputLength: Math.max(1, size) }),
-  BROTLI: (data, size) => brotliDecompressSync(data, { maxOutputLength: Math.max(1, size) }),
+  GZIP: bounded(gunzipSync),
+  ZSTD: bounded(zstdDecompressSync),
+  BROTLI: bounded(brotliDecompressSync),
 };
 
 /**

@@ -28,10 +28,12 @@ export function identity(pid: number): string | undefined {
   return String(pid);
 }
 
+const holdersIn = (text: string): string[] => text.split("\n").filter(Boolean);
+
 /** The processes named in a run's lock, alive or not: the parent, then its engine. */
 export function lockHolders(dir: string): string[] {
   try {
-    return readFileSync(join(dir, LOCK), "utf8").split("\n").filter(Boolean);
+    return holdersIn(readFileSync(join(dir, LOCK), "utf8"));
   } catch {
     return [];
   }
@@ -81,7 +83,7 @@ function find(path: string): Found | undefined {
   }
 }
 
-/** Puts `text` in the place of a lock, whole at once. */
+/** Puts `text` in the place of a lock, whole at once; not synced, for no holder outlives a power cut. */
 function replace(path: string, text: string): void {
   const temporary = join(dirname(path), `.tmp-lock-${process.pid}`);
   writeFileSync(temporary, text);
@@ -104,7 +106,7 @@ function acquire(path: string, own: string): number | null {
     }
     const found = find(path);
     if (found === undefined) continue;
-    const holder = found.text.split("\n").find(holderAlive);
+    const holder = holdersIn(found.text).find(holderAlive);
     if (holder !== undefined) return Number.parseInt(holder, 10);
     if (found.text === "" && performance.now() - since < WRITING_MS) {
       Bun.sleepSync(2);
